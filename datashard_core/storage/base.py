@@ -1,0 +1,127 @@
+"""The storage protocol: objects and conditions, with no knowledge of Iceberg.
+
+Keys are relative to the storage's root, use ``/`` and the characters ``[A-Za-z0-9._=-]``, and no
+key is a folder prefix of another. A :data:`Version` is opaque (an ETag on S3). The doc comments
+here are the contract; ``datashard_core.testing.contract`` checks every backend against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NewType, Protocol, runtime_checkable
+
+from datashard_core.errors import StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.fs as pafs
+
+Version = NewType("Version", str)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """The body of one object as the store returned it."""
+
+    body: bytes
+    version: Version
+    last_modified: float  # seconds since 1970, by the store's clock
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What the store knows of one object without its body."""
+
+    key: str
+    size: int
+    version: Version
+    last_modified: float  # seconds since 1970, by the store's clock
+
+
+class ObjectNotFoundError(StorageError):
+    """There is no object of that name."""
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message, reason="not-found", key=key)
+
+
+class PreconditionFailedError(StorageError):
+    """The condition did not hold when the store looked (the name was taken, maybe by you)."""
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message, reason="precondition-failed", key=key)
+
+
+class OutcomeUnknownError(StorageError):
+    """The write may have landed, may land later, or never."""
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message, reason="outcome-unknown", key=key)
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Objects below one root. Safe to use from several threads at once."""
+
+    @property
+    def root(self) -> str:
+        """URI of the root without a trailing slash: ``s3://bucket/prefix``, ``file:///folder``."""
+
+    def at(self, folder: str) -> Storage:
+        """The same store, client and credentials with ``folder`` appended to the root."""
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
+        """The object's body, or bytes ``[start, end)`` of it.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+            StorageError: anything else, never an empty body instead.
+        """
+
+    def head(self, key: str) -> ObjectInfo:
+        """Size, version and time of an object. Raises as :meth:`get` does."""
+
+    def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
+        """Objects whose key begins with ``prefix`` and sorts after ``after``, sorted by key.
+
+        Pages are fetched lazily, so taking the first 1,000 costs one request.
+        """
+
+    def folders(self, folder: str = "") -> Sequence[str]:
+        """Names of the folders directly below ``folder`` ("" is the root), sorted."""
+
+    def put(self, key: str, data: bytes) -> Version:
+        """Write a fresh unique name, or an object whose bytes are always equal.
+
+        May be retried freely; a reader sees all of it or nothing. Durable when it returns.
+        """
+
+    def put_data(self, key: str, data: bytes | pa.Buffer) -> None:
+        """As :meth:`put`, for data files: the bytes go through Arrow's own client on S3."""
+
+    def put_if_absent(self, key: str, data: bytes) -> Version:
+        """Create an object, sent **once**, with no retry underneath.
+
+        Raises:
+            PreconditionFailedError: the name was taken when the store looked, maybe by you.
+            OutcomeUnknownError: a time-out, a reset, a 5xx, a 409: it may land now, later or never.
+            StorageError: refused before any effect (access denied, bucket missing, unreachable
+                before a byte was sent).
+        """
+
+    def replace(self, key: str, data: bytes, version: Version) -> Version:
+        """Overwrite if the object still has ``version``. For the hint and tombstones only.
+
+        Where the store has no ``If-Match`` it re-reads before and after instead.
+
+        Raises:
+            PreconditionFailedError: the object has another version now, or is gone.
+            OutcomeUnknownError: it may or may not have happened.
+        """
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; absent is fine, any other failure is raised and names its keys."""
+
+    def filesystem(self) -> tuple[pafs.FileSystem, str]:
+        """Arrow's file system for this store, and the path of the root in it (for data files)."""
