@@ -1,0 +1,136 @@
+"""Storage requests as values.
+
+A commit is written as a generator that yields batches of these and receives one outcome for each:
+the result, or the :class:`~datashard_core.errors.DataShardError` that the request ended with. In
+life :mod:`datashard_core.storage.driver` carries them out with threads; in the simulation a seeded
+scheduler does, over a model of S3 in virtual time. So the code that is simulated is the code that
+runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from datashard_core.storage.base import Version
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Outcome: :class:`~datashard_core.storage.base.StoredObject`."""
+
+    key: str
+    byte_range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Outcome: :class:`~datashard_core.storage.base.ObjectInfo`."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """Outcome: at most ``limit`` :class:`~datashard_core.storage.base.ObjectInfo`, sorted by key."""
+
+    prefix: str
+    after: str | None = None
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Outcome: the new version."""
+
+    key: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PutData:
+    """A data file, sent by Arrow's own client on S3. Outcome: None."""
+
+    key: str
+    data: bytes | pa.Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class PutIfAbsent:
+    """Sent once. Outcome: the new version."""
+
+    key: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Overwrite on condition. Outcome: the new version."""
+
+    key: str
+    data: bytes
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Outcome: None."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Outcome: None, after that many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Outcome: :class:`Instant`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """Outcome: 32 hexadecimal characters that nobody else will ever make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Outcome: a number in [0, 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """The moment of asking, by the client's two clocks."""
+
+    wall_ms: int
+    monotonic: float
+
+
+Request = (
+    Get | Head | ListPage | Put | PutData | PutIfAbsent | Replace | Delete | Sleep | Now | Unique | Random
+)
+Batch = Sequence[Request]
+
+T = TypeVar("T")
+# Outcomes are Any because each belongs to its request; `want` and `value` below narrow them.
+Steps = Generator[Batch, Sequence[Any], T]
+
+
+def value(outcome: Any) -> Any:
+    """The result of a request, or its error raised."""
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def ask(request: Request) -> Steps[Any]:
+    """Yield one request; return its result, raise its error."""
+    outcomes = yield (request,)
+    return value(outcomes[0])
