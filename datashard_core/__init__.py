@@ -1,0 +1,96 @@
+"""DataShard: ACID tables on object stores and local disk, in Apache Iceberg's format, with no catalog.
+
+Names are imported when they are first used, so that ``import datashard_core`` stays quick: it brings
+in neither boto3, pyarrow, duckdb, pandas nor fastavro.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datashard_core.config import LocalConfig, S3Config
+    from datashard_core.errors import (
+        AppendIdConflictError,
+        AppendRefusedError,
+        CommitStateUnknownError,
+        CommitTimeoutError,
+        ConfigurationError,
+        CorruptTableError,
+        DataShardError,
+        InvalidRecordsError,
+        NoSuchTableError,
+        StorageError,
+        StoreNotConditionalError,
+        TableExistsError,
+        UnsupportedTableError,
+    )
+    from datashard_core.format.digest import rows_digest
+    from datashard_core.format.schema import Schema
+    from datashard_core.format.snapshot import Snapshot
+    from datashard_core.format.types import NestedField
+    from datashard_core.table.append import AppendResult
+    from datashard_core.table.scan import Scan
+    from datashard_core.table.table import Table
+    from datashard_core.table.warehouse import Warehouse, connect, create_table, load_table
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AppendIdConflictError",
+    "AppendRefusedError",
+    "AppendResult",
+    "CommitStateUnknownError",
+    "CommitTimeoutError",
+    "ConfigurationError",
+    "CorruptTableError",
+    "DataShardError",
+    "InvalidRecordsError",
+    "LocalConfig",
+    "NestedField",
+    "NoSuchTableError",
+    "S3Config",
+    "Scan",
+    "Schema",
+    "Snapshot",
+    "StorageError",
+    "StoreNotConditionalError",
+    "Table",
+    "TableExistsError",
+    "UnsupportedTableError",
+    "Warehouse",
+    "__version__",
+    "connect",
+    "create_table",
+    "load_table",
+    "rows_digest",
+]
+
+_HOMES = {
+    "LocalConfig": "config",
+    "S3Config": "config",
+    "rows_digest": "format.digest",
+    "Schema": "format.schema",
+    "Snapshot": "format.snapshot",
+    "NestedField": "format.types",
+    "AppendResult": "table.append",
+    "Scan": "table.scan",
+    "Table": "table.table",
+    "Warehouse": "table.warehouse",
+    "connect": "table.warehouse",
+    "create_table": "table.warehouse",
+    "load_table": "table.warehouse",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

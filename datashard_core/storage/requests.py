@@ -9,7 +9,7 @@ runs.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -134,3 +134,46 @@ def ask(request: Request) -> Steps[Any]:
     """Yield one request; return its result, raise its error."""
     outcomes = yield (request,)
     return value(outcomes[0])
+
+
+def together(*parts: Steps[Any]) -> Steps[list[Any]]:
+    """Run several generators side by side, in lockstep: each round is one joint batch.
+
+    Returns:
+        Their results, in order.
+
+    Raises:
+        DataShardError: the first error of a part, after the round in which it arose. The other
+            parts are closed there; what they had sent may land.
+    """
+    results: list[Any] = [None] * len(parts)
+    waiting: dict[int, Batch] = {}
+    try:
+        for index, part in enumerate(parts):
+            _advance(index, lambda part=part: next(part), waiting, results)  # type: ignore[misc]
+        while waiting:
+            order = list(waiting.items())
+            outcomes = yield [request for _, batch in order for request in batch]
+            position = 0
+            waiting.clear()
+            for index, batch in order:
+                mine = outcomes[position : position + len(batch)]
+                position += len(batch)
+                _advance(index, lambda i=index, mine=mine: parts[i].send(mine), waiting, results)  # type: ignore[misc]
+    finally:
+        for part in parts:
+            part.close()
+    return results
+
+
+def _advance(index: int, step: Callable[[], Batch], waiting: dict[int, Batch], results: list[Any]) -> None:
+    try:
+        waiting[index] = step()
+    except StopIteration as stop:
+        results[index] = stop.value
+
+
+def each(requests: Batch) -> Steps[Sequence[Any]]:
+    """One batch; every result, or the first error raised."""
+    outcomes = yield requests
+    return [value(outcome) for outcome in outcomes]

@@ -1,0 +1,194 @@
+"""Which appends a version committed: the table property ``datashard.commit``.
+
+Every version that we write names, in one table property, the appends that it committed or refused,
+and repeats the names of the versions before it back to the last multiple of 16. A copy can be
+absent, never wrong: it states what an immutable history says. A version whose property carries
+another number (or none) was written by another engine and names nothing itself.
+
+Everything here is pure. See ``docs/design/commit-protocol.md``, "Objects of one table".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from datashard_core.errors import CorruptTableError
+
+PROPERTY = "datashard.commit"
+PROTOCOL_PROPERTY = "datashard.protocol-version"
+PROTOCOL_VERSION = 1
+BLOCK = 16
+MAX_PROPERTY_BYTES = 32 * 1024
+
+LIBRARY_MADE = ""
+"""Recorded in the place of a rows digest for an id that the library made: it never comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A committed statement that an append is not in the table, and why."""
+
+    reason: str
+
+
+Record = str | Refusal
+"""What a version says of an append id: the digest of its rows, or the refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitNames:
+    """The property ``datashard.commit`` of one version, parsed.
+
+    Attributes:
+        table: uuid of the table.
+        version: the version that wrote it.
+        first: the version that created this table (0, or later for a table made again).
+        commit_id: digest of the commit's own id.
+        since: lowest version whose names are told here.
+        names: for each version from ``since`` to ``version``, digest of append id -> record.
+    """
+
+    table: str
+    version: int
+    first: int
+    commit_id: str
+    since: int
+    names: Mapping[int, Mapping[str, Record]] = field(default_factory=dict)
+
+    def tells(self, version: int) -> bool:
+        """Whether the names of that version are known from here."""
+        return self.since <= version <= self.version
+
+    def of(self, version: int) -> Mapping[str, Record]:
+        """Names of a version that :meth:`tells` knows."""
+        return self.names.get(version, {})
+
+
+def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
+    """The property as written by some version of this very table; None if absent or another's.
+
+    Raises:
+        CorruptTableError: it is there and cannot be read. It is never taken for an absent one:
+            an append that it names could then be committed twice.
+    """
+    text = properties.get(PROPERTY)
+    if text is None:
+        return None
+    try:
+        raw = msgspec.json.decode(text)
+        if raw["table"] != table_uuid:
+            return None
+        return CommitNames(
+            table=raw["table"],
+            version=int(raw["version"]),
+            first=int(raw["first"]),
+            commit_id=str(raw["id"]),
+            since=int(raw["since"]),
+            names={
+                int(version): {append_id: _decode_record(record) for append_id, record in named.items()}
+                for version, named in raw["names"].items()
+            },
+        )
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptTableError(
+            f"table {table_uuid}: the table property {PROPERTY!r} cannot be read ({error}): {text[:200]!r}. "
+            "Remove the property with the engine that changed it, once no append is under way."
+        ) from error
+
+
+def named_by(version: int, property_: CommitNames | None) -> Mapping[str, Record]:
+    """What version ``version`` itself committed or refused, by the property found in its body.
+
+    Empty for a version of another engine, which dropped the property or carried an older one on.
+    """
+    if property_ is None or property_.version != version:
+        return {}
+    return property_.of(version)
+
+
+def following(
+    parent: CommitNames | None,
+    *,
+    parent_version: int,
+    table: str,
+    first: int,
+    commit_id: str,
+    names: Mapping[str, Record],
+) -> CommitNames:
+    """The property of the version after ``parent_version``.
+
+    Args:
+        parent: the property found in the parent's body, ours or carried on by another engine.
+        parent_version: number of the parent (-1 when the table is created as v0).
+        table: uuid of the table.
+        first: version that created this table.
+        commit_id: digest of this commit's own id.
+        names: what this commit commits or refuses; its own id is added.
+
+    Returns:
+        The property, repeating what ``parent`` tells back to the last multiple of 16.
+    """
+    version = parent_version + 1
+    told: dict[int, Mapping[str, Record]] = {version: {commit_id: LIBRARY_MADE, **names}}
+    room = MAX_PROPERTY_BYTES - _size(told[version])
+    since = version
+    floor = max(first, version - version % BLOCK)
+    for earlier in range(parent_version, floor - 1, -1):
+        named = _known(parent, earlier, parent_version)
+        if named is None or room < _size(named):
+            break
+        room -= _size(named)
+        told[earlier] = named
+        since = earlier
+    return CommitNames(table, version, first, commit_id, since, told)
+
+
+def _known(parent: CommitNames | None, version: int, parent_version: int) -> Mapping[str, Record] | None:
+    """Names of a version as far as the parent's body tells them; None if it does not."""
+    if parent is not None and parent.tells(version):
+        return parent.of(version)
+    if version == parent_version and (parent is None or parent.version != version):
+        return {}  # a version of another engine names nothing itself
+    return None
+
+
+def _size(named: Mapping[str, Record]) -> int:
+    return 16 + sum(8 + len(append_id) + _record_size(record) for append_id, record in named.items())
+
+
+def _record_size(record: Record) -> int:
+    return 32 + len(record.reason) if isinstance(record, Refusal) else len(record)
+
+
+def encode(names: CommitNames) -> str:
+    """The property's text."""
+    return msgspec.json.encode(
+        {
+            "table": names.table,
+            "version": names.version,
+            "first": names.first,
+            "id": names.commit_id,
+            "since": names.since,
+            "names": {
+                str(version): {append_id: _encode_record(record) for append_id, record in named.items()}
+                for version, named in sorted(names.names.items())
+                if named
+            },
+        }
+    ).decode()
+
+
+def _encode_record(record: Record) -> Any:
+    return {"refused": record.reason} if isinstance(record, Refusal) else record
+
+
+def _decode_record(raw: Any) -> Record:
+    if isinstance(raw, dict):
+        return Refusal(str(raw["refused"]))
+    if not isinstance(raw, str):
+        raise ValueError(f"not a record of an append: {raw!r}")
+    return raw

@@ -1,0 +1,229 @@
+"""Which version is the current one, and the hint that says so to others.
+
+Versions are contiguous, so the newest is found by reading names until one is absent: from the
+version last seen, else from the hint, else by galloping from v0. No listing on this path, except
+once for a table of another engine that has no v0. The hint is never believed beyond that.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
+from datashard_core.errors import CorruptTableError, StorageError
+from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
+from datashard_core.storage.requests import Get, Head, ListPage, PutIfAbsent, Replace, Steps, ask, value
+
+log = logging.getLogger(__name__)
+
+MAX_STRIDE = 16
+MAX_GALLOP = 2**12
+HINT_TRIES = 5
+_VERSION_NAME = re.compile(r"metadata/v(\d+)\.metadata\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """The hint as last read or written: its number (-1 if unreadable) and its version to replace."""
+
+    number: int
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest version, and the bodies that were read on the way to it."""
+
+    newest: VersionBody
+    bodies: Mapping[int, VersionBody]
+    hint: Hint | None = None
+
+
+@dataclass(slots=True)
+class _Search:
+    root: str
+    bodies: dict[int, VersionBody] = field(default_factory=dict)
+
+    def keep(self, version: int, stored: StoredObject) -> None:
+        self.bodies[version] = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
+
+    @property
+    def highest(self) -> int:
+        return max(self.bodies, default=-1)
+
+
+def find_current(root: str, seen: VersionBody | None = None) -> Steps[Found | None]:
+    """Find the newest version.
+
+    Args:
+        root: URI of the table's root, for messages.
+        seen: a version known to exist, to read on from.
+
+    Returns:
+        None where there is no version at all, so no table was ever here.
+
+    Raises:
+        CorruptTableError: a version is not readable, or the newest is a tombstone.
+        StorageError: a read failed; never taken for an absent version.
+    """
+    search = _Search(root)
+    hint: Hint | None = None
+    if seen is not None:
+        search.bodies[seen.version] = seen
+        yield from _read_on(search, stride=1)
+    else:
+        hint = yield from read_hint()
+        if hint is not None and hint.number >= 0:
+            yield from _read(search, [hint.number, hint.number + 1])
+        if not search.bodies:
+            yield from _without_hint(search)
+        if not search.bodies:
+            return None
+        if hint is None or search.highest != hint.number:
+            yield from _read_on(search, stride=1)
+    newest = search.bodies[search.highest]
+    if newest.state == "tombstone":
+        raise CorruptTableError(
+            f"{root}: the newest version, {newest.version}, is a tombstone, and nothing follows it. "
+            "Versions after it were removed by hand: restore them."
+        )
+    return Found(newest, search.bodies, hint)
+
+
+def _read(search: _Search, versions: Sequence[int]) -> Steps[int]:
+    """Read versions in parallel; how many of them exist."""
+    outcomes = yield [Get(version_key(version)) for version in versions]
+    present = 0
+    for version, outcome in zip(versions, outcomes, strict=True):
+        if isinstance(outcome, ObjectNotFoundError):
+            continue
+        search.keep(version, value(outcome))
+        present += 1
+    return present
+
+
+def _read_on(search: _Search, stride: int) -> Steps[None]:
+    """Read the versions that follow until one is absent, doubling the stride when far behind."""
+    total = 0
+    while True:
+        low = search.highest
+        wanted = [version for version in range(low + 1, low + stride + 1)]
+        present = yield from _read(search, wanted)
+        total += present
+        # A name may appear while its neighbour is read, so only an absent last one ends it.
+        if search.highest < wanted[-1]:
+            return
+        if total > 4 * MAX_STRIDE:
+            newest = yield from _gallop(search.highest)
+            if newest > search.highest:
+                yield from _read(search, [newest])
+        stride = min(stride * 2, MAX_STRIDE)
+
+
+def _gallop(low: int) -> Steps[int]:
+    """Highest version that exists, given that ``low`` does; by looks in parallel, without bodies."""
+    step = 1
+    while True:
+        probes = []
+        while len(probes) < 8:
+            probes.append(low + step)
+            step *= 2
+        present = yield from _present(probes)
+        if len(present) < len(probes):
+            break
+        low, step = probes[-1], min(step, MAX_GALLOP)
+    high = min(probe for probe in probes if probe not in present and probe > max(present, default=low))
+    low = max(present, default=low)
+    while high - low > 1:
+        width = max(1, (high - low) // 8)
+        probes = list(range(low + width, high, width))[:8]
+        present = yield from _present(probes)
+        low = max(present, default=low)
+        high = min((probe for probe in probes if probe > low), default=high)
+    return low
+
+
+def _present(versions: Sequence[int]) -> Steps[set[int]]:
+    outcomes = yield [Head(version_key(version)) for version in versions]
+    found = set()
+    for version, outcome in zip(versions, outcomes, strict=True):
+        if not isinstance(outcome, ObjectNotFoundError):
+            value(outcome)
+            found.add(version)
+    return found
+
+
+def _without_hint(search: _Search) -> Steps[None]:
+    """The hint is absent or names an absent version: start from v0, or from one listing."""
+    yield from _read(search, [0, 1])
+    if search.bodies:
+        newest = yield from _gallop(search.highest)
+        if newest > search.highest:
+            yield from _read(search, [newest])
+        return
+    highest = yield from _highest_listed()
+    if highest is not None:
+        yield from _read(search, [highest])
+
+
+def _highest_listed() -> Steps[int | None]:
+    """The one listing: a table made by another engine need not begin with v0."""
+    highest: int | None = None
+    after: str | None = None
+    while True:
+        page = yield from ask(ListPage("metadata/v", after))
+        for info in page:
+            match = _VERSION_NAME.fullmatch(info.key)
+            if match is not None:
+                highest = max(int(match[1]), highest if highest is not None else 0)
+        if len(page) < 1000:
+            return highest
+        after = page[-1].key
+
+
+def read_hint() -> Steps[Hint | None]:
+    """The hint, or None where there is none."""
+    try:
+        stored: StoredObject = yield from ask(Get(HINT_KEY))
+    except ObjectNotFoundError:
+        return None
+    text = stored.body.strip()
+    return Hint(int(text) if text.isdigit() else -1, stored.version)
+
+
+def move_hint(to: int, seen: Hint | None, root: str) -> Steps[Hint | None]:
+    """Move the hint on to version ``to``, never backwards.
+
+    A hint that cannot be moved never fails a commit: it is logged, and the next commit moves it.
+
+    Args:
+        to: the version that was committed.
+        seen: the hint as this client last saw it, which saves a read.
+        root: URI of the table, for the log.
+
+    Returns:
+        The hint as it is now, as far as known.
+    """
+    data = str(to).encode()
+    try:
+        for attempt in range(HINT_TRIES):
+            if seen is None or attempt:
+                seen = yield from read_hint()
+            if seen is not None and seen.number >= to:
+                return seen
+            request: Any = (
+                PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)
+            )
+            try:
+                return Hint(to, (yield from ask(request)))
+            except PreconditionFailedError:
+                continue
+    except StorageError as error:
+        log.warning("%s: the version hint could not be moved to %d: %s", root, to, error)
+        return None
+    log.warning("%s: the version hint was not moved to %d: others moved it %d times", root, to, HINT_TRIES)
+    return None

@@ -1,0 +1,120 @@
+"""One version of a table as its commit object holds it, and what is written over versions.
+
+Pure: bytes to values. A version is a table (Iceberg metadata), the marker of a drop, or a tombstone
+that maintenance wrote over a long-superseded version so that its name stays taken. Markers and
+tombstones have no ``format-version``, so every Iceberg reader fails on them clearly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from datashard_core.commit import names as names_module
+from datashard_core.commit.names import CommitNames, Record
+from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format.table_metadata import TableMetadata, parse_metadata
+
+HINT_KEY = "metadata/version-hint.text"
+DROPPED = "datashard.dropped"
+TOMBSTONE = "datashard.tombstone"
+VersionState = Literal["table", "dropped", "tombstone"]
+
+
+def version_key(version: int) -> str:
+    """Key of the commit object of a version."""
+    return f"metadata/v{version}.metadata.json"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionBody:
+    """The body of ``v{version}.metadata.json``.
+
+    Attributes:
+        version: its number.
+        state: a live table, the marker of a drop, or a tombstone.
+        metadata: the Iceberg metadata (only where ``state`` is "table").
+        names: the property ``datashard.commit`` found in it, whoever wrote it.
+    """
+
+    version: int
+    state: VersionState
+    metadata: TableMetadata | None
+    names: CommitNames | None
+
+    @property
+    def named(self) -> Mapping[str, Record]:
+        """Appends that this very version committed or refused."""
+        return names_module.named_by(self.version, self.names)
+
+    @property
+    def table(self) -> TableMetadata:
+        """The Iceberg metadata of a live table."""
+        if self.metadata is None:
+            raise CorruptTableError(f"version {self.version} is a {self.state}, not a table")
+        return self.metadata
+
+    @property
+    def first(self) -> int:
+        """Version that created this table, as far as this body tells; 0 where it does not."""
+        return self.names.first if self.names is not None else 0
+
+
+def parse_version(data: bytes, version: int, where: str) -> VersionBody:
+    """Parse a commit object.
+
+    Args:
+        data: its body.
+        version: the number in its name.
+        where: its URI, for error messages.
+
+    Raises:
+        CorruptTableError: not JSON, or not what a version holds.
+        UnsupportedTableError: another format version, or a newer protocol of ours.
+    """
+    try:
+        raw = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise CorruptTableError(f"{where} is not JSON ({error}); restore it from a backup") from error
+    if not isinstance(raw, dict):
+        raise CorruptTableError(f"{where} holds {type(raw).__name__}, not a JSON object; restore it")
+    if TOMBSTONE in raw:
+        return VersionBody(version, "tombstone", None, None)
+    if DROPPED in raw:
+        names = names_module.parse(raw.get("properties", {}), raw.get("table-uuid", ""))
+        return VersionBody(version, "dropped", None, names)
+    metadata = parse_metadata(data, where)
+    check_protocol(metadata, where)
+    return VersionBody(
+        version, "table", metadata, names_module.parse(metadata.properties, metadata.table_uuid)
+    )
+
+
+def check_protocol(metadata: TableMetadata, where: str) -> None:
+    """Refuse a table that a newer release committed to in a way that this one does not know."""
+    text = metadata.properties.get(names_module.PROTOCOL_PROPERTY, "")
+    if text and (not text.isdigit() or int(text) > names_module.PROTOCOL_VERSION):
+        raise UnsupportedTableError(
+            f"{where}: {names_module.PROTOCOL_PROPERTY} is {text!r}, and this release of datashard-core knows "
+            f"{names_module.PROTOCOL_VERSION}. Upgrade datashard-core; Iceberg readers are not affected."
+        )
+
+
+def dropped_marker(table_uuid: str, names: CommitNames, now_ms: int) -> bytes:
+    """Body of the version that drops a table."""
+    return msgspec.json.encode(
+        {
+            DROPPED: 1,
+            "table-uuid": table_uuid,
+            "dropped-at-ms": now_ms,
+            "properties": {names_module.PROPERTY: names_module.encode(names)},
+        }
+    )
+
+
+def tombstone(table_uuid: str) -> bytes:
+    """Body that keeps the name of a version taken when nothing else of it is needed."""
+    return msgspec.json.encode({TOMBSTONE: 1, "table-uuid": table_uuid})

@@ -1,0 +1,114 @@
+"""From rows to the work that the commit layer takes: encode, name, digest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from datashard_core.clock import Clock
+from datashard_core.commit.names import LIBRARY_MADE
+from datashard_core.commit.protocol import Append
+from datashard_core.errors import ConfigurationError
+from datashard_core.format.digest import id_digest, rows_digest
+from datashard_core.format.parquet import encode_parquet, write_parquet
+from datashard_core.format.schema import Schema
+from datashard_core.storage.base import Storage
+from datashard_core.storage.requests import Batch, PutData
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_IN_MEMORY = 64 * 2**20
+"""Rows above this many bytes (as Arrow) are streamed to the store, not encoded in memory."""
+
+MAX_ID_CHARACTERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """What an append did.
+
+    Attributes:
+        table: name of the table.
+        version: the table version that holds the rows.
+        snapshot_id: the Iceberg snapshot of that version.
+        rows: how many rows were appended.
+        append_id: the id, as given or as made by the library.
+        already_appended: the id was in the table before this call, which appended nothing.
+    """
+
+    table: str
+    version: int
+    snapshot_id: int | None
+    rows: int
+    append_id: str
+    already_appended: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain values that JSON can hold."""
+        return asdict(self)
+
+
+def check_append_id(append_id: str | None) -> None:
+    """Refuse an id that no orchestrator would mean.
+
+    Raises:
+        ConfigurationError: it is not text, is empty, or has more than 1,024 characters.
+    """
+    if append_id is None:
+        return
+    if not isinstance(append_id, str) or not append_id.strip() or len(append_id) > MAX_ID_CHARACTERS:
+        raise ConfigurationError(
+            f"append_id={append_id!r:.80} is not usable: pass 1 to {MAX_ID_CHARACTERS} characters of text that stay "
+            "the same when the same work is tried again, or none."
+        )
+
+
+def plan_append(
+    rows: pa.Table,
+    *,
+    schema: Schema,
+    location: str,
+    storage: Storage,
+    clock: Clock,
+    append_id: str | None,
+    base: int | None,
+    known_version: int,
+) -> Append:
+    """Encode rows as a data file and say under which id they are to be committed.
+
+    Args:
+        rows: checked rows in the schema's Arrow form.
+        schema: the table's schema.
+        location: the table's ``location``.
+        storage: the table's storage, for rows too many to be encoded in memory.
+        clock: source of unique names.
+        append_id: the caller's id; None: the library makes one.
+        base: the caller's base; None: looked up for a caller's id.
+        known_version: a version that exists already, the base of an id made here.
+    """
+    unique = clock.unique()
+    key = f"data/auto_{unique}.parquet"
+    uri = f"{location}/{key}"
+    uploads: Batch
+    if rows.nbytes <= MAX_IN_MEMORY:
+        encoded = encode_parquet(rows, schema)
+        uploads, file = (PutData(key, encoded.data),), encoded.data_file(uri)
+    else:
+        filesystem, root = storage.filesystem()
+        with filesystem.open_output_stream(f"{root}/{key}") as sink:
+            file = write_parquet(rows, schema, sink, uri)
+        uploads = ()
+    if append_id is None:
+        own, digest, base = f"datashard:{unique}", LIBRARY_MADE, known_version if base is None else base
+    else:
+        own, digest = append_id, rows_digest(rows, schema)
+    return Append(
+        append_id=own,
+        id=id_digest(own),
+        digest=digest,
+        uploads=uploads,
+        files=(file,),
+        schema=schema,
+        base=base,
+    )

@@ -1,0 +1,255 @@
+"""A table as its user holds it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from datashard_core.clock import SYSTEM_CLOCK, Clock
+from datashard_core.commit.pointer import find_current
+from datashard_core.commit.protocol import Seen, Target, append, settle
+from datashard_core.commit.version import version_key
+from datashard_core.errors import ConfigurationError, InvalidRecordsError
+from datashard_core.format.records import to_table
+from datashard_core.format.schema import Schema
+from datashard_core.query.sql import run_sql
+from datashard_core.query.where import check_where
+from datashard_core.storage.driver import run
+from datashard_core.table.append import AppendResult, check_append_id, plan_append
+from datashard_core.table.dataset import arrow_dataset
+from datashard_core.table.scan import Scan, check_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from datashard_core.format.snapshot import Snapshot
+    from datashard_core.storage.base import Storage
+
+DEFAULT_TIMEOUT = 120.0
+
+
+class Table:
+    """One table: rows go in by :meth:`append`, and come out by :meth:`scan` or :meth:`sql`.
+
+    A table object shows the version that it last saw: the one it was loaded at, or that of its own
+    last append. :meth:`refresh` moves it to the newest. Appends always go on top of the newest.
+    Objects are safe to share between threads; other processes load the table by its name.
+
+    Example:
+        >>> table = load_table("workflow_log")
+        >>> table.append([{"task": "extract", "state": "success"}]).rows
+        1
+    """
+
+    def __init__(self, storage: Storage, name: str, seen: Seen, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._storage = storage
+        self._name = name
+        self._seen = seen
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._target = Target(storage.root, name, seen.body.table.table_uuid)
+
+    def __repr__(self) -> str:
+        return f"<Table {self._name} version {self.version} at {self.uri}>"
+
+    @property
+    def name(self) -> str:
+        """Name in its warehouse, ``[namespace.]table``."""
+        return self._name
+
+    @property
+    def uri(self) -> str:
+        """URI of the table's folder; Iceberg readers open it."""
+        return self._storage.root
+
+    @property
+    def version(self) -> int:
+        """Number of the version that this object shows."""
+        return self._seen.body.version
+
+    @property
+    def schema(self) -> Schema:
+        """The table's current schema."""
+        return self._seen.body.table.schema
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The table's properties."""
+        return self._seen.body.table.properties
+
+    @property
+    def metadata_location(self) -> str:
+        """URI of the metadata file of this version, for engines and catalogs that want it."""
+        return f"{self._storage.root}/{version_key(self.version)}"
+
+    def append(
+        self,
+        data: Any,
+        *,
+        append_id: str | None = None,
+        base: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> AppendResult:
+        """Append rows: all of them, once, visible to every reader when this returns.
+
+        Args:
+            data: a list of dictionaries, a pyarrow Table or RecordBatch, record batches, or a
+                pandas or Polars frame; its columns are matched with the schema by name.
+            append_id: an id that stays the same when the same work is tried again. A second call
+                with it and the same rows appends nothing and returns the first result.
+            base: only with the ``append_id`` that a :class:`CommitStateUnknownError` carried: its
+                ``base``.
+            timeout: seconds after which it gives up.
+
+        Raises:
+            InvalidRecordsError: the rows do not fit the schema; nothing was written.
+            AppendIdConflictError: the id was used with other rows.
+            CommitStateUnknownError: it may or may not be in the table; it says how to ask again.
+            CommitTimeoutError: the deadline passed before anything was sent.
+            NoSuchTableError: the table was dropped.
+            StorageError: the store failed; nothing was appended.
+
+        Example:
+            >>> table.append([{"user_id": 1, "event": "login"}], append_id="etl/2026-11-24").already_appended
+            False
+        """
+        check_append_id(append_id)
+        if base is not None and append_id is None:
+            raise ConfigurationError("base= goes with the append_id that CommitStateUnknownError carried")
+        seen = self._seen
+        rows = to_table(data, seen.body.table.schema, self._name)
+        work = plan_append(
+            rows,
+            schema=seen.body.table.schema,
+            location=seen.body.table.location,
+            storage=self._storage,
+            clock=self._clock,
+            append_id=append_id,
+            base=base,
+            known_version=seen.body.version,
+        )
+        done = run(append(work, self._target, seen, timeout), self._storage, self._clock)
+        self._learn(done.seen)
+        return AppendResult(
+            table=self._name,
+            version=done.version,
+            snapshot_id=done.snapshot_id,
+            rows=rows.num_rows,
+            append_id=work.append_id,
+            already_appended=done.already_appended,
+        )
+
+    def append_records(
+        self, records: Sequence[Mapping[str, Any]], schema: Schema | None = None, **options: Any
+    ) -> AppendResult:
+        """Append dictionaries, one per row.
+
+        Args:
+            records: the rows.
+            schema: if given, it has to have the table's fields.
+            options: ``append_id``, ``base`` and ``timeout`` of :meth:`append`.
+
+        Raises:
+            InvalidRecordsError: ``schema`` differs from the table's; and as :meth:`append`.
+        """
+        if schema is not None and (differences := self.schema.differences(schema)):
+            raise InvalidRecordsError(
+                f"table {self._name}: the schema of these records is not the table's: {'; '.join(differences)}"
+            )
+        return self.append(records, **options)
+
+    def refresh(self) -> Table:
+        """Move to the newest version, and return the same object."""
+        found = run(find_current(self._storage.root, self._seen.body), self._storage, self._clock)
+        self._learn(settle(found, self._seen, self._target))
+        return self
+
+    def current_snapshot(self) -> Snapshot | None:
+        """The snapshot of this version; None while nothing was ever appended."""
+        return self._seen.body.table.current_snapshot
+
+    def snapshots(self) -> list[Snapshot]:
+        """The snapshots that this version keeps, oldest first."""
+        return list(self._seen.body.table.snapshots)
+
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        where: str | pc.Expression | None = None,
+        snapshot_id: int | None = None,
+        as_of: datetime | None = None,
+    ) -> Scan:
+        """Read rows of this version, or of an earlier snapshot.
+
+        Args:
+            columns: names of the columns wanted; None for all.
+            where: a condition as SQL text (needs the extra ``sql``) or a ``pyarrow.compute``
+                expression; rows for which it is true are returned.
+            snapshot_id: read that snapshot.
+            as_of: read what was current at that time (a naive time counts as UTC).
+
+        Raises:
+            ConfigurationError: an unknown column, condition, snapshot or time.
+
+        Example:
+            >>> table.scan(columns=["task"], where="state = 'failed'").to_records()
+            []
+        """
+        metadata = self._seen.body.table
+        if where is not None:
+            check_where(where, metadata.schema.to_arrow(), self._name)
+        return Scan(
+            storage=self._storage,
+            table_name=self._name,
+            metadata=metadata,
+            snapshot=self._pick_snapshot(snapshot_id, as_of),
+            schema=metadata.schema,
+            columns=check_columns(columns, metadata.schema, self._name),
+            where=where,
+        )
+
+    def count(self) -> int:
+        """How many rows this version has; no data file is opened."""
+        return self.scan().count()
+
+    def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+        """Answer a SELECT over this table, under its own name (needs the extra ``sql``).
+
+        Example:
+            >>> table.sql("select state, count(*) as n from workflow_log group by state").to_pylist()
+            [{'state': 'success', 'n': 1}]
+        """
+        return run_sql(query, lambda name: self.dataset() if name == self._name else None, params)
+
+    def dataset(self, snapshot_id: int | None = None, as_of: datetime | None = None) -> Any:
+        """The rows for an Arrow consumer such as DuckDB, which reads only what it needs."""
+        return arrow_dataset(self.scan(snapshot_id=snapshot_id, as_of=as_of))
+
+    def _pick_snapshot(self, snapshot_id: int | None, as_of: datetime | None) -> Snapshot | None:
+        metadata = self._seen.body.table
+        if snapshot_id is not None and as_of is not None:
+            raise ConfigurationError("pass snapshot_id or as_of, not both")
+        if snapshot_id is not None:
+            found = metadata.snapshot_by_id(snapshot_id)
+            if found is None:
+                kept = ", ".join(str(snapshot.snapshot_id) for snapshot in metadata.snapshots[-5:])
+                raise ConfigurationError(
+                    f"table {self._name} has no snapshot {snapshot_id} (any more); the newest are {kept or 'none'}"
+                )
+            return found
+        if as_of is not None:
+            moment = as_of if as_of.tzinfo is not None else as_of.replace(tzinfo=timezone.utc)
+            found = metadata.snapshot_as_of(int(moment.timestamp() * 1000))
+            if found is None:
+                raise ConfigurationError(f"table {self._name} had no snapshot yet at {moment.isoformat()}")
+            return found
+        return metadata.current_snapshot
+
+    def _learn(self, seen: Seen) -> None:
+        """Keep the newest version that any thread has seen."""
+        with self._lock:
+            if seen.body.state == "table" and seen.body.version >= self._seen.body.version:
+                self._seen = seen

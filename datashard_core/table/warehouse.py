@@ -1,0 +1,270 @@
+"""A warehouse: the folder or bucket prefix that tables live in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from datashard_core.clock import SYSTEM_CLOCK, Clock
+from datashard_core.commit import lifecycle
+from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
+from datashard_core.commit.pointer import find_current
+from datashard_core.commit.protocol import Target, settle
+from datashard_core.commit.version import HINT_KEY
+from datashard_core.config import LocalConfig, S3Config, resolve_warehouse, split_table_uri
+from datashard_core.errors import ConfigurationError, NoSuchTableError, TableExistsError
+from datashard_core.format.schema import Schema
+from datashard_core.query.sql import run_sql
+from datashard_core.storage import check_conditional, open_storage
+from datashard_core.storage.base import ObjectNotFoundError, Storage
+from datashard_core.storage.driver import run
+from datashard_core.table.names import TableName, is_part, parse_name
+from datashard_core.table.table import DEFAULT_TIMEOUT, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IfExists = Literal["error", "open"]
+
+
+class Warehouse:
+    """Tables below one root.
+
+    Example:
+        >>> warehouse = connect("s3://my-bucket/warehouse")
+        >>> warehouse.list_tables()
+        ['flight_delays', 'workflow_log']
+    """
+
+    def __init__(self, storage: Storage, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._storage = storage
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Warehouse {self.uri}>"
+
+    @property
+    def uri(self) -> str:
+        """URI of the root."""
+        return self._storage.root
+
+    def create_table(
+        self,
+        name: str,
+        schema: Schema,
+        *,
+        if_exists: IfExists = "error",
+        properties: Mapping[str, str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Table:
+        """Create a table.
+
+        Args:
+            name: ``[namespace.]table``.
+            schema: its fields.
+            if_exists: "error", or "open" to get the table that is there, if its fields are the same.
+            properties: Iceberg table properties.
+            timeout: seconds after which it gives up.
+
+        Raises:
+            TableExistsError: the name is taken, or the table there has other fields.
+            StoreNotConditionalError: the store cannot keep tables safely.
+            ConfigurationError: the name, a property or ``if_exists`` is not usable.
+        """
+        parsed = parse_name(name)
+        if if_exists not in ("error", "open"):
+            raise ConfigurationError(f"if_exists={if_exists!r}: pass 'error' or 'open'")
+        if not isinstance(schema, Schema):
+            raise ConfigurationError(
+                f"table {parsed}: schema={schema!r:.80} is not a Schema; see Schema.from_arrow and Schema.infer"
+            )
+        given = _check_properties(properties or {})
+        storage = self._storage.at(parsed.folder)
+        found = run(find_current(storage.root), storage, self._clock)
+        if found is None or found.newest.state == "dropped":
+            self._check_free(parsed)
+            check_conditional(storage)
+            made = run(
+                lifecycle.create(storage.root, str(parsed), schema, given, timeout), storage, self._clock
+            )
+            if made.made:
+                return Table(storage, str(parsed), made.seen, self._clock)
+            table = Table(storage, str(parsed), made.seen, self._clock)
+        else:
+            target = Target(storage.root, str(parsed), "")
+            table = Table(storage, str(parsed), settle(found, None, target), self._clock)
+        return _opened(table, schema, if_exists)
+
+    def load_table(self, name: str) -> Table:
+        """Open a table at its newest version.
+
+        Raises:
+            NoSuchTableError: there is none of that name, or it was dropped.
+        """
+        parsed = parse_name(name)
+        storage = self._storage.at(parsed.folder)
+        found = run(find_current(storage.root), storage, self._clock)
+        return Table(
+            storage, str(parsed), settle(found, None, Target(storage.root, str(parsed), "")), self._clock
+        )
+
+    def table_exists(self, name: str) -> bool:
+        """Whether there is a table of that name."""
+        storage = self._storage.at(parse_name(name).folder)
+        found = run(find_current(storage.root), storage, self._clock)
+        return found is not None and found.newest.state == "table"
+
+    def list_tables(self, namespace: str | None = None) -> list[str]:
+        """Names of the tables, sorted; of one namespace, or of the whole warehouse."""
+        if namespace is not None:
+            if not is_part(namespace):
+                raise ConfigurationError(f"{namespace!r} cannot be the name of a namespace")
+            return self._tables_in(namespace)
+        names = []
+        for folder in self._storage.folders():
+            if not is_part(folder):
+                continue
+            if self._has_versions(folder):
+                names += [folder] if self.table_exists(folder) else []
+            else:
+                names += self._tables_in(folder)
+        return sorted(names)
+
+    def drop_table(self, name: str, purge: bool = False, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Drop a table; its name may be used again.
+
+        Args:
+            name: ``[namespace.]table``.
+            purge: remove its data and metadata too. Otherwise they stay where they are.
+            timeout: seconds after which it gives up.
+
+        Raises:
+            NoSuchTableError: there is none of that name.
+        """
+        parsed = parse_name(name)
+        storage = self._storage.at(parsed.folder)
+        uuid = self.load_table(name)._target.uuid
+        before = run(lifecycle.list_own(), storage, self._clock) if purge else frozenset()
+        marker = run(lifecycle.drop(Target(storage.root, str(parsed), uuid), timeout), storage, self._clock)
+        if purge:
+            run(lifecycle.purge(storage.root, uuid, marker.version, before), storage, self._clock)
+
+    def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+        """Answer a SELECT over the tables that it names (needs the extra ``sql``).
+
+        Example:
+            >>> warehouse.sql("select count(*) as n from workflow_log").to_pylist()
+            [{'n': 14}]
+        """
+        return run_sql(query, self._rows_of, params)
+
+    def _rows_of(self, name: str) -> Any:
+        parts = name.split(".")
+        if len(parts) > 2 or not all(map(is_part, parts)):
+            return None
+        try:
+            return self.load_table(name).dataset()
+        except NoSuchTableError:
+            return None  # DuckDB says which name it does not know; it may be a function or a CTE
+
+    def _tables_in(self, namespace: str) -> list[str]:
+        names = [f"{namespace}.{part}" for part in self._storage.folders(namespace) if is_part(part)]
+        return sorted(name for name in names if self.table_exists(name))
+
+    def _has_versions(self, folder: str) -> bool:
+        """Whether a folder is, or was, a table and not a namespace."""
+        try:
+            self._storage.head(f"{folder}/{HINT_KEY}")
+        except ObjectNotFoundError:
+            return "metadata" in self._storage.folders(folder)
+        return True
+
+    def _check_free(self, name: TableName) -> None:
+        """A namespace and a table may not share a name: they would share a folder."""
+        if name.namespace is not None:
+            if self._has_versions(name.namespace):
+                raise TableExistsError(
+                    f"{name} cannot be created: {name.namespace!r} is a table in {self.uri}, and a namespace of that "
+                    "name would share its folder"
+                )
+            return
+        inside = [part for part in self._storage.folders(name.table) if is_part(part)]
+        if inside:
+            raise TableExistsError(
+                f"{name} cannot be created: {name.table!r} is a namespace in {self.uri} (it holds {inside[0]!r})"
+            )
+
+
+def connect(
+    uri: str | None = None, config: S3Config | LocalConfig | None = None, *, clock: Clock = SYSTEM_CLOCK
+) -> Warehouse:
+    """Open a warehouse; nothing is read or created yet.
+
+    Args:
+        uri: ``s3://bucket/prefix`` or a folder; None takes it from ``config``, else from the
+            ``DATASHARD_*`` variables, else the folder ``datashard-warehouse``.
+        config: keys and settings; None takes them from the variables or the AWS default chain.
+        clock: time and randomness, for simulations.
+
+    Raises:
+        ConfigurationError: the settings are incomplete or contradict each other.
+
+    Example:
+        >>> connect("s3://my-bucket/warehouse", S3Config(bucket="my-bucket", access_key="...", secret_key="..."))
+        <Warehouse s3://my-bucket/warehouse>
+    """
+    return Warehouse(open_storage(resolve_warehouse(uri, config)), clock)
+
+
+def create_table(
+    name_or_uri: str,
+    schema: Schema,
+    *,
+    if_exists: IfExists = "error",
+    properties: Mapping[str, str] | None = None,
+    config: S3Config | LocalConfig | None = None,
+) -> Table:
+    """Create a table by its name in the default warehouse, or by its URI.
+
+    See :func:`connect` for where the default warehouse is, and :meth:`Warehouse.create_table`.
+    """
+    warehouse, name = _locate(name_or_uri, config)
+    return warehouse.create_table(name, schema, if_exists=if_exists, properties=properties)
+
+
+def load_table(name_or_uri: str, *, config: S3Config | LocalConfig | None = None) -> Table:
+    """Open a table by its name in the default warehouse, or by its URI.
+
+    Example:
+        >>> load_table("s3://my-bucket/warehouse/workflow_log").count()
+        14
+    """
+    warehouse, name = _locate(name_or_uri, config)
+    return warehouse.load_table(name)
+
+
+def _locate(name_or_uri: str, config: S3Config | LocalConfig | None) -> tuple[Warehouse, str]:
+    root, name = split_table_uri(name_or_uri)
+    return connect(root, config), name
+
+
+def _opened(table: Table, schema: Schema, if_exists: IfExists) -> Table:
+    if if_exists == "error":
+        raise TableExistsError(
+            f"table {table.name} exists at {table.uri}. Open it with load_table, or pass if_exists='open'."
+        )
+    if differences := table.schema.differences(schema):
+        raise TableExistsError(
+            f"table {table.name} exists at {table.uri} with another schema: {'; '.join(differences)}. Load it with "
+            "load_table and use its schema, or choose another name."
+        )
+    return table
+
+
+def _check_properties(properties: Mapping[str, str]) -> Mapping[str, str]:
+    for key, value in properties.items():
+        if key in (PROPERTY, PROTOCOL_PROPERTY):
+            raise ConfigurationError(f"the table property {key!r} is kept by the library and cannot be set")
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ConfigurationError(f"table property {key!r}={value!r}: keys and values are text in Iceberg")
+    return properties
