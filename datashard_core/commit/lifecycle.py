@@ -14,7 +14,7 @@ from typing import Any
 from datashard_core.commit import names as names_module
 from datashard_core.commit.history import look_up
 from datashard_core.commit.pointer import Found, find_current, move_hint
-from datashard_core.commit.protocol import Seen, Target, settle
+from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.commit.updates import first_version
 from datashard_core.commit.version import HINT_KEY, VersionBody, dropped_marker, tombstone, version_key
 from datashard_core.errors import CommitStateUnknownError, DataShardError

@@ -1,30 +1,30 @@
-"""Appends become versions: the commit, without I/O.
+"""Appends become versions: the group commit, without I/O.
 
 Generators that yield storage requests and receive their outcomes (see
 :mod:`datashard_core.storage.requests`). The rules, and the failures that each prevents, are in
 ``docs/design/commit-protocol.md``. In short:
 
 * the commit point is the creation of ``v{N+1}.metadata.json``, on condition that it is absent;
+* every commit carries all staged appends; who loses a race stages its rows, and is carried;
 * "taken" may mean taken by us, and an unknown outcome may land later: whoever meets either reads on
-  and looks for its own id in every newer version, before it tries again under the same id;
+  and looks for its own ids in every newer version, before it tries again under the same ids;
 * nothing is ever deleted on a guess: not on an error, not on an interrupt.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from datashard_core.commit.fold import commit
 from datashard_core.commit.history import Named, look_up
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.pointer import Found, Hint, find_current, move_hint
-from datashard_core.commit.updates import (
-    NewManifest,
-    NextVersion,
-    append_version,
-    check_schema_still_fits,
-    new_manifest,
-)
-from datashard_core.commit.version import VersionBody, parse_version, version_key
+from datashard_core.commit.names import Refusal
+from datashard_core.commit.pointer import Found, find_current, move_hint
+from datashard_core.commit.staging import PREFIX, StagedBody, StagedName, encode_body, parse_listed
+from datashard_core.commit.state import Append, Committed, Seen, Target, is_hot, read_version, settle
+from datashard_core.commit.version import VersionBody
 from datashard_core.errors import (
     AppendIdConflictError,
     AppendRefusedError,
@@ -34,19 +34,14 @@ from datashard_core.errors import (
     DataShardError,
     NoSuchTableError,
     StorageError,
+    StorageReason,
 )
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.manifest import ManifestFile, decode_manifest_list
-from datashard_core.format.schema import Schema
-from datashard_core.format.snapshot import Snapshot
-from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
+from datashard_core.storage.base import ObjectInfo
 from datashard_core.storage.requests import (
-    Batch,
-    Get,
     Instant,
+    ListPage,
     Now,
     Put,
-    PutIfAbsent,
     Random,
     Sleep,
     Steps,
@@ -54,300 +49,382 @@ from datashard_core.storage.requests import (
     ask,
     each,
     together,
-    value,
 )
 
-MAX_WAIT = 1.0  # seconds between two tries, at most
-FIRST_WAIT = 0.05
+log = logging.getLogger(__name__)
 
+BEFORE_FIRST_LISTING = 0.1  # seconds: others that arrive in this while are seen by one listing
+SHORTEST_LOOK = 0.1  # seconds between two looks for the next version
+WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
+PATIENCE = 0.5  # seconds without a new version after which the second in line commits
+CROWD = 8  # appends that wait: a newcomer gets in line instead of racing them
+SAY_AFTER = 5.0  # seconds of waiting before the log says what for
+LASTING: frozenset[StorageReason] = frozenset(
+    {"access-denied", "bucket-missing", "credentials-missing", "unsupported"}
+)
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The newest version that this process knows, with what was read along with it.
-
-    Attributes:
-        body: the version.
-        manifests: the manifest list of its current snapshot; None if it was not read yet.
-        hint: the hint as last read or written.
-    """
-
-    body: VersionBody
-    manifests: tuple[ManifestFile, ...] | None = None
-    hint: Hint | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The table that a commit is meant for.
-
-    Attributes:
-        root: URI of its root.
-        name: its name, for messages.
-        uuid: its identity; a table made again under the same name has another.
-    """
-
-    root: str
-    name: str
-    uuid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Append:
-    """Rows on their way into a table.
-
-    Attributes:
-        append_id: the id as the caller gave it, or as the library made it.
-        id: its digest, by which versions name it.
-        digest: digest of the rows, or :data:`~datashard_core.commit.names.LIBRARY_MADE`.
-        uploads: requests that write the data files (empty if they are written already).
-        files: the data files.
-        schema: the schema that they were written with.
-        base: a version up to which the id is known to be unnamed; None: look it up.
-    """
-
-    append_id: str
-    id: str
-    digest: str
-    uploads: Batch
-    files: tuple[DataFile, ...]
-    schema: Schema
-    base: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """Where an append ended up.
-
-    Attributes:
-        seen: the newest version now known.
-        version: the version that holds the rows.
-        snapshot_id: its snapshot (None where that version's body is no longer kept).
-        already_appended: the id was in the table before this call.
-    """
-
-    seen: Seen
-    version: int
-    snapshot_id: int | None
-    already_appended: bool
+Result = Committed | DataShardError
 
 
 @dataclass(slots=True)
-class _Try:
-    """What one append knows while it is being tried."""
+class _Group:
+    """Appends of one process that go the same way, and what is known of them."""
 
-    work: Append
     target: Target
     deadline: float
-    base: int = -1
-    manifest: NewManifest | None = None
-    manifest_written: bool = False
+    started: float
+    waiting: dict[str, Append]
+    bases: dict[str, int]
+    results: dict[str, Result] = field(default_factory=dict)
+    staged: dict[str, StagedName] = field(default_factory=dict)
     sent: bool = False
-    tries: int = 0
-    last_error: DataShardError | None = field(default=None)
+    said: bool = False
+    cause: DataShardError | None = None
+    state: Seen | None = None
+
+    @property
+    def known(self) -> Seen:
+        """The newest version known; there is one as soon as the group has arrived."""
+        assert self.state is not None
+        return self.state
 
 
-def append(work: Append, target: Target, seen: Seen | None, timeout: float) -> Steps[Committed]:
-    """Append data files to a table: exactly once, or an error that says what is known.
+class _GaveUpError(DataShardError):
+    """The deadline passed, or the store will not serve us, after something was sent."""
+
+    def __init__(self, cause: DataShardError | None) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def append(
+    appends: Sequence[Append], target: Target, seen: Seen | None, timeout: float
+) -> Steps[tuple[dict[str, Result], Seen | None]]:
+    """Append rows: each append exactly once, or an error that says what is known of it.
 
     Args:
-        work: the append.
+        appends: what to append; several appends of one process share their commits.
         target: the table.
         seen: the newest version known to this process; None in a fresh one.
         timeout: seconds until it gives up.
 
-    Raises:
-        AppendIdConflictError: the id is in the table with other rows.
-        AppendRefusedError: a committed version refuses the id.
-        CommitStateUnknownError: something was sent, and its outcome could not be learnt.
-        CommitTimeoutError: nothing was sent before the deadline.
-        NoSuchTableError: the table was dropped meanwhile.
-        StorageError: the store failed before anything was sent that could commit.
+    Returns:
+        For each digest of append id where it was committed, or the error that it ended with; and
+        the newest version now known.
     """
     now: Instant = yield from ask(Now())
-    attempt = _Try(work, target, deadline=now.monotonic + timeout)
-    found, _ = yield from together(
-        find_current(target.root, seen.body if seen is not None else None), each(work.uploads)
+    group = _Group(
+        target,
+        deadline=now.monotonic + timeout,
+        started=now.monotonic,
+        waiting={item.id: item for item in appends},
+        bases={},
+        state=seen,
     )
-    state = settle(found, seen, target)
-    assert found is not None  # settle has refused an absent table
-    if work.base is not None and work.base > state.body.version:
-        raise ConfigurationError(
-            f"table {target.name}: base={work.base} is above the newest version, {state.body.version}. Pass the base "
-            "that CommitStateUnknownError carried, or none."
-        )
-    earlier = yield from _look_up_own(attempt, found, above=-1 if work.base is None else work.base)
-    if earlier is not None and earlier.committed:
-        return (yield from _already(attempt, state, earlier, found, before=True))
-    attempt.base = state.body.version
-    while True:
-        prepared = yield from _prepare(attempt, state)
-        try:
-            done = yield from _commit(attempt, state, prepared)
-            if done is not None:
-                return done
-            found, state, earlier = yield from _read_on(attempt, state)
-        except StorageError as error:
-            if attempt.sent:
-                raise _unknown(attempt, error) from error
-            raise
-        if earlier is not None and earlier.committed:
-            return (yield from _already(attempt, state, earlier, found, before=False))
-        if earlier is not None:
-            raise AppendRefusedError(
-                f"table {target.name}: version {earlier.version} refuses append {work.append_id!r}: {earlier.record}"
+    try:
+        yield from _append(group, seen, now)
+    except _GaveUpError as gave_up:
+        for own, item in group.waiting.items():
+            group.results[own] = _unknown(group, item, gave_up.cause)
+    except DataShardError as error:
+        for own, item in group.waiting.items():
+            # Once anything was sent, nothing is reported as failed: it could show up later. Rows
+            # of a table that is gone cannot.
+            known = not group.sent or isinstance(error, NoSuchTableError)
+            group.results[own] = error if known else _unknown(group, item, error)
+    return group.results, group.state
+
+
+def _append(group: _Group, seen: Seen | None, now: Instant) -> Steps[None]:
+    hot = seen is not None and is_hot(seen.body, now.wall_ms)
+    if seen is not None and hot and all(item.base is not None for item in group.waiting.values()):
+        # Many are writing: whoever reads and lists first only loses the race later.
+        yield from _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
+    else:
+        listed = yield from _arrive(group, seen)
+        if not group.waiting:
+            return
+        now = yield from ask(Now())
+        crowded = len([name for name in listed if name.kind == "w"]) > CROWD
+        if not (crowded or is_hot(group.known.body, now.wall_ms)):
+            yield from _try(group, listed)
+    if group.waiting:
+        yield from _stage(group)
+        yield from ask(Sleep(BEFORE_FIRST_LISTING))
+    while group.waiting:
+        yield from _in_line(group)
+
+
+def _arrive(group: _Group, seen: Seen | None) -> Steps[list[StagedName]]:
+    """Read the newest version and the line beside each other; look the callers' ids up."""
+    found, page = yield from together(
+        find_current(group.target.root, seen.body if seen is not None else None), _first_page()
+    )
+    yield from _enter(group, settle(found, seen, group.target), found)
+    return parse_listed(page)
+
+
+def _enter(group: _Group, state: Seen, found: Found) -> Steps[None]:
+    """Base of every append: the newest version known, once the ids are known to be unnamed up to it."""
+    newest = state.body.version
+    group.state = state
+    for item in group.waiting.values():
+        if item.base is not None and item.base > newest:
+            raise ConfigurationError(
+                f"table {group.target.name}: base={item.base} is above the newest version, {newest}. Pass the base "
+                "that CommitStateUnknownError carried, or none."
             )
-        yield from _pause(attempt)
-
-
-def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
-    """The newest version as a state to build on, or the error that there is no such table."""
-    if found is None:
-        raise NoSuchTableError(f"there is no table {target.name} at {target.root}: create it first")
-    newest = found.newest
-    if newest.state == "dropped":
-        raise NoSuchTableError(
-            f"table {target.name} at {target.root} was dropped in version {newest.version}"
-        )
-    if target.uuid and newest.table.table_uuid != target.uuid:
-        raise NoSuchTableError(
-            f"table {target.name} at {target.root} was dropped and made again (its uuid was {target.uuid}, and is "
-            f"{newest.table.table_uuid} now). Nothing was appended: load the table again."
-        )
-    if seen is not None and seen.body.version == newest.version:
-        return replace(seen, hint=found.hint or seen.hint)
-    return Seen(newest, None, found.hint or (seen.hint if seen is not None else None))
-
-
-def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> Steps[tuple[ManifestFile, ...]]:
-    """The manifest list of a snapshot; empty for a table that has none."""
-    if snapshot is None:
-        return ()
-    stored = yield from ask(Get(key_of(snapshot.manifest_list, location, root)))
-    return tuple(decode_manifest_list(stored.body))
-
-
-def _look_up_own(attempt: _Try, found: Found, above: int) -> Steps[Named | None]:
-    """What the versions after ``above`` say of the append's id. Free where nothing is in between."""
-    own = attempt.work.id
+    above = min(-1 if item.base is None else item.base for item in group.waiting.values())
     words = yield from look_up(
-        frozenset({own}), found.newest, above=above, bodies=found.bodies, root=attempt.target.root
+        frozenset(group.waiting), state.body, above=above, bodies=found.bodies, root=group.target.root
     )
-    return words.get(own)
+    yield from _finish_named(group, words, found, before=True)
+    group.bases = dict.fromkeys(group.waiting, newest)
 
 
-def _prepare(attempt: _Try, state: Seen) -> Steps[tuple[Seen, NextVersion]]:
-    """Write what the next version needs: the manifest once, a manifest list for this parent."""
-    work, table = attempt.work, state.body.table
-    check_schema_still_fits(work.schema, table.schema, attempt.target.name)
-    manifests = state.manifests
-    if manifests is None:
-        manifests = yield from manifests_of(attempt.target.root, table.location, table.current_snapshot)
-        state = replace(state, manifests=manifests)
-    now, unique, fresh = yield from each((Now(), Unique(), Unique()))
-    if attempt.manifest is None:
-        attempt.manifest = new_manifest(unique, table, work.files, work.schema)
-    prepared = append_version(
-        state.body,
-        manifests,
-        attempt.manifest,
-        commit_id=work.id,
-        names={work.id: work.digest},
-        unique=fresh,
-        now_ms=now.wall_ms,
-        root=attempt.target.root,
-    )
-    puts = [Put(prepared.manifest_list_key, prepared.manifest_list)]
-    if not attempt.manifest_written:
-        puts.append(Put(attempt.manifest.key, attempt.manifest.data))
-    yield from each(puts)
-    attempt.manifest_written = True
-    return state, prepared
+def _first_page() -> Steps[list[ObjectInfo]]:
+    return (yield from ask(ListPage(PREFIX)))
 
 
-def _commit(attempt: _Try, state: Seen, prepared: tuple[Seen, NextVersion]) -> Steps[Committed | None]:
-    """The commit point. None: taken, or unknown, and the history has to say which."""
-    built_on, following = prepared
-    now: Instant = yield from ask(Now())
-    if now.monotonic > attempt.deadline:
-        raise _late(attempt)
-    outcomes = yield (PutIfAbsent(version_key(following.version), following.data),)
-    attempt.tries += 1
-    if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
-        attempt.sent = True
-        attempt.last_error = outcomes[0]
-        return None
-    value(outcomes[0])
-    hint = yield from move_hint(following.version, built_on.hint, attempt.target.root)
-    seen = Seen(following.body, following.manifests, hint)
-    return Committed(seen, following.version, following.snapshot_id, already_appended=False)
-
-
-def _read_on(attempt: _Try, state: Seen) -> Steps[tuple[Found, Seen, Named | None]]:
-    """After a lost race or an unknown outcome: the newest version, and whether it holds our id."""
-    found = yield from find_current(attempt.target.root, state.body)
-    if found is None:  # the version seen before is gone: never taken for an empty table
-        raise StorageError(f"{attempt.target.root}: version {state.body.version} disappeared", reason="other")
-    earlier = yield from _look_up_own(attempt, found, above=attempt.base)
-    if earlier is None:
-        return found, settle(found, state, attempt.target), None
-    live = found.newest.state == "table"
-    return found, (settle(found, state, attempt.target) if live else Seen(found.newest)), earlier
-
-
-def _already(attempt: _Try, state: Seen, earlier: Named, found: Found, *, before: bool) -> Steps[Committed]:
-    """The id is in the table: by an earlier call (``before``), or by this one after all."""
-    work = attempt.work
-    if work.digest and earlier.record and earlier.record != work.digest:
-        raise AppendIdConflictError(
-            f"table {attempt.target.name}: append id {work.append_id!r} was committed in version {earlier.version} "
-            f"with other rows (digest {earlier.record} there, {work.digest} now). Nothing was appended. If these "
-            "rows are meant to be appended as well, give them another append_id; if the first were wrong, delete "
-            "them and append under a new id.",
-            append_id=work.append_id,
-            version=earlier.version,
-            committed_digest=str(earlier.record),
-            given_digest=work.digest,
+def _try(group: _Group, listed: Sequence[StagedName]) -> Steps[None]:
+    """Commit once; whoever loses reads on, and finds itself carried or not."""
+    _check_deadline(group, (yield from ask(Now())))
+    try:
+        outcome = yield from commit(
+            group.target, group.known, listed, group.waiting, tuple(group.staged.values())
         )
-    body = found.bodies.get(earlier.version)
-    if body is None:
-        body = yield from read_version(attempt.target.root, earlier.version)
-    hint = state.hint
-    if not before:
-        hint = yield from move_hint(state.body.version, state.hint, attempt.target.root)
-    snapshot_id = body.metadata.current_snapshot_id if body.metadata is not None else None
-    return Committed(replace(state, hint=hint), earlier.version, snapshot_id, already_appended=before)
+        if outcome.created is not None:
+            _all_committed(group, outcome.created)
+            return
+        if outcome.cause is not None:
+            group.sent = True
+            group.cause = outcome.cause
+        yield from _read_on(group)
+    except StorageError as error:
+        yield from _breathe(group, error)
 
 
-def read_version(root: str, version: int) -> Steps[VersionBody]:
-    """One version by its number."""
-    stored = yield from ask(Get(version_key(version)))
-    return parse_version(stored.body, version, f"{root}/{version_key(version)}")
+def _all_committed(group: _Group, created: Seen) -> None:
+    snapshot_id = created.body.table.current_snapshot_id
+    for own in group.waiting:
+        group.results[own] = Committed(created.body.version, snapshot_id, already_appended=False)
+    group.waiting.clear()
+    group.state = created
 
 
-def _pause(attempt: _Try) -> Steps[None]:
-    """Wait a random while, longer after each lost race, so that writers spread out."""
-    fraction, now = yield from each((Random(), Now()))
-    if now.monotonic > attempt.deadline:
-        raise _late(attempt)
-    yield from ask(Sleep(fraction * min(MAX_WAIT, FIRST_WAIT * 2 ** min(attempt.tries, 10))))
+def _read_on(group: _Group) -> Steps[bool]:
+    """Look for newer versions, and for our ids in every one of them; whether there was any."""
+    state = group.known
+    found = yield from find_current(group.target.root, state.body)
+    if found is None or found.newest.version == state.body.version:
+        return False
+    words = yield from look_up(
+        frozenset(group.waiting),
+        found.newest,
+        above=min(group.bases.values(), default=state.body.version),
+        bodies=found.bodies,
+        root=group.target.root,
+    )
+    yield from _finish_named(group, words, found, before=False)
+    group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
+    if group.waiting or found.newest.state == "table":
+        group.state = settle(found, state, group.target)
+    if not group.waiting and found.newest.state == "table":
+        hint = yield from move_hint(found.newest.version, group.known.hint, group.target.root)
+        group.state = replace(group.known, hint=hint)
+    return True
 
 
-def _late(attempt: _Try) -> DataShardError:
-    if attempt.sent:
-        return _unknown(attempt, attempt.last_error)
-    return CommitTimeoutError(
-        f"table {attempt.target.name}: the deadline passed before anything was sent. Nothing was appended; "
-        "call again, with a longer timeout if the store is slow."
+def _stage(group: _Group) -> Steps[None]:
+    """Put the rows beside the table, for the next commit to carry, whoever makes it."""
+    missing = [own for own in group.waiting if own not in group.staged]
+    nonces = yield [Unique() for _ in missing]
+    names, puts = [], []
+    for own, nonce in zip(missing, nonces, strict=True):
+        name = StagedName(group.bases[own], "w", own, nonce)
+        names.append(name)
+        puts.append(Put(name.key, encode_body(body_of(group.waiting[own], group.known))))
+    outcomes = yield puts
+    for own, name, outcome in zip(missing, names, outcomes, strict=True):
+        if isinstance(outcome, StorageError):
+            # It may have landed all the same: the next listing tells, and whatever lies there
+            # under our id counts once.
+            group.sent = group.sent or outcome.reason not in LASTING
+            _endure(group, outcome)
+        group.sent = True
+        group.staged[own] = name
+
+
+def body_of(item: Append, state: Seen) -> StagedBody:
+    """What is staged of an append."""
+    return StagedBody(
+        table=state.body.table.table_uuid,
+        append_id=item.append_id,
+        digest=item.digest,
+        schema_id=item.schema.schema_id,
+        rows=item.rows,
+        files=item.files,
     )
 
 
-def _unknown(attempt: _Try, cause: DataShardError | None) -> CommitStateUnknownError:
-    work, target = attempt.work, attempt.target
+def _in_line(group: _Group) -> Steps[None]:
+    """One stay in line: list, find one's place, and wait to be carried or commit."""
+    try:
+        page = yield from _first_page()
+        listed = parse_listed(page)
+        if _is_gone(group, page, listed):
+            # Judged on a version read after the listing: whoever deleted it had to name it first.
+            yield from _read_on(group)
+            if group.waiting:
+                yield from _stage_again(group, listed)
+            return
+        rank = yield from _rank(group, listed)
+    except StorageError as error:
+        yield from _breathe(group, error)
+        return
+    if rank == 0 or not (yield from _watch(group, rank)):
+        yield from _try(group, listed)
+
+
+def _is_gone(group: _Group, page: Sequence[ObjectInfo], listed: Sequence[StagedName]) -> bool:
+    """Whether a staged object of ours would be on the listed page, and is not."""
+    there = {name.key for name in listed}
+    last = page[-1].key if len(page) == ListPage(PREFIX).limit else None
+    return any(
+        name.key not in there and (last is None or name.key < last)
+        for own, name in group.staged.items()
+        if own in group.waiting
+    )
+
+
+def _stage_again(group: _Group, listed: Sequence[StagedName]) -> Steps[None]:
+    """Our object is gone and no version names us: same id, new nonce, newer base."""
+    there = {name.key for name in listed}
+    for own in list(group.waiting):
+        if group.staged[own].key not in there:
+            del group.staged[own]
+            group.bases[own] = group.known.body.version
+    yield from _stage(group)
+
+
+def _rank(group: _Group, listed: Sequence[StagedName]) -> Steps[int]:
+    """How many wait before the first of ours; names already committed hold no place."""
+    mine = min(group.staged[own] for own in group.waiting)
+    before = [name for name in listed if name.kind == "w" and name < mine and name.id not in group.waiting]
+    newest = group.known.body
+    earlier = [name.base for name in before if name.base < newest.version]
+    if not earlier:
+        return len(before)
+    words = yield from look_up(
+        frozenset(name.id for name in before), newest, above=min(earlier), bodies={}, root=group.target.root
+    )
+    return sum(1 for name in before if not (name.id in words and words[name.id].version > name.base))
+
+
+def _watch(group: _Group, rank: int) -> Steps[bool]:
+    """Look for new versions for as long as the place in line demands; whether one came."""
+    pause = max(SHORTEST_LOOK, rank / WRITERS_PER_SECOND)
+    begun: Instant = yield from ask(Now())
+    patience = PATIENCE * math.log2(1 + rank)
+    while True:
+        fraction: float = yield from ask(Random())
+        yield from ask(Sleep(pause * (0.75 + 0.5 * fraction)))
+        try:
+            if (yield from _read_on(group)):
+                return True
+        except StorageError as error:
+            yield from _breathe(group, error)
+        now: Instant = yield from ask(Now())
+        _check_deadline(group, now)
+        _say(group, now, rank)
+        if now.monotonic - begun.monotonic > patience:
+            return False
+
+
+def _finish_named(group: _Group, words: Mapping[str, Named], found: Found, *, before: bool) -> Steps[None]:
+    """Appends that the history names are over: committed (by whomever), refused, or in conflict."""
+    for own, word in words.items():
+        item = group.waiting[own]
+        if isinstance(word.record, Refusal):
+            if before:
+                continue  # a refused id may be tried again
+            group.results[own] = AppendRefusedError(
+                f"table {group.target.name}: version {word.version} refuses append {item.append_id!r}: "
+                f"{word.record.reason}. Nothing of it is in the table; mend it and append again."
+            )
+        elif item.digest and word.record and word.record != item.digest:
+            group.results[own] = _conflict(group.target, item, word)
+        else:
+            body: VersionBody | None = found.bodies.get(word.version)
+            if body is None:
+                body = yield from read_version(group.target.root, word.version)
+            snapshot_id = body.metadata.current_snapshot_id if body.metadata is not None else None
+            group.results[own] = Committed(word.version, snapshot_id, already_appended=before)
+        del group.waiting[own]
+
+
+def _conflict(target: Target, item: Append, word: Named) -> AppendIdConflictError:
+    return AppendIdConflictError(
+        f"table {target.name}: append id {item.append_id!r} was committed in version {word.version} with other rows "
+        f"(digest {word.record} there, {item.digest} now). Nothing was appended. If these rows are meant to be "
+        "appended as well, give them another append_id; if the first were wrong, delete them and append under a "
+        "new id.",
+        append_id=item.append_id,
+        version=word.version,
+        committed_digest=str(word.record),
+        given_digest=item.digest,
+    )
+
+
+def _endure(group: _Group, error: StorageError) -> None:
+    """Once something was sent, a passing failure of the store is waited out; else it is the answer."""
+    if not group.sent:
+        raise error
+    group.cause = error
+    if error.reason in LASTING:
+        raise _GaveUpError(error) from error
+
+
+def _breathe(group: _Group, error: StorageError) -> Steps[None]:
+    """Wait out a failure; a store that says it is overloaded is left alone for longer."""
+    _endure(group, error)
+    fraction, now = yield from each((Random(), Now()))
+    _check_deadline(group, now)
+    yield from ask(Sleep((0.5 + fraction) * (2.0 if error.reason == "throttled" else 0.3)))
+
+
+def _check_deadline(group: _Group, now: Instant) -> None:
+    if now.monotonic <= group.deadline:
+        return
+    if group.sent:
+        raise _GaveUpError(group.cause)
+    raise CommitTimeoutError(
+        f"table {group.target.name}: the deadline passed before anything was sent. Nothing was appended; call "
+        "again, with a longer timeout if the store is slow."
+    )
+
+
+def _say(group: _Group, now: Instant, rank: int) -> None:
+    waited = now.monotonic - group.started
+    if waited > SAY_AFTER and not group.said:
+        group.said = True
+        log.info(
+            "table %s: waiting %.0f s for a commit to carry %d append(s); %d in line before them (%s)",
+            group.target.name,
+            waited,
+            len(group.waiting),
+            rank,
+            group.cause or "no error so far",
+        )
+
+
+def _unknown(group: _Group, item: Append, cause: DataShardError | None) -> CommitStateUnknownError:
+    base = group.bases.get(item.id, -1)
     return CommitStateUnknownError(
-        f"table {target.name} at {target.root}: after {attempt.tries} tries it is not known whether append "
-        f"{work.append_id!r} is in the table ({cause}). Nothing was cleaned up. Call append again with the same "
-        f"rows, append_id={work.append_id!r} and base={attempt.base}: they end up in the table exactly once.",
-        append_id=work.append_id,
-        base=attempt.base,
-        table=target.root,
+        f"table {group.target.name} at {group.target.root}: it is not known whether append {item.append_id!r} is, or "
+        f"will be, in the table ({cause or 'no answer in time'}). Nothing was cleaned up. Call append again with the "
+        f"same rows, append_id={item.append_id!r} and base={base}: they end up in the table exactly once.",
+        append_id=item.append_id,
+        base=base,
+        table=group.target.root,
     )

@@ -63,7 +63,6 @@ class NextVersion:
     """Everything of a version that is about to be committed."""
 
     version: int
-    snapshot_id: int
     manifest_list_key: str
     manifest_list: bytes
     manifests: tuple[ManifestFile, ...]
@@ -102,41 +101,25 @@ def new_manifest(unique: str, table: TableMetadata, files: Sequence[DataFile], s
 def append_version(
     parent: VersionBody,
     live: Sequence[ManifestFile],
-    added: NewManifest,
+    added: NewManifest | None,
     *,
     commit_id: str,
     names: Mapping[str, Record],
     unique: str,
     now_ms: int,
-    root: str,
 ) -> NextVersion:
     """The version after ``parent`` with the files of ``added``.
 
     Args:
         parent: the version that it is built on.
         live: the manifest list of the parent's current snapshot (empty if it has none).
-        added: the manifest of the new files.
+        added: the manifest of the new files; None for a version that only names refusals.
         commit_id: digest of this commit's own id.
         names: the appends that it carries or refuses.
         unique: 32 fresh hexadecimal characters, for the manifest list's name.
         now_ms: this client's wall clock; history never runs backwards whatever it says.
-        root: URI of the table's root, for the metadata log.
     """
     table = parent.table
-    version = parent.version + 1
-    sequence_number = table.last_sequence_number + 1
-    key = f"metadata/manifests/manifest_list_{unique}.avro"
-    manifests = (*live, added.listed(table.location, sequence_number))
-    current = table.current_snapshot
-    snapshot = Snapshot(
-        snapshot_id=added.snapshot_id,
-        parent_snapshot_id=current.snapshot_id if current is not None else None,
-        sequence_number=sequence_number,
-        timestamp_ms=now_ms,
-        manifest_list=f"{table.location}/{key}",
-        summary=append_summary(current, added.files, parent_totals=_totals(live) if current else None),
-        schema_id=table.schema.schema_id,
-    )
     property_ = names_module.following(
         parent.names,
         parent_version=parent.version,
@@ -145,21 +128,37 @@ def append_version(
         commit_id=commit_id,
         names=names,
     )
-    metadata = table.with_snapshot(
-        snapshot,
-        now_ms=now_ms,
-        previous_metadata=f"{table.location}/{version_key(parent.version)}",
-    ).with_properties(_restored(table.properties, property_))
-    return NextVersion(
-        version=version,
-        snapshot_id=snapshot.snapshot_id,
-        manifest_list_key=key,
-        manifest_list=encode_manifest_list(
+    previous = f"{table.location}/{version_key(parent.version)}"
+    key = f"metadata/manifests/manifest_list_{unique}.avro"
+    manifests, encoded = tuple(live), b""
+    if added is None:
+        metadata = table.with_update(now_ms=now_ms, previous_metadata=previous)
+    else:
+        sequence_number = table.last_sequence_number + 1
+        manifests = (*live, added.listed(table.location, sequence_number))
+        current = table.current_snapshot
+        snapshot = Snapshot(
+            snapshot_id=added.snapshot_id,
+            parent_snapshot_id=current.snapshot_id if current is not None else None,
+            sequence_number=sequence_number,
+            timestamp_ms=now_ms,
+            manifest_list=f"{table.location}/{key}",
+            summary=append_summary(current, added.files, parent_totals=_totals(live) if current else None),
+            schema_id=table.schema.schema_id,
+        )
+        metadata = table.with_snapshot(snapshot, now_ms=now_ms, previous_metadata=previous)
+        encoded = encode_manifest_list(
             manifests,
             snapshot_id=snapshot.snapshot_id,
             parent_snapshot_id=snapshot.parent_snapshot_id,
             sequence_number=sequence_number,
-        ),
+        )
+    metadata = metadata.with_properties(_restored(table.properties, property_))
+    version = parent.version + 1
+    return NextVersion(
+        version=version,
+        manifest_list_key=key,
+        manifest_list=encoded,
         manifests=manifests,
         metadata=metadata,
         body=VersionBody(version, "table", metadata, property_),

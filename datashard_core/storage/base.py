@@ -8,8 +8,9 @@ here are the contract; ``datashard_core.testing.contract`` checks every backend 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NewType, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
 from datashard_core.errors import StorageError
 
@@ -99,6 +100,13 @@ class Storage(Protocol):
 
     def put_data(self, key: str, data: bytes | pa.Buffer) -> None:
         """As :meth:`put`, for data files: the bytes go through Arrow's own client on S3."""
+
+    def open_data(self, key: str) -> AbstractContextManager[Any]:
+        """A binary sink for one large data file, for Arrow's writers.
+
+        The file is whole and durable when the block ends without an error; after an error it is
+        absent, or a leftover that no table names.
+        """
 
     def put_if_absent(self, key: str, data: bytes) -> Version:
         """Create an object, sent **once**, with no retry underneath.

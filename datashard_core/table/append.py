@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.clock import Clock
 from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.protocol import Append
+from datashard_core.commit.staging import MAX_BODY_BYTES
+from datashard_core.commit.state import Append
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.digest import id_digest, rows_digest
-from datashard_core.format.parquet import encode_parquet, write_parquet
+from datashard_core.format.data_file import DataFile
+from datashard_core.format.parquet import write_parquet
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import Storage
-from datashard_core.storage.requests import Batch, PutData
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-MAX_IN_MEMORY = 64 * 2**20
-"""Rows above this many bytes (as Arrow) are streamed to the store, not encoded in memory."""
 
 MAX_ID_CHARACTERS = 1024
 
@@ -88,27 +86,22 @@ def plan_append(
         known_version: a version that exists already, the base of an id made here.
     """
     unique = clock.unique()
-    key = f"data/auto_{unique}.parquet"
-    uri = f"{location}/{key}"
-    uploads: Batch
-    if rows.nbytes <= MAX_IN_MEMORY:
-        encoded = encode_parquet(rows, schema)
-        uploads, file = (PutData(key, encoded.data),), encoded.data_file(uri)
-    else:
-        filesystem, root = storage.filesystem()
-        with filesystem.open_output_stream(f"{root}/{key}") as sink:
-            file = write_parquet(rows, schema, sink, uri)
-        uploads = ()
     if append_id is None:
         own, digest, base = f"datashard:{unique}", LIBRARY_MADE, known_version if base is None else base
     else:
         own, digest = append_id, rows_digest(rows, schema)
+    files: tuple[DataFile, ...] = ()
+    if rows.nbytes > MAX_BODY_BYTES:
+        # Too large to be copied twice: written once now, and described wherever it is staged.
+        key = f"data/auto_{unique}.parquet"
+        with storage.open_data(key) as sink:
+            files = (write_parquet(rows, schema, sink, f"{location}/{key}"),)
     return Append(
         append_id=own,
         id=id_digest(own),
         digest=digest,
-        uploads=uploads,
-        files=(file,),
+        rows=None if files else rows,
+        files=files,
         schema=schema,
         base=base,
     )

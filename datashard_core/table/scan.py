@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.protocol import manifests_of
+from datashard_core.commit.state import manifests_of
 from datashard_core.errors import ConfigurationError, CorruptTableError, UnsupportedTableError
 from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest
 from datashard_core.format.projection import columns_to_read, project, with_ids

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit.pointer import find_current
-from datashard_core.commit.protocol import Seen, Target, append, settle
+from datashard_core.commit.protocol import Result, append
+from datashard_core.commit.state import Append, Seen, Target, settle
 from datashard_core.commit.version import version_key
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
 from datashard_core.format.records import to_table
@@ -20,6 +21,7 @@ from datashard_core.storage.driver import run
 from datashard_core.table.append import AppendResult, check_append_id, plan_append
 from datashard_core.table.dataset import arrow_dataset
 from datashard_core.table.scan import Scan, check_columns
+from datashard_core.table.shared import SharedCommits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,12 +46,20 @@ class Table:
         1
     """
 
-    def __init__(self, storage: Storage, name: str, seen: Seen, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        seen: Seen,
+        clock: Clock = SYSTEM_CLOCK,
+        shared: SharedCommits | None = None,
+    ) -> None:
         self._storage = storage
         self._name = name
         self._seen = seen
         self._clock = clock
         self._lock = threading.Lock()
+        self._shared = shared or SharedCommits()
         self._target = Target(storage.root, name, seen.body.table.table_uuid)
 
     def __repr__(self) -> str:
@@ -131,8 +141,7 @@ class Table:
             base=base,
             known_version=seen.body.version,
         )
-        done = run(append(work, self._target, seen, timeout), self._storage, self._clock)
-        self._learn(done.seen)
+        done = self._shared.append(work, timeout, self._commit, self._name)
         return AppendResult(
             table=self._name,
             version=done.version,
@@ -247,6 +256,12 @@ class Table:
                 raise ConfigurationError(f"table {self._name} had no snapshot yet at {moment.isoformat()}")
             return found
         return metadata.current_snapshot
+
+    def _commit(self, items: Sequence[Append], timeout: float) -> dict[str, Result]:
+        results, seen = run(append(items, self._target, self._seen, timeout), self._storage, self._clock)
+        if seen is not None:
+            self._learn(seen)
+        return results
 
     def _learn(self, seen: Seen) -> None:
         """Keep the newest version that any thread has seen."""

@@ -9,7 +9,7 @@ from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit import lifecycle
 from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
 from datashard_core.commit.pointer import find_current
-from datashard_core.commit.protocol import Target, settle
+from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.commit.version import HINT_KEY
 from datashard_core.config import LocalConfig, S3Config, resolve_warehouse, split_table_uri
 from datashard_core.errors import ConfigurationError, NoSuchTableError, TableExistsError
@@ -19,6 +19,7 @@ from datashard_core.storage import check_conditional, open_storage
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.driver import run
 from datashard_core.table.names import TableName, is_part, parse_name
+from datashard_core.table.shared import SharedCommits
 from datashard_core.table.table import DEFAULT_TIMEOUT, Table
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Warehouse:
     def __init__(self, storage: Storage, clock: Clock = SYSTEM_CLOCK) -> None:
         self._storage = storage
         self._clock = clock
+        self._shared: dict[str, SharedCommits] = {}
 
     def __repr__(self) -> str:
         return f"<Warehouse {self.uri}>"
@@ -88,11 +90,11 @@ class Warehouse:
                 lifecycle.create(storage.root, str(parsed), schema, given, timeout), storage, self._clock
             )
             if made.made:
-                return Table(storage, str(parsed), made.seen, self._clock)
-            table = Table(storage, str(parsed), made.seen, self._clock)
+                return self._table(storage, parsed, made.seen)
+            table = self._table(storage, parsed, made.seen)
         else:
             target = Target(storage.root, str(parsed), "")
-            table = Table(storage, str(parsed), settle(found, None, target), self._clock)
+            table = self._table(storage, parsed, settle(found, None, target))
         return _opened(table, schema, if_exists)
 
     def load_table(self, name: str) -> Table:
@@ -104,9 +106,7 @@ class Warehouse:
         parsed = parse_name(name)
         storage = self._storage.at(parsed.folder)
         found = run(find_current(storage.root), storage, self._clock)
-        return Table(
-            storage, str(parsed), settle(found, None, Target(storage.root, str(parsed), "")), self._clock
-        )
+        return self._table(storage, parsed, settle(found, None, Target(storage.root, str(parsed), "")))
 
     def table_exists(self, name: str) -> bool:
         """Whether there is a table of that name."""
@@ -157,6 +157,11 @@ class Warehouse:
             [{'n': 14}]
         """
         return run_sql(query, self._rows_of, params)
+
+    def _table(self, storage: Storage, name: TableName, seen: Seen) -> Table:
+        """A table object; those of one table share their commits, whichever thread holds them."""
+        shared = self._shared.setdefault(seen.body.table.table_uuid, SharedCommits())
+        return Table(storage, str(name), seen, self._clock, shared)
 
     def _rows_of(self, name: str) -> Any:
         parts = name.split(".")

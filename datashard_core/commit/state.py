@@ -1,0 +1,132 @@
+"""What a process knows of a table, and what it wants to put into it: plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from datashard_core.commit.paths import key_of
+from datashard_core.commit.pointer import Found, Hint
+from datashard_core.commit.version import VersionBody, parse_version, version_key
+from datashard_core.errors import NoSuchTableError
+from datashard_core.format.data_file import DataFile
+from datashard_core.format.manifest import ManifestFile, decode_manifest_list
+from datashard_core.format.schema import Schema
+from datashard_core.format.snapshot import Snapshot
+from datashard_core.storage.requests import Get, Steps, ask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+HOT_MS = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest version that this process knows, with what was read along with it.
+
+    Attributes:
+        body: the version.
+        manifests: the manifest list of its current snapshot; None if it was not read yet.
+        hint: the hint as last read or written.
+    """
+
+    body: VersionBody
+    manifests: tuple[ManifestFile, ...] | None = None
+    hint: Hint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The table that a commit is meant for.
+
+    Attributes:
+        root: URI of its root.
+        name: its name, for messages.
+        uuid: its identity; a table made again under the same name has another.
+    """
+
+    root: str
+    name: str
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Rows on their way into a table.
+
+    Attributes:
+        append_id: the id as the caller gave it, or as the library made it.
+        id: its digest, by which versions name it.
+        digest: digest of the rows, or :data:`~datashard_core.commit.names.LIBRARY_MADE`.
+        rows: the rows; None if ``files`` holds them already.
+        files: finished data files, for rows too many to be copied twice.
+        schema: the schema that the rows were checked against.
+        base: a version up to which the id is known to be unnamed; None: it has to be looked up.
+    """
+
+    append_id: str
+    id: str
+    digest: str
+    rows: pa.Table | None
+    files: tuple[DataFile, ...]
+    schema: Schema
+    base: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Where an append ended up.
+
+    Attributes:
+        version: the version that holds the rows.
+        snapshot_id: its snapshot (None where that version's body is no longer kept).
+        already_appended: the id was in the table before this call.
+    """
+
+    version: int
+    snapshot_id: int | None
+    already_appended: bool
+
+
+def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
+    """The newest version as a state to build on, or the error that there is no such table."""
+    if found is None:
+        raise NoSuchTableError(f"there is no table {target.name} at {target.root}: create it first")
+    newest = found.newest
+    if newest.state == "dropped":
+        raise NoSuchTableError(
+            f"table {target.name} at {target.root} was dropped in version {newest.version}"
+        )
+    if target.uuid and newest.table.table_uuid != target.uuid:
+        raise NoSuchTableError(
+            f"table {target.name} at {target.root} was dropped and made again (its uuid was {target.uuid}, and is "
+            f"{newest.table.table_uuid} now). Nothing was appended: load the table again."
+        )
+    if seen is not None and seen.body.version == newest.version:
+        return replace(seen, hint=found.hint or seen.hint)
+    return Seen(newest, None, found.hint or (seen.hint if seen is not None else None))
+
+
+def is_hot(body: VersionBody, now_ms: int) -> bool:
+    """Whether many are writing just now: the version carries two appends or more, and is fresh.
+
+    Compares clocks of two machines; only speed depends on it.
+    """
+    if body.metadata is None or len(body.named) < 2:
+        return False
+    return abs(now_ms - body.metadata.last_updated_ms) < HOT_MS
+
+
+def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> Steps[tuple[ManifestFile, ...]]:
+    """The manifest list of a snapshot; empty for a table that has none."""
+    if snapshot is None:
+        return ()
+    stored = yield from ask(Get(key_of(snapshot.manifest_list, location, root)))
+    return tuple(decode_manifest_list(stored.body))
+
+
+def read_version(root: str, version: int) -> Steps[VersionBody]:
+    """One version by its number."""
+    stored = yield from ask(Get(version_key(version)))
+    return parse_version(stored.body, version, f"{root}/{version_key(version)}")

@@ -1,0 +1,122 @@
+"""A model of an object store for simulations: objects, conditions, times; no threads, no sleep.
+
+It carries out the same requests as :mod:`datashard_core.storage.driver`, at instants that a
+scheduler chooses. Nothing of it decides when or whether something fails: that is the scheduler's.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+from typing import Any
+
+from datashard_core.storage.base import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StoredObject,
+    Version,
+)
+from datashard_core.storage.requests import (
+    Delete,
+    Get,
+    Head,
+    ListPage,
+    Put,
+    PutData,
+    PutIfAbsent,
+    Replace,
+    Request,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One object as the store holds it."""
+
+    body: bytes
+    version: Version
+    last_modified: float
+
+
+@dataclass(slots=True)
+class ModelStore:
+    """Objects by key, changed by one request at a time.
+
+    Attributes:
+        conditional: False makes a store that ignores conditions, the dangerous kind.
+    """
+
+    conditional: bool = True
+    objects: dict[str, Held] = field(default_factory=dict)
+    writes: int = 0
+    deleted: set[str] = field(default_factory=set)
+    _keys: list[str] = field(default_factory=list)
+
+    def perform(self, request: Request, now: float) -> Any:
+        """Carry out a storage request at store time ``now``; errors are returned, not raised."""
+        if isinstance(request, Get):
+            return self._get(request)
+        if isinstance(request, Head):
+            held = self.objects.get(request.key)
+            return _missing(request.key) if held is None else self._info(request.key, held)
+        if isinstance(request, ListPage):
+            return self.page(request)
+        if isinstance(request, (Put, PutData)):
+            return self._write(request.key, bytes(request.data), now)
+        if isinstance(request, PutIfAbsent):
+            if self.conditional and request.key in self.objects:
+                return PreconditionFailedError(f"{request.key} is taken", key=request.key)
+            return self._write(request.key, request.data, now)
+        if isinstance(request, Replace):
+            held = self.objects.get(request.key)
+            if held is None or held.version != request.version:
+                return PreconditionFailedError(f"{request.key} changed", key=request.key)
+            return self._write(request.key, request.data, now)
+        if isinstance(request, Delete):
+            for key in request.keys:
+                self._remove(key)
+            return None
+        raise TypeError(f"not a storage request: {request!r}")
+
+    def page(self, request: ListPage, hidden: frozenset[str] = frozenset()) -> list[ObjectInfo]:
+        """One page of a listing; ``hidden`` keys are those that a stale listing does not show."""
+        start = bisect.bisect_left(self._keys, request.prefix)
+        if request.after is not None:
+            start = max(start, bisect.bisect_right(self._keys, request.after))
+        found: list[ObjectInfo] = []
+        for key in self._keys[start:]:
+            if not key.startswith(request.prefix) or len(found) == request.limit:
+                break
+            if key not in hidden:
+                found.append(self._info(key, self.objects[key]))
+        return found
+
+    def _get(self, request: Get) -> Any:
+        held = self.objects.get(request.key)
+        if held is None:
+            return _missing(request.key)
+        body = held.body
+        if request.byte_range is not None:
+            body = body[request.byte_range[0] : request.byte_range[1]]
+        return StoredObject(body, held.version, held.last_modified)
+
+    def _write(self, key: str, data: bytes, now: float) -> Version:
+        self.writes += 1
+        version = Version(f"e{self.writes}")
+        if key not in self.objects:
+            bisect.insort(self._keys, key)
+        self.objects[key] = Held(data, version, now)
+        return version
+
+    def _remove(self, key: str) -> None:
+        if self.objects.pop(key, None) is not None:
+            self._keys.pop(bisect.bisect_left(self._keys, key))
+            self.deleted.add(key)
+
+    def _info(self, key: str, held: Held) -> ObjectInfo:
+        return ObjectInfo(key, len(held.body), held.version, held.last_modified)
+
+
+def _missing(key: str) -> ObjectNotFoundError:
+    return ObjectNotFoundError(f"{key} does not exist", key=key)
