@@ -1,0 +1,274 @@
+"""Makes the environments that the tests and the demo run in, below ``.envs`` in the checkout.
+
+Standard library only: it is what a machine with nothing but Python, pip and git runs first. The two
+orchestrators at their newest cannot share an environment (Airflow needs an older FastAPI than
+Prefect), hence one environment each. uv installs them, in seconds once its cache is filled; pip
+does where uv cannot be had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVS = ROOT / ".envs"
+OLDEST_PYTHON = (3, 11)
+UV = "uv>=0.8"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment.
+
+    Attributes:
+        name: its folder below ``.envs`` and its file below ``constraints``.
+        projects: our own distributions in it (folders of the checkout), installed editable.
+        extras: extras of the core whose packages are in it.
+    """
+
+    name: str
+    projects: tuple[str, ...]
+    extras: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        return ENVS / self.name
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def constraints(self) -> Path:
+        return ROOT / "constraints" / f"{self.name}.txt"
+
+
+ENVIRONMENTS: Mapping[str, Environment] = {
+    environment.name: environment
+    for environment in (
+        Environment("core", (".",), ("all",)),
+        Environment("airflow", (".", "providers/airflow"), ("s3", "sql")),
+        Environment("prefect", (".", "providers/prefect"), ("s3", "sql")),
+        Environment("interop", (".",), ("all",)),
+    )
+}
+
+
+class InstallError(Exception):
+    """An environment cannot be made; the message says what to install."""
+
+
+def prepare(names: Iterable[str]) -> dict[str, Path]:
+    """Make the environments that are missing or out of date; a second call does nothing.
+
+    Returns:
+        The path of each environment's Python.
+
+    Raises:
+        InstallError: with what to install or to look at.
+    """
+    wanted = [ENVIRONMENTS[name] for name in names]
+    stale = [environment for environment in wanted if not _is_current(environment)]
+    if stale:
+        _check_python()
+        ENVS.mkdir(exist_ok=True)
+        uv = _find_uv()
+        # Two at once: one downloads while the other writes.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(lambda environment: _make(environment, uv), stale))
+    return {environment.name: environment.python for environment in wanted}
+
+
+def lock(names: Iterable[str]) -> None:
+    """Resolve anew what an environment holds, into its file below ``constraints``.
+
+    The files name packages and versions alone, no index: they hold wherever the packages are to be had.
+
+    Raises:
+        InstallError: uv cannot be had, or it finds no versions that fit each other.
+    """
+    _check_python()
+    uv = _find_uv()
+    if uv is None:
+        raise InstallError("Only uv can make the constraint files, and it could not be installed.")
+    for environment in [ENVIRONMENTS[name] for name in names]:
+        _say(environment.name, "resolving")
+        extras = [part for extra in environment.extras for part in ("--extra", extra)]
+        plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--upgrade"]
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        asked = environment.constraints.with_suffix(".in")
+        files = [str(ROOT / "pyproject.toml"), str(asked), "--output-file", str(environment.constraints)]
+        done = _run([uv, "pip", "compile", "--quiet", "--python-version", oldest, *plain, *extras, *files])
+        if done.returncode != 0:
+            raise InstallError(f"{asked} cannot be resolved:\n{_tail(done)}")
+
+
+def _check_python() -> None:
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        needed = ".".join(map(str, OLDEST_PYTHON))
+        raise InstallError(
+            f"Python {needed} or newer is needed; {sys.executable} is {sys.version.split()[0]}. "
+            f"Run this script with a newer one, for example: python{needed} {' '.join(sys.argv)}"
+        )
+
+
+def _stamp(environment: Environment) -> str:
+    """What the environment is made from: when this changes, it is made again."""
+    digest = hashlib.sha256(f"{ROOT}\n{sys.version}\n".encode())
+    files = [Path(__file__), environment.constraints]
+    files += [ROOT / project / "pyproject.toml" for project in environment.projects]
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _stamp_file(environment: Environment) -> Path:
+    return environment.folder / "datashard-stamp"
+
+
+def _is_current(environment: Environment) -> bool:
+    stamp = _stamp_file(environment)
+    return stamp.is_file() and stamp.read_text() == _stamp(environment) and environment.python.exists()
+
+
+def _find_uv() -> str | None:
+    """uv of our own, installed by pip beside the environments; None where it cannot be had."""
+    folder = ENVS / "tools"
+    uv = folder / "bin" / "uv"
+    if not uv.exists():
+        _say("tools", "installing uv")
+        # --target needs neither venv nor a writable system Python (Debian refuses the rest).
+        done = _run([*_pip(), "install", "--quiet", "--upgrade", "--target", str(folder), UV])
+        if done.returncode != 0 or not uv.exists():
+            _say("tools", f"uv cannot be had, pip will do the work:\n{_tail(done)}")
+            return None
+    return str(uv)
+
+
+def _pip() -> list[str]:
+    if _run([sys.executable, "-m", "pip", "--version"]).returncode == 0:
+        return [sys.executable, "-m", "pip"]
+    for name in (f"pip{OLDEST_PYTHON[0]}", "pip"):
+        if found := shutil.which(name):
+            return [found]
+    raise InstallError(
+        f"{sys.executable} has no pip. Install it (Debian and Ubuntu: apt-get install python3-pip; "
+        f"elsewhere: {sys.executable} -m ensurepip) and run this again."
+    )
+
+
+def _make(environment: Environment, uv: str | None) -> None:
+    started = time.monotonic()
+    _say(environment.name, "installing (a minute or two the first time)")
+    _stamp_file(environment).unlink(missing_ok=True)
+    requirements = ENVS / f"{environment.name}-requirements.txt"
+    editable = "".join(f"-e {ROOT / project}\n" for project in environment.projects)
+    requirements.write_text(environment.constraints.read_text() + editable)
+    if uv is None or not _make_with_uv(environment, uv, requirements):
+        _make_with_pip(environment, requirements)
+    _stamp_file(environment).write_text(_stamp(environment))
+    _say(environment.name, f"ready after {time.monotonic() - started:.0f} s")
+
+
+def _make_with_uv(environment: Environment, uv: str, requirements: Path) -> bool:
+    if not _works(environment):
+        made = _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(environment.folder)])
+        if made.returncode != 0:
+            _say(environment.name, f"uv cannot make it, pip will try:\n{_tail(made)}")
+            return False
+    target = ["--python", str(environment.python)]
+    done = _run([uv, "pip", "sync", "--quiet", *target, str(requirements)])
+    if done.returncode == 0:
+        done = _run([uv, "pip", "check", "--quiet", *target])
+    if done.returncode != 0:
+        _say(environment.name, f"uv cannot fill it, pip will try:\n{_tail(done)}")
+    return done.returncode == 0
+
+
+def _make_with_pip(environment: Environment, requirements: Path) -> None:
+    made = _run([sys.executable, "-m", "venv", "--clear", str(environment.folder)])
+    if made.returncode != 0:
+        made = _make_with_virtualenv(environment)
+    if made.returncode != 0:
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        raise InstallError(
+            f"The environment {environment.name} cannot be made: Python's venv is missing or broken. Install "
+            f"it (Debian and Ubuntu: apt-get install python{version}-venv) and run this again.\n{_tail(made)}"
+        )
+    done = _run([str(environment.python), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
+    if done.returncode != 0:
+        raise InstallError(
+            f"The environment {environment.name} cannot be filled. Can this machine reach a package index? "
+            f"pip says:\n{_tail(done)}"
+        )
+
+
+def _make_with_virtualenv(environment: Environment) -> subprocess.CompletedProcess[str]:
+    folder = ENVS / "virtualenv"
+    done = _run([*_pip(), "install", "--quiet", "--upgrade", "--target", str(folder), "virtualenv"])
+    if done.returncode != 0:
+        return done
+    return _run(
+        [sys.executable, "-m", "virtualenv", "--clear", str(environment.folder)], {"PYTHONPATH": str(folder)}
+    )
+
+
+def _works(environment: Environment) -> bool:
+    """Whether it is there and of the Python that runs this script."""
+    if not environment.python.exists():
+        return False
+    asked = _run([str(environment.python), "-c", "import sys; print(sys.version)"])
+    return asked.returncode == 0 and asked.stdout.strip() == sys.version.strip()
+
+
+def _run(command: list[str], variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    own = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "PIP_NO_INPUT": "1"}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")
+    }
+    return subprocess.run(
+        command,
+        env={**inherited, **own, **(variables or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _tail(done: subprocess.CompletedProcess[str]) -> str:
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return "\n".join(f"    {line}" for line in lines[-15:])
+
+
+def _say(name: str, text: str) -> None:
+    sys.stdout.write(f"  {name:<8} {text}\n")  # one write: two threads report
+    sys.stdout.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """``environments.py [lock] [name ...]``: make environments, or resolve their constraints anew."""
+    locking = arguments[:1] == ["lock"]
+    names = arguments[1:] if locking else arguments
+    if unknown := [name for name in names if name not in ENVIRONMENTS]:
+        print(f"No environment is called {', '.join(unknown)}; there are {', '.join(ENVIRONMENTS)}.")
+        return 2
+    try:
+        (lock if locking else prepare)(names or ENVIRONMENTS)
+    except InstallError as error:
+        print(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
