@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from datashard_core.commit.history import look_up
+from datashard_core.commit.lookup import look_up, upkeep
 from datashard_core.commit.names import Record, Refusal
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.pointer import move_hint
@@ -113,8 +113,10 @@ def commit(
         return Outcome(cause=outcomes[0])
     value(outcomes[0])
     named = {*judged.spent, *load.carried, *staged}
-    hint, _ = yield from together(
-        move_hint(prepared.version, state.hint, target.root), _clean(tuple(sorted(named)))
+    hint, _, _ = yield from together(
+        move_hint(prepared.version, state.hint, target.root),
+        _clean(tuple(sorted(named))),
+        upkeep(prepared.version, state.body, target.history),
     )
     return Outcome(created=Seen(prepared.body, prepared.manifests, hint))
 
@@ -143,7 +145,7 @@ def _judge(
         body,
         above=min(name.base for name in below),
         bodies={},
-        root=target.root,
+        history=target.history,
     )
     return judge(below, said, body.version, frozenset(own))
 

@@ -2,12 +2,12 @@
 
 The one rule behind exactly once: an append may be committed on top of version N only if no version
 in (base, N] names its id. Every version mostly repeats the names of those before it, back to a
-multiple of 16, so one read tells up to 16 versions.
+multiple of 16; for a longer range there are id nodes (:mod:`datashard_core.commit.nodes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from datashard_core.commit.names import BLOCK, Record, Refusal
@@ -37,15 +37,10 @@ class Named:
         return not isinstance(self.record, Refusal)
 
 
-def look_up(
-    ids: frozenset[str],
-    newest: VersionBody,
-    *,
-    above: int,
-    bodies: Mapping[int, VersionBody],
-    root: str,
+def look_back(
+    ids: frozenset[str], newest: VersionBody, *, above: int, bodies: Mapping[int, VersionBody], root: str
 ) -> Steps[dict[str, Named]]:
-    """The last word on each id in the versions ``(above, newest]``.
+    """The last word on each id in the versions ``(above, newest]``, out of the versions themselves.
 
     Args:
         ids: digests of append ids.
@@ -60,31 +55,69 @@ def look_up(
     Raises:
         CorruptTableError: a version in between is gone, so nothing can be said.
     """
-    known = {**bodies, newest.version: newest}
     found: dict[str, Named] = {}
+
+    def visit(version: int, names: Mapping[str, Record]) -> bool:
+        for append_id in ids & names.keys():
+            found.setdefault(append_id, Named(version, names[append_id]))
+        return len(found) < len(ids)
+
+    yield from walk_back(newest, above=above, bodies=bodies, root=root, visit=visit)
+    return found
+
+
+def walk_back(
+    newest: VersionBody,
+    *,
+    above: int,
+    bodies: Mapping[int, VersionBody],
+    root: str,
+    visit: Callable[[int, Mapping[str, Record]], bool],
+) -> Steps[int]:
+    """Visit the names of the versions from ``newest`` down to ``above`` + 1.
+
+    Args:
+        newest: the version to start from.
+        above: where to stop.
+        bodies: versions already read.
+        root: URI of the table's root, for messages.
+        visit: gets a version and its names; False stops the walk.
+
+    Returns:
+        The lowest version visited.
+    """
+    known = {**bodies, newest.version: newest}
     version, told_by = newest.version, newest
-    while version > max(above, told_by.first - 1) and len(found) < len(ids):
-        names = _told(version, told_by)
+    while version > max(above, told_by.first - 1):
+        names = told(version, told_by)
         if names is None:
             if version not in known:
                 yield from _read_back(version, above, known, root)
             if known[version].state == "dropped":
-                return found  # an earlier table of this name ended here
+                break  # an earlier table of this name ended here
             told_by = known[version]
             names = told_by.named
-        for append_id in ids & names.keys():
-            found.setdefault(append_id, Named(version, names[append_id]))
+        if not visit(version, names):
+            return version
         version -= 1
-    return found
+    return version + 1
 
 
-def _told(version: int, body: VersionBody) -> Mapping[str, Record] | None:
+def told(version: int, body: VersionBody) -> Mapping[str, Record] | None:
     """Names of ``version`` as ``body`` tells them; None if it does not."""
     if version == body.version:
         return body.named
     if body.names is not None and body.names.tells(version):
         return body.names.of(version)
     return None
+
+
+def lowest_told(body: VersionBody) -> int:
+    """Lowest version whose names are known from a body without a gap."""
+    version = body.version
+    while version > 0 and told(version - 1, body) is not None:
+        version -= 1
+    return version
 
 
 def _read_back(version: int, above: int, known: dict[int, VersionBody], root: str) -> Steps[None]:
@@ -106,6 +139,10 @@ def _read_back(version: int, above: int, known: dict[int, VersionBody], root: st
                 ) from outcome
             continue
         body = parse_version(value(outcome).body, number, where)
-        if body.state == "tombstone":
-            raise CorruptTableError(f"{where} is a tombstone: its names are no longer kept")
-        known[number] = body
+        if body.state != "tombstone":
+            known[number] = body
+        elif number == version:
+            raise CorruptTableError(
+                f"{where} is a tombstone, and the node that holds its names is missing: restore "
+                "_datashard/ids of this table."
+            )

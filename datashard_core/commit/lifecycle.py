@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datashard_core.commit import names as names_module
-from datashard_core.commit.history import look_up
+from datashard_core.commit.history import look_back
 from datashard_core.commit.pointer import Found, find_current, move_hint
 from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.commit.updates import first_version
@@ -205,7 +205,7 @@ def _landed(found: Found | None, commit_id: str, tried_from: int | None, root: s
     """Whether the history, from the first version that was tried, names a commit of ours."""
     if found is None or tried_from is None:
         return False
-    words = yield from look_up(
+    words = yield from look_back(
         frozenset({commit_id}), found.newest, above=tried_from - 1, bodies=found.bodies, root=root
     )
     return commit_id in words

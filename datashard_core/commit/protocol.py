@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from datashard_core.commit.fold import commit
-from datashard_core.commit.history import Named, look_up
+from datashard_core.commit.history import Named
+from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import Found, find_current, move_hint
 from datashard_core.commit.staging import PREFIX, StagedBody, StagedName, encode_body, parse_listed
@@ -176,7 +177,7 @@ def _enter(group: _Group, state: Seen, found: Found) -> Steps[None]:
             )
     above = min(-1 if item.base is None else item.base for item in group.waiting.values())
     words = yield from look_up(
-        frozenset(group.waiting), state.body, above=above, bodies=found.bodies, root=group.target.root
+        frozenset(group.waiting), state.body, above=above, bodies=found.bodies, history=group.target.history
     )
     yield from _finish_named(group, words, found, before=True)
     group.bases = dict.fromkeys(group.waiting, newest)
@@ -223,7 +224,7 @@ def _read_on(group: _Group) -> Steps[bool]:
         found.newest,
         above=min(group.bases.values(), default=state.body.version),
         bodies=found.bodies,
-        root=group.target.root,
+        history=group.target.history,
     )
     yield from _finish_named(group, words, found, before=False)
     group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
@@ -316,7 +317,11 @@ def _rank(group: _Group, listed: Sequence[StagedName]) -> Steps[int]:
     if not earlier:
         return len(before)
     words = yield from look_up(
-        frozenset(name.id for name in before), newest, above=min(earlier), bodies={}, root=group.target.root
+        frozenset(name.id for name in before),
+        newest,
+        above=min(earlier),
+        bodies={},
+        history=group.target.history,
     )
     return sum(1 for name in before if not (name.id in words and words[name.id].version > name.base))
 

@@ -37,6 +37,21 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """The table whose history is asked for append ids.
+
+    Attributes:
+        root: URI of its root, for messages.
+        uuid: its identity, which its id nodes carry.
+        forget_before_ms: names of versions that ended before that need not be remembered.
+    """
+
+    root: str
+    uuid: str
+    forget_before_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """The table that a commit is meant for.
 
@@ -49,6 +64,11 @@ class Target:
     root: str
     name: str
     uuid: str
+
+    @property
+    def history(self) -> History:
+        """The table's history, none of it forgotten."""
+        return History(self.root, self.uuid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,211 @@
+"""Id nodes: which append ids the older history names, in a handful of small objects.
+
+Node (L, N), for N divisible by 16^L, holds the names of the versions [s, N), where s is the multiple
+of 16^(L+1) before N. It is a pure function of the history, so it may be written any number of times
+by anybody, and each is made of two others. Records are sorted and of one width, so one small range
+of a large node is enough to answer a look-up.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from datashard_core.commit.history import Named
+from datashard_core.commit.names import BLOCK, Record, Refusal
+from datashard_core.errors import CorruptTableError
+
+PREFIX = "_datashard/ids/"
+LEVELS_AT_COMMIT = (1, 2)
+TOP_LEVEL = 2
+WINDOW = 64 * 1024
+"""Bytes of a node that a look-up reads first: whole nodes of up to some 1,500 appends."""
+
+_MAGIC = b"DSN1"
+_HEADER = struct.Struct(">4s16sQQqI")  # magic, table uuid, since, until, ms of the last version, records
+_RECORD = struct.Struct(">16sQB16s")  # id digest, version, kind, rows digest
+_COMMITTED, _LIBRARY_MADE, _REFUSED = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class NodeName:
+    """Which node.
+
+    Attributes:
+        level: 1 or higher.
+        until: the version N that it reaches to, not included.
+    """
+
+    level: int
+    until: int
+
+    @property
+    def key(self) -> str:
+        """Key of the object."""
+        return f"{PREFIX}{self.level}/{self.until:020d}"
+
+    @property
+    def since(self) -> int:
+        """First version of the block that the node belongs to."""
+        block = BLOCK ** (self.level + 1)
+        return (self.until - 1) // block * block
+
+    @property
+    def previous(self) -> NodeName | None:
+        """The node of this level that this one continues, in the same block."""
+        until = self.until - BLOCK**self.level
+        return NodeName(self.level, until) if until > self.since else None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHeader:
+    """What a node says of itself.
+
+    Attributes:
+        table: uuid of the table, as 32 hexadecimal characters.
+        since: lowest version whose names it holds.
+        until: the version that it reaches to, not included.
+        last_ms: ``last-updated-ms`` of version ``until`` - 1.
+        count: how many records follow.
+    """
+
+    table: str
+    since: int
+    until: int
+    last_ms: int
+    count: int
+
+
+def due_after(version: int) -> list[NodeName]:
+    """The nodes that whoever commits ``version`` writes."""
+    return [NodeName(level, version) for level in LEVELS_AT_COMMIT if version and version % BLOCK**level == 0]
+
+
+def needed_below(version: int, above: int) -> Iterator[NodeName]:
+    """The nodes that together hold the names of the versions (above, version), newest first.
+
+    Args:
+        version: a multiple of 16; the names of later versions are known otherwise.
+        above: versions up to this one do not matter.
+    """
+    until, level = version, 1
+    while until > 0 and until - 1 > above:
+        while level < TOP_LEVEL and until % BLOCK ** (level + 1) == 0:
+            level += 1
+        name = NodeName(level, until)
+        yield name
+        until = name.since
+
+
+def encode_node(
+    table: str, since: int, until: int, last_ms: int, records: Iterable[tuple[str, Named]]
+) -> bytes:
+    """The bytes of a node.
+
+    Args:
+        table: uuid of the table.
+        since: lowest version held.
+        until: version reached, not included.
+        last_ms: ``last-updated-ms`` of version ``until`` - 1.
+        records: digest of append id, and what a version says of it.
+    """
+    rows = sorted(
+        _RECORD.pack(bytes.fromhex(own), word.version, *_packed(word.record)) for own, word in records
+    )
+    header = _HEADER.pack(_MAGIC, bytes.fromhex(table.replace("-", "")), since, until, last_ms, len(rows))
+    return header + b"".join(rows)
+
+
+def decode_header(data: bytes, where: str, table: str) -> NodeHeader | None:
+    """The header of a node, of which ``data`` is the beginning.
+
+    Returns:
+        None for a node of an earlier table of this name: nothing in it concerns this one.
+
+    Raises:
+        CorruptTableError: it is no node.
+    """
+    if len(data) < _HEADER.size or data[:4] != _MAGIC:
+        raise CorruptTableError(f"{where} is not an id node: delete it, it is made again from the history")
+    _, uuid, since, until, last_ms, count = _HEADER.unpack_from(data)
+    if uuid.hex() != table.replace("-", ""):
+        return None
+    return NodeHeader(uuid.hex(), since, until, last_ms, count)
+
+
+def decode_records(data: bytes) -> list[tuple[str, Named]]:
+    """All records of a whole node."""
+    body = data[_HEADER.size :]
+    if len(body) % _RECORD.size:
+        raise CorruptTableError("an id node is cut short: delete it, it is made again from the history")
+    return [
+        (own.hex(), Named(version, _unpacked(kind, digest)))
+        for own, version, kind, digest in _RECORD.iter_unpack(body)
+    ]
+
+
+def size_of(count: int) -> int:
+    """Bytes of a node with that many records."""
+    return _HEADER.size + count * _RECORD.size
+
+
+def window(own: str, count: int) -> tuple[int, int]:
+    """The range of bytes that an id's record is in, almost surely: digests are uniform.
+
+    Eight standard deviations to either side; whoever finds the range not to enclose the id reads on.
+    """
+    expected = int(own[:16], 16) / 2.0**64 * count
+    spread = 8.0 * (max(count, 1) ** 0.5) / 2.0 + 64.0
+    first = max(0, int(expected - spread))
+    last = min(count, int(expected + spread) + 1)
+    return _HEADER.size + first * _RECORD.size, _HEADER.size + last * _RECORD.size
+
+
+def encloses(data: bytes, start: int, end: int, own: str, count: int) -> bool:
+    """Whether a range of whole records surely holds every record of an id, if there is one."""
+    digest = bytes.fromhex(own)
+    first, last = data[:16], data[len(data) - _RECORD.size : len(data) - _RECORD.size + 16]
+    from_start, to_end = start <= _HEADER.size, end >= size_of(count)
+    return (from_start or first < digest) and (to_end or last > digest)
+
+
+def records_in(data: bytes, own: str) -> Named | None:
+    """The last word on an id among whole records."""
+    digest = bytes.fromhex(own)
+    best: Named | None = None
+    for found, version, kind, rows in _RECORD.iter_unpack(data):
+        if found == digest and (best is None or version > best.version):
+            best = Named(version, _unpacked(kind, rows))
+    return best
+
+
+def header_size() -> int:
+    """Bytes before the first record."""
+    return _HEADER.size
+
+
+def _packed(record: Record) -> tuple[int, bytes]:
+    if isinstance(record, Refusal):
+        return _REFUSED, bytes(16)
+    return (_COMMITTED, bytes.fromhex(record)) if record else (_LIBRARY_MADE, bytes(16))
+
+
+def _unpacked(kind: int, digest: bytes) -> Record:
+    if kind == _REFUSED:
+        return Refusal("refused by an earlier version")
+    return digest.hex() if kind == _COMMITTED else ""
+
+
+def merged(parts: Iterable[Iterable[tuple[str, Named]]]) -> list[tuple[str, Named]]:
+    """Records of several nodes or versions, each pair once."""
+    seen: dict[tuple[str, int], Named] = {}
+    for part in parts:
+        for own, word in part:
+            seen[(own, word.version)] = word
+    return [(own, word) for (own, _), word in seen.items()]
+
+
+def records_of(version: int, names: Mapping[str, Record]) -> list[tuple[str, Named]]:
+    """What one version names, as records."""
+    return [(own, Named(version, record)) for own, record in names.items()]
