@@ -189,6 +189,6 @@ def upkeep(version: int, parent: VersionBody, history: History) -> Steps[None]:
     """After a commit: write the nodes that are due. A failure costs only time later on."""
     try:
         for name in nodes.due_after(version):
-            yield from make_node(name, parent, table)
+            yield from make_node(name, parent, history)
     except StorageError as error:
         log.info("id nodes after version %d of %s were not written: %s", version, history.root, error)

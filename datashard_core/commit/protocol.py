@@ -358,7 +358,7 @@ def _finish_named(group: _Group, words: Mapping[str, Named], found: Found, *, be
                 f"{word.record.reason}. Nothing of it is in the table; mend it and append again."
             )
         elif item.digest and word.record and word.record != item.digest:
-            group.results[own] = _conflict(group.target, item, word)
+            group.results[own] = conflict(group.target, item, word)
         else:
             body: VersionBody | None = found.bodies.get(word.version)
             if body is None:
@@ -368,7 +368,8 @@ def _finish_named(group: _Group, words: Mapping[str, Named], found: Found, *, be
         del group.waiting[own]
 
 
-def _conflict(target: Target, item: Append, word: Named) -> AppendIdConflictError:
+def conflict(target: Target, item: Append, word: Named) -> AppendIdConflictError:
+    """The same id with other rows: an error that shows both, never a silent skip."""
     return AppendIdConflictError(
         f"table {target.name}: append id {item.append_id!r} was committed in version {word.version} with other rows "
         f"(digest {word.record} there, {item.digest} now). Nothing was appended. If these rows are meant to be "

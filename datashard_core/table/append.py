@@ -10,8 +10,8 @@ from datashard_core.commit.names import LIBRARY_MADE
 from datashard_core.commit.staging import MAX_BODY_BYTES
 from datashard_core.commit.state import Append
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.data_file import DataFile
+from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.parquet import write_parquet
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import Storage
@@ -28,7 +28,7 @@ class AppendResult:
 
     Attributes:
         table: name of the table.
-        version: the table version that holds the rows.
+        version: the table version that holds the rows; None while a deferred append is staged.
         snapshot_id: the Iceberg snapshot of that version.
         rows: how many rows were appended.
         append_id: the id, as given or as made by the library.
@@ -36,7 +36,7 @@ class AppendResult:
     """
 
     table: str
-    version: int
+    version: int | None
     snapshot_id: int | None
     rows: int
     append_id: str

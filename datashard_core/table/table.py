@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
+from datashard_core.commit.deferred import Deferred, defer, flush
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import Result, append
-from datashard_core.commit.state import Append, Seen, Target, settle
+from datashard_core.commit.state import Append, Committed, Seen, Target, settle
 from datashard_core.commit.version import version_key
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
 from datashard_core.format.records import to_table
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from datashard_core.storage.base import Storage
 
 DEFAULT_TIMEOUT = 120.0
+CommitMode = Literal["now", "deferred"]
 
 
 class Table:
@@ -102,6 +104,7 @@ class Table:
         append_id: str | None = None,
         base: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        commit: CommitMode = "now",
     ) -> AppendResult:
         """Append rows: all of them, once, visible to every reader when this returns.
 
@@ -113,6 +116,9 @@ class Table:
             base: only with the ``append_id`` that a :class:`CommitStateUnknownError` carried: its
                 ``base``.
             timeout: seconds after which it gives up.
+            commit: "now"; or "deferred": the rows are durable when this returns, at the cost of one
+                request, and visible with the next commit of anybody, a :meth:`flush`, or to a scan
+                with ``include_staged=True``.
 
         Raises:
             InvalidRecordsError: the rows do not fit the schema; nothing was written.
@@ -129,9 +135,11 @@ class Table:
         check_append_id(append_id)
         if base is not None and append_id is None:
             raise ConfigurationError("base= goes with the append_id that CommitStateUnknownError carried")
+        if commit not in ("now", "deferred"):
+            raise ConfigurationError(f"commit={commit!r}: pass 'now' or 'deferred'")
         seen = self._seen
         rows = to_table(data, seen.body.table.schema, self._name)
-        work = plan_append(
+        item = plan_append(
             rows,
             schema=seen.body.table.schema,
             location=seen.body.table.location,
@@ -141,15 +149,40 @@ class Table:
             base=base,
             known_version=seen.body.version,
         )
-        done = self._shared.append(work, timeout, self._commit, self._name)
+        if commit == "deferred" and item.rows is not None:
+            done = self._defer(item, seen, timeout)
+        else:
+            done = self._shared.append(item, timeout, self._commit, self._name)
         return AppendResult(
             table=self._name,
-            version=done.version,
-            snapshot_id=done.snapshot_id,
+            version=done.version if done is not None else None,
+            snapshot_id=done.snapshot_id if done is not None else None,
             rows=rows.num_rows,
-            append_id=work.append_id,
-            already_appended=done.already_appended,
+            append_id=item.append_id,
+            already_appended=done.already_appended if done is not None else False,
         )
+
+    def flush(self, timeout: float = DEFAULT_TIMEOUT) -> Table:
+        """Commit every deferred append that is staged now, whoever staged it, and show the result.
+
+        Raises:
+            CommitTimeoutError: the deadline passed; what is staged stays staged.
+            StorageError: the store failed, likewise.
+        """
+        self._learn(run(flush(self._target, self._seen, timeout), self._storage, self._clock))
+        return self
+
+    def _defer(self, item: Append, seen: Seen, timeout: float) -> Committed | None:
+        """Stage an append; None: it is staged. Now and then commit what has piled up."""
+        result, known = run(defer(item, self._target, seen), self._storage, self._clock)
+        self._learn(known)
+        if isinstance(result, Deferred):
+            if result.commits:
+                self.flush(timeout)
+            return None
+        if isinstance(result, Committed):
+            return result
+        raise result
 
     def append_records(
         self, records: Sequence[Mapping[str, Any]], schema: Schema | None = None, **options: Any
@@ -159,7 +192,7 @@ class Table:
         Args:
             records: the rows.
             schema: if given, it has to have the table's fields.
-            options: ``append_id``, ``base`` and ``timeout`` of :meth:`append`.
+            options: ``append_id``, ``base``, ``timeout`` and ``commit`` of :meth:`append`.
 
         Raises:
             InvalidRecordsError: ``schema`` differs from the table's; and as :meth:`append`.
