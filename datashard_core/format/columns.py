@@ -1,0 +1,206 @@
+"""Python values as Arrow columns, checked.
+
+The quick way looks at the set of types of a whole column and leaves the values to Arrow, where Arrow either
+refuses or stores exactly what was given. Whatever that does not cover goes value by value through
+:mod:`datashard_core.format.values`, which finds the culprit or the exact form.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import uuid
+from collections.abc import Sequence
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, Any
+
+from datashard_core.format import types as t
+from datashard_core.format.arrow_types import type_to_arrow
+from datashard_core.format.values import MisfitError, clean_field
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NONE = type(None)
+_QUICK: dict[str, frozenset[type]] = {
+    "boolean": frozenset({bool}),
+    "int": frozenset({int}),
+    "long": frozenset({int}),
+    "float": frozenset({float}),
+    "double": frozenset({float, int}),
+    "date": frozenset({dt.date}),
+    "time": frozenset({dt.time}),
+    "timestamp": frozenset({dt.datetime}),
+    "timestamptz": frozenset({dt.datetime}),
+    "string": frozenset({str}),
+    "uuid": frozenset({uuid.UUID}),
+    "binary": frozenset({bytes}),
+}
+_QUICK_OTHERS: dict[type[t.IcebergType], frozenset[type]] = {
+    t.DecimalType: frozenset({decimal.Decimal, int}),
+    t.FixedType: frozenset({bytes}),
+    t.ListType: frozenset({list, tuple}),
+    t.MapType: frozenset({dict}),
+    t.StructType: frozenset({dict}),
+}
+_SOME_DAY = dt.datetime(2000, 1, 1)
+
+
+class _NotQuickError(Exception):
+    """The quick way does not cover these values; they may fit all the same."""
+
+
+def column_array(values: Sequence[Any], field: t.NestedField, path: str) -> pa.Array | pa.ChunkedArray:
+    """An Arrow column of the field's type.
+
+    Args:
+        values: one for each row; None stands for null.
+        field: what they are for.
+        path: dotted name of the field.
+
+    Raises:
+        MisfitError: a value does not fit; its ``row`` is the index in ``values``.
+    """
+    import pyarrow as pa
+
+    try:
+        return _build(values, field, 0, False)
+    except (_NotQuickError, pa.ArrowException, TypeError, ValueError, OverflowError):
+        pass  # found out below, value by value
+    cleaned = []
+    for row, value in enumerate(values):
+        try:
+            cleaned.append(clean_field(value, field, path))
+        except MisfitError as error:
+            error.row = row
+            raise
+    try:
+        return _build(cleaned, field, 0, True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise MisfitError(path, f"Arrow cannot hold these values as {field.type}: {error}") from error
+
+
+def _build(values: Sequence[Any], field: t.NestedField, absent: int, clean: bool) -> Any:
+    """The column, by the quick way.
+
+    Args:
+        values: one for each row.
+        field: what they are for.
+        absent: how many of them are None because the struct around them is.
+        clean: the values went through ``clean_field``.
+    """
+    kinds = set(map(type, values))
+    nulls = 0
+    if _NONE in kinds:
+        kinds.discard(_NONE)
+        nulls = sum(value is None for value in values)
+    if field.required and nulls > absent:
+        raise _NotQuickError
+    kind = field.type
+    quick = _QUICK[kind.name] if isinstance(kind, t.PrimitiveType) else _QUICK_OTHERS[type(kind)]
+    if not clean and not kinds <= quick:
+        raise _NotQuickError
+    if isinstance(kind, t.ListType):
+        return _list_array(values, kind, clean)
+    if isinstance(kind, t.MapType):
+        return _map_array(values, kind, clean)
+    if isinstance(kind, t.StructType):
+        return _struct_array(values, kind, nulls, clean)
+    return _flat_array(values, kind, kinds)
+
+
+def _flat_array(values: Sequence[Any], kind: t.IcebergType, kinds: set[type]) -> Any:
+    import pyarrow as pa
+
+    name = str(kind)
+    if name == "uuid":
+        raw = pa.array([None if value is None else value.bytes for value in values], pa.binary(16))
+        return pa.ExtensionArray.from_storage(pa.uuid(), raw)
+    if name in ("time", "timestamp", "timestamptz"):
+        _check_zones(values, name)
+    if name == "float":
+        return _float_array(values)
+    if name == "double" and int in kinds:
+        values = [_exact_float(value) if type(value) is int else value for value in values]
+    return pa.array(values, type_to_arrow(kind))
+
+
+def _exact_float(value: int) -> float:
+    number = float(value)
+    if number != value:
+        raise _NotQuickError
+    return number
+
+
+def _float_array(values: Sequence[Any]) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wide = pa.array(values, pa.float64())
+    narrow = wide.cast(pa.float32())
+    # A number beyond the range becomes infinity, without an error.
+    if pc.sum(pc.is_inf(narrow)).as_py() != pc.sum(pc.is_inf(wide)).as_py():
+        raise _NotQuickError
+    return narrow
+
+
+def _check_zones(values: Sequence[Any], name: str) -> None:
+    """Whether all have a time zone, or none has: Arrow would take either for either."""
+    # By identity: not every tzinfo can be hashed.
+    zones = {id(value.tzinfo): value.tzinfo for value in values if value is not None}
+    for zone in zones.values():
+        aware = zone is not None and (name == "time" or zone.utcoffset(_SOME_DAY) is not None)
+        if aware != (name == "timestamptz"):
+            raise _NotQuickError
+
+
+def _offsets(values: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    lengths = (0 if value is None else len(value) for value in values)
+    return pa.array(accumulate(lengths, initial=0), pa.int32())
+
+
+def _mask(values: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.array([value is None for value in values], pa.bool_())
+
+
+def _list_array(values: Sequence[Any], kind: t.ListType, clean: bool) -> Any:
+    import pyarrow as pa
+
+    (element,) = t.children(kind)
+    flat = list(chain.from_iterable(value for value in values if value is not None))
+    items = _build(flat, element, 0, clean)
+    return pa.ListArray.from_arrays(_offsets(values), items, type=type_to_arrow(kind), mask=_mask(values))
+
+
+def _map_array(values: Sequence[Any], kind: t.MapType, clean: bool) -> Any:
+    import pyarrow as pa
+
+    key, item = t.children(kind)
+    pairs = list(
+        chain.from_iterable(
+            value.items() if type(value) is dict else value for value in values if value is not None
+        )
+    )
+    keys = _build([left for left, _ in pairs], key, 0, clean)
+    items = _build([right for _, right in pairs], item, 0, clean)
+    return pa.MapArray.from_arrays(
+        _offsets(values), keys, items, type=type_to_arrow(kind), mask=_mask(values)
+    )
+
+
+def _struct_array(values: Sequence[Any], kind: t.StructType, nulls: int, clean: bool) -> Any:
+    import pyarrow as pa
+
+    if set(chain.from_iterable(value for value in values if value is not None)) - {
+        f.name for f in kind.fields
+    }:
+        raise _NotQuickError
+    arrays = [
+        _build([None if value is None else value.get(field.name) for value in values], field, nulls, clean)
+        for field in kind.fields
+    ]
+    return pa.StructArray.from_arrays(arrays, fields=list(type_to_arrow(kind)), mask=_mask(values))

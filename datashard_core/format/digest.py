@@ -1,0 +1,236 @@
+"""Digests: of rows, to tell whether two appends say the same, and of append ids, to name them.
+
+Canonical form of rows, format 1
+--------------------------------
+What is hashed is this sequence of bytes; integers are little-endian, signed ones in two's complement.
+
+- ``table``: the bytes ``datashard.rows``, the format number (uint16), the number of rows (uint64), then
+  ``fields`` of the columns.
+- ``fields`` (columns, or what is inside a list, map or struct): for each field in ascending order of its
+  field id a ``field``, but none for a field that is null wherever it could have a value; then the end mark,
+  int32 -1.
+- ``field``: its id (int32), its kind (uint8), its presence, its values.
+- presence: the byte 0 if no value is null; else the byte 1, then for each place one byte, 1 for a value and
+  0 for null. The places are the table's rows in order for a column; for the field of a struct, the rows
+  whose struct is not null; for an element, key or value, all of them in order.
+- values, of the places that are not null, in order; by kind:
+
+  ====  ==================================  ==========================================================
+  kind  types                               values
+  ====  ==================================  ==========================================================
+  1     boolean                             one byte each, 0 or 1
+  2     int, long                           int64 each
+  3     float, double                       IEEE 754 binary64 each; every NaN as 0x7FF8000000000000; -0.0
+                                            is not 0.0
+  4     decimal                             the scale (uint8), then the unscaled value as int128 each
+  5     date                                days since 1970-01-01, int32 each
+  6     time                                microseconds since midnight, int64 each
+  7, 8  timestamp, timestamptz              microseconds since 1970-01-01 (UTC), int64 each
+  9     string                              the length in bytes (int64) of each, then the UTF-8 bytes of all
+  10    binary                              the same
+  11    uuid                                the 16 bytes of each, big-endian as RFC 9562 writes them
+  12    fixed                               the length (int32), then the bytes of all
+  13    list                                the length (int64) of each, then ``fields`` of the element
+  14    map                                 the number of entries (int64) of each, then ``fields`` of key and
+                                            value, entries in the order in which they were given
+  15    struct                              ``fields``
+  ====  ==================================  ==========================================================
+
+So the digest does not depend on chunks, layouts or encodings, on versions of libraries, on names or the
+order of columns, on optional fields that were added since, nor on Iceberg's widenings (int to long, float
+to double, a decimal of more precision). The order of rows counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datashard_core.format import types as t
+from datashard_core.format.schema import Schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+DIGEST_BYTES = 16
+
+_END = struct.pack("<i", -1)
+_NAN = struct.unpack("<d", bytes.fromhex("000000000000f87f"))[0]
+_KINDS = {
+    "boolean": 1,
+    "int": 2,
+    "long": 2,
+    "float": 3,
+    "double": 3,
+    "date": 5,
+    "time": 6,
+    "timestamp": 7,
+    "timestamptz": 8,
+    "string": 9,
+    "binary": 10,
+    "uuid": 11,
+}
+_OTHER_KINDS: dict[type[t.IcebergType], int] = {
+    t.DecimalType: 4,
+    t.FixedType: 12,
+    t.ListType: 13,
+    t.MapType: 14,
+    t.StructType: 15,
+}
+_WIDTHS = {"boolean": 1, "int": 8, "long": 8, "float": 8, "double": 8, "date": 4, "time": 8}
+_WIDTHS |= {"timestamp": 8, "timestamptz": 8, "uuid": 16}
+
+Hash = Any
+"""A hash of :mod:`hashlib`, whose type has no public name."""
+
+
+def rows_digest(table: pa.Table, schema: Schema) -> str:
+    """Digest of rows, by what they say and not by how they are held.
+
+    Args:
+        table: the rows, in any Arrow form that fits the schema.
+        schema: gives every column its field id.
+
+    Returns:
+        BLAKE2b-128 of the canonical form (see the module), as 32 hexadecimal characters.
+
+    Raises:
+        InvalidRecordsError: the rows do not fit the schema.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> schema = Schema(fields=[{"id": 1, "name": "n", "type": "long"}])
+        >>> small = pa.table({"n": pa.array([1, 2], "int8")})
+        >>> rows_digest(small, schema) == rows_digest(pa.table({"n": [1, 2]}), schema)
+        True
+    """
+    if table.schema != schema.to_arrow():
+        from datashard_core.format.records import to_table
+
+        table = to_table(table, schema, "to be digested")
+    digest = hashlib.blake2b(b"datashard.rows", digest_size=DIGEST_BYTES)
+    digest.update(struct.pack("<HQ", FORMAT, table.num_rows))
+    columns = [table.column(index).chunks for index in range(table.num_columns)]
+    _add_fields(digest, schema.fields, columns)
+    return digest.hexdigest()
+
+
+def id_digest(append_id: str) -> str:
+    """Digest of an append id, by which table properties and object names refer to it.
+
+    Args:
+        append_id: the id as the caller gave it, or as the library made it.
+
+    Returns:
+        BLAKE2b-128 of its UTF-8 bytes, as 32 hexadecimal characters.
+    """
+    return hashlib.blake2b(append_id.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _add_fields(digest: Hash, fields: Sequence[t.NestedField], columns: Sequence[Sequence[Any]]) -> None:
+    """Add ``fields`` of the canonical form; each column is the arrays that make it up."""
+    for field, arrays in sorted(zip(fields, columns, strict=True), key=lambda pair: pair[0].field_id):
+        places = sum(len(array) for array in arrays)
+        nulls = sum(array.null_count for array in arrays)
+        if nulls < places:
+            digest.update(struct.pack("<iBB", field.field_id, _kind_number(field.type), 1 if nulls else 0))
+            if nulls:
+                for array in arrays:
+                    _add_bytes(digest, array.is_valid(), 1)
+            _add_values(digest, field.type, arrays)
+    digest.update(_END)
+
+
+def _kind_number(kind: t.IcebergType) -> int:
+    return _KINDS[kind.name] if isinstance(kind, t.PrimitiveType) else _OTHER_KINDS[type(kind)]
+
+
+def _add_values(digest: Hash, kind: t.IcebergType, arrays: Sequence[Any]) -> None:
+    if isinstance(kind, t.StructType):
+        present = [array.drop_null() for array in arrays]
+        inside = [[array.field(index) for array in present] for index in range(len(kind.fields))]
+        _add_fields(digest, kind.fields, inside)
+    elif isinstance(kind, t.ListType):
+        _add_lengths(digest, arrays)
+        _add_fields(digest, t.children(kind), [[array.flatten() for array in arrays]])
+    elif isinstance(kind, t.MapType):
+        pairs = [_as_lists(array) for array in arrays]
+        _add_lengths(digest, pairs)
+        entries = [array.flatten() for array in pairs]
+        _add_fields(digest, t.children(kind), [[entry.field(index) for entry in entries] for index in (0, 1)])
+    elif isinstance(kind, t.DecimalType):
+        digest.update(struct.pack("<B", kind.scale))
+        _add_fixed(digest, arrays, 16)
+    elif isinstance(kind, t.FixedType):
+        digest.update(struct.pack("<i", kind.length))
+        _add_fixed(digest, arrays, kind.length)
+    elif str(kind) in ("string", "binary"):
+        _add_texts(digest, [array.drop_null() for array in arrays])
+    else:
+        _add_fixed(digest, map(_widened, arrays), _WIDTHS[str(kind)])
+
+
+def _as_lists(array: Any) -> Any:
+    """A map array as lists of key and value: a map's own children do not heed that it may be a slice."""
+    import pyarrow as pa
+
+    kind = array.type
+    entry = pa.struct([pa.field("key", kind.key_type, False), pa.field("value", kind.item_type)])
+    return array.cast(pa.list_(pa.field("entries", entry, False)))
+
+
+def _widened(array: Any) -> Any:
+    """The array in the type whose buffer is the canonical form."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_integer(array.type):
+        return array.cast(pa.int64())
+    if pa.types.is_floating(array.type):
+        wide = array.cast(pa.float64())
+        return pc.if_else(pc.is_nan(wide), pa.scalar(_NAN, pa.float64()), wide)
+    return array.storage if isinstance(array, pa.ExtensionArray) else array
+
+
+def _add_lengths(digest: Hash, arrays: Sequence[Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for array in arrays:
+        _add_bytes(digest, pc.list_value_length(array).drop_null().cast(pa.int64()), 8)
+
+
+def _add_fixed(digest: Hash, arrays: Iterable[Any], width: int) -> None:
+    for array in arrays:
+        _add_bytes(digest, array.drop_null(), width)
+
+
+def _add_bytes(digest: Hash, array: Any, width: int) -> None:
+    """The values of an array without nulls, as they lie in memory."""
+    import pyarrow as pa
+
+    if not len(array):
+        return
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.uint8())
+    start = array.offset * width
+    digest.update(memoryview(array.buffers()[1])[start : start + len(array) * width])
+
+
+def _add_texts(digest: Hash, arrays: Sequence[Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for array in arrays:
+        _add_bytes(digest, pc.binary_length(array).cast(pa.int64()), 8)
+    for array in arrays:
+        if not len(array):
+            continue
+        _, offsets, data = array.buffers()
+        ends = memoryview(offsets).cast("B").cast("i")
+        begin, end = ends[array.offset], ends[array.offset + len(array)]
+        if end > begin:
+            digest.update(memoryview(data)[begin:end])
