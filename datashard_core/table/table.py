@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -13,7 +14,7 @@ from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import Result, append
 from datashard_core.commit.state import Append, Committed, Seen, Target, settle
 from datashard_core.commit.version import version_key
-from datashard_core.errors import ConfigurationError, InvalidRecordsError
+from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
 from datashard_core.format.records import to_table
 from datashard_core.format.schema import Schema
 from datashard_core.query.sql import run_sql
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from datashard_core.format.snapshot import Snapshot
     from datashard_core.storage.base import Storage
+
+log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 120.0
 CommitMode = Literal["now", "deferred"]
@@ -178,7 +181,11 @@ class Table:
         self._learn(known)
         if isinstance(result, Deferred):
             if result.commits:
-                self.flush(timeout)
+                try:
+                    self.flush(timeout)
+                except DataShardError as error:
+                    # This append is durable all the same; the next commit carries what piled up.
+                    log.warning("table %s: deferred appends were not committed yet: %s", self._name, error)
             return None
         if isinstance(result, Committed):
             return result

@@ -1,0 +1,48 @@
+"""Data files as manifests describe them (Iceberg spec, "Data file fields")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One data file and its metrics.
+
+    Attributes:
+        file_path: its URI.
+        record_count: rows in it.
+        file_size_in_bytes: its size.
+        partition: partition values by field name; empty for an unpartitioned table.
+        content: 0 data, 1 position deletes, 2 equality deletes.
+        file_format: "PARQUET".
+        column_sizes: field id -> bytes on disk.
+        value_counts: field id -> values, nulls included.
+        null_value_counts: field id -> nulls.
+        nan_value_counts: field id -> NaNs (float and double only).
+        lower_bounds: field id -> a value not above any, in Iceberg's binary form.
+        upper_bounds: field id -> a value not below any, likewise.
+        split_offsets: where row groups begin.
+        equality_ids: for equality deletes only.
+        sort_order_id: the order that the rows are in.
+        spec_id: the partition spec that it was written with.
+    """
+
+    file_path: str
+    record_count: int
+    file_size_in_bytes: int
+    partition: Mapping[str, Any] = field(default_factory=dict)
+    content: int = 0
+    file_format: str = "PARQUET"
+    column_sizes: Mapping[int, int] = field(default_factory=dict)
+    value_counts: Mapping[int, int] = field(default_factory=dict)
+    null_value_counts: Mapping[int, int] = field(default_factory=dict)
+    nan_value_counts: Mapping[int, int] = field(default_factory=dict)
+    lower_bounds: Mapping[int, bytes] = field(default_factory=dict)
+    upper_bounds: Mapping[int, bytes] = field(default_factory=dict)
+    split_offsets: tuple[int, ...] | None = None
+    equality_ids: tuple[int, ...] | None = None
+    sort_order_id: int | None = None
+    spec_id: int = 0

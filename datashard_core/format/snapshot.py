@@ -1,0 +1,126 @@
+"""Snapshots and their summaries (Iceberg spec, "Snapshots")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format.data_file import DataFile
+
+TOTALS = (
+    "total-records",
+    "total-data-files",
+    "total-files-size",
+    "total-delete-files",
+    "total-position-deletes",
+    "total-equality-deletes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a table at one time.
+
+    Attributes:
+        snapshot_id: a random positive 63-bit number.
+        parent_snapshot_id: the snapshot that it was made from; None for the first.
+        sequence_number: order of the commit, from 1 on.
+        timestamp_ms: when it was made, in milliseconds since 1970.
+        manifest_list: URI of its manifest list.
+        summary: what the commit did: ``operation``, counts and totals, all as text.
+        schema_id: the table's schema when it was made.
+    """
+
+    snapshot_id: int
+    parent_snapshot_id: int | None
+    sequence_number: int
+    timestamp_ms: int
+    manifest_list: str
+    summary: Mapping[str, str] = field(default_factory=dict)
+    schema_id: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The snapshot as Iceberg's JSON has it."""
+        raw: dict[str, Any] = {
+            "snapshot-id": self.snapshot_id,
+            "sequence-number": self.sequence_number,
+            "timestamp-ms": self.timestamp_ms,
+            "manifest-list": self.manifest_list,
+            "summary": dict(self.summary),
+        }
+        if self.parent_snapshot_id is not None:
+            raw["parent-snapshot-id"] = self.parent_snapshot_id
+        if self.schema_id is not None:
+            raw["schema-id"] = self.schema_id
+        return raw
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Snapshot:
+        """Read a snapshot from Iceberg's JSON.
+
+        Raises:
+            CorruptTableError: a key is missing.
+            UnsupportedTableError: it lists its manifests in the way of format version 1.
+        """
+        if "manifests" in raw and "manifest-list" not in raw:
+            raise UnsupportedTableError(
+                f"snapshot {raw.get('snapshot-id')} has no manifest list (format version 1): rewrite the table as "
+                "version 2 with the engine that made it"
+            )
+        try:
+            return cls(
+                snapshot_id=raw["snapshot-id"],
+                parent_snapshot_id=raw.get("parent-snapshot-id"),
+                sequence_number=raw.get("sequence-number", 0),
+                timestamp_ms=raw["timestamp-ms"],
+                manifest_list=raw["manifest-list"],
+                summary=raw.get("summary") or {},
+                schema_id=raw.get("schema-id"),
+            )
+        except KeyError as error:
+            raise CorruptTableError(f"not a snapshot ({error} is missing): {raw!r:.200}") from error
+
+
+def append_summary(
+    parent: Snapshot | None,
+    data_files: Sequence[DataFile],
+    *,
+    parent_totals: Mapping[str, int] | None = None,
+) -> dict[str, str]:
+    """The summary of an append.
+
+    Args:
+        parent: the snapshot before, None for the first.
+        data_files: the files added.
+        parent_totals: totals known from the parent's manifest list, used where its summary lacks them
+            (not every engine writes them all). A total that nothing tells is left out: readers take
+            an absent one for unknown, and a guessed one for true.
+    """
+    added = {
+        "total-records": sum(file.record_count for file in data_files),
+        "total-data-files": len(data_files),
+        "total-files-size": sum(file.file_size_in_bytes for file in data_files),
+        "total-delete-files": 0,
+        "total-position-deletes": 0,
+        "total-equality-deletes": 0,
+    }
+    summary = {
+        "operation": "append",
+        "added-data-files": str(added["total-data-files"]),
+        "added-records": str(added["total-records"]),
+        "added-files-size": str(added["total-files-size"]),
+    }
+    for key in TOTALS:
+        before = _total(parent, key, parent_totals or {})
+        if before is not None:
+            summary[key] = str(before + added[key])
+    return summary
+
+
+def _total(parent: Snapshot | None, key: str, known: Mapping[str, int]) -> int | None:
+    if parent is None:
+        return 0
+    told = parent.summary.get(key, "")
+    return int(told) if told.isdigit() else known.get(key)

@@ -1,0 +1,261 @@
+"""Table metadata, ``vN.metadata.json`` (Iceberg spec, "Table Metadata").
+
+A :class:`TableMetadata` wraps the JSON as it was read. What we do not know of it (statistics,
+encryption keys, whatever another engine wrote) is kept as it is in every version that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format.partition import FIRST_FIELD_ID, PartitionSpec
+from datashard_core.format.schema import Schema
+from datashard_core.format.snapshot import Snapshot
+
+FORMAT_VERSION = 2
+_REQUIRED = (
+    "table-uuid",
+    "location",
+    "last-sequence-number",
+    "last-updated-ms",
+    "last-column-id",
+    "schemas",
+    "current-schema-id",
+    "partition-specs",
+    "default-spec-id",
+)
+
+
+class TableMetadata:
+    """One version of a table's metadata. Immutable: updates return a new one.
+
+    Args:
+        raw: the JSON object, not to be changed afterwards.
+    """
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw = raw
+
+    def __repr__(self) -> str:
+        return f"<TableMetadata {self.location} snapshot {self.current_snapshot_id}>"
+
+    @property
+    def table_uuid(self) -> str:
+        """Identity of the table."""
+        return str(self._raw["table-uuid"])
+
+    @property
+    def location(self) -> str:
+        """URI of the table's folder, without a slash at the end."""
+        return str(self._raw["location"]).rstrip("/")
+
+    @property
+    def last_sequence_number(self) -> int:
+        """Sequence number of the newest commit."""
+        return int(self._raw["last-sequence-number"])
+
+    @property
+    def last_updated_ms(self) -> int:
+        """When this version was made, in milliseconds since 1970."""
+        return int(self._raw["last-updated-ms"])
+
+    @property
+    def last_column_id(self) -> int:
+        """Highest field id ever given out."""
+        return int(self._raw["last-column-id"])
+
+    @property
+    def current_snapshot_id(self) -> int | None:
+        """Id of the current snapshot; None while there is none (some engines write -1)."""
+        number = self._raw.get("current-snapshot-id")
+        return None if number is None or number == -1 else int(number)
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The table's properties."""
+        return self._raw.get("properties") or {}
+
+    @property
+    def snapshot_log(self) -> list[dict[str, Any]]:
+        """Which snapshot was current from when on."""
+        return list(self._raw.get("snapshot-log") or [])
+
+    @property
+    def metadata_log(self) -> list[dict[str, Any]]:
+        """Earlier metadata files."""
+        return list(self._raw.get("metadata-log") or [])
+
+    @cached_property
+    def schemas(self) -> tuple[Schema, ...]:
+        """Every schema that the table has had."""
+        return tuple(Schema.from_dict(raw) for raw in self._raw["schemas"])
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The current schema."""
+        wanted = self._raw["current-schema-id"]
+        for schema in self.schemas:
+            if schema.schema_id == wanted:
+                return schema
+        raise CorruptTableError(f"{self.location}: the current schema, {wanted}, is not among the schemas")
+
+    @cached_property
+    def spec(self) -> PartitionSpec:
+        """The partition spec that new data files are written with."""
+        wanted = self._raw["default-spec-id"]
+        for raw in self._raw["partition-specs"]:
+            if raw.get("spec-id") == wanted:
+                return PartitionSpec.from_dict(raw)
+        raise CorruptTableError(f"{self.location}: the default partition spec, {wanted}, is not among the specs")
+
+    @cached_property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """The snapshots that are kept, oldest first."""
+        found = [Snapshot.from_dict(raw) for raw in self._raw.get("snapshots") or []]
+        return tuple(sorted(found, key=lambda snapshot: snapshot.sequence_number))
+
+    @property
+    def current_snapshot(self) -> Snapshot | None:
+        """The current snapshot; None while nothing was ever appended."""
+        wanted = self.current_snapshot_id
+        if wanted is None:
+            return None
+        found = self.snapshot_by_id(wanted)
+        if found is None:
+            raise CorruptTableError(f"{self.location}: the current snapshot, {wanted}, is not among the snapshots")
+        return found
+
+    def snapshot_by_id(self, snapshot_id: int) -> Snapshot | None:
+        """The snapshot of that id, if it is kept."""
+        for raw in reversed(self._raw.get("snapshots") or []):
+            if raw.get("snapshot-id") == snapshot_id:
+                return Snapshot.from_dict(raw)
+        return None
+
+    def snapshot_as_of(self, timestamp_ms: int) -> Snapshot | None:
+        """The snapshot that was current at a time; None if there was none, or it is not kept."""
+        current: int | None = None
+        for entry in self.snapshot_log:
+            if entry["timestamp-ms"] > timestamp_ms:
+                break
+            current = entry["snapshot-id"]
+        return self.snapshot_by_id(current) if current is not None else None
+
+    def to_json(self) -> bytes:
+        """The bytes of the metadata file."""
+        return msgspec.json.encode(self._raw)
+
+    def with_properties(self, properties: Mapping[str, str]) -> TableMetadata:
+        """The same with other properties."""
+        return TableMetadata({**self._raw, "properties": dict(properties)})
+
+    def with_update(self, *, now_ms: int, previous_metadata: str | None) -> TableMetadata:
+        """The next version with nothing changed but its time and its log."""
+        return TableMetadata({**self._raw, **self._advanced(now_ms, previous_metadata)})
+
+    def with_snapshot(
+        self, snapshot: Snapshot, *, now_ms: int, previous_metadata: str | None
+    ) -> TableMetadata:
+        """The next version, with a new current snapshot.
+
+        Args:
+            snapshot: its time is moved on if it lies before this version's: readers reject histories
+                that run backwards.
+            now_ms: the committer's clock.
+            previous_metadata: URI of this version's file, for the metadata log.
+        """
+        advanced = self._advanced(now_ms, previous_metadata)
+        raw_snapshot = snapshot.to_dict()
+        raw_snapshot["timestamp-ms"] = max(snapshot.timestamp_ms, advanced["last-updated-ms"])
+        advanced["last-updated-ms"] = raw_snapshot["timestamp-ms"]
+        entry = {"snapshot-id": snapshot.snapshot_id, "timestamp-ms": raw_snapshot["timestamp-ms"]}
+        refs = {**(self._raw.get("refs") or {}), "main": {"snapshot-id": snapshot.snapshot_id, "type": "branch"}}
+        return TableMetadata(
+            {
+                **self._raw,
+                **advanced,
+                "last-sequence-number": max(self.last_sequence_number, snapshot.sequence_number),
+                "current-snapshot-id": snapshot.snapshot_id,
+                "refs": refs,
+                "snapshots": [*(self._raw.get("snapshots") or []), raw_snapshot],
+                "snapshot-log": [*self.snapshot_log, entry],
+            }
+        )
+
+    def _advanced(self, now_ms: int, previous_metadata: str | None) -> dict[str, Any]:
+        log = self.metadata_log
+        if previous_metadata is not None:
+            log.append({"metadata-file": previous_metadata, "timestamp-ms": self.last_updated_ms})
+        return {"last-updated-ms": max(now_ms, self.last_updated_ms + 1), "metadata-log": log}
+
+
+def parse_metadata(data: bytes, where: str) -> TableMetadata:
+    """Read a metadata file.
+
+    Args:
+        data: its bytes.
+        where: its URI, for messages.
+
+    Raises:
+        CorruptTableError: it is not JSON, or a key that the format demands is missing.
+        UnsupportedTableError: it has another format version than 2.
+    """
+    try:
+        raw = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise CorruptTableError(f"{where} is not JSON ({error}): restore it") from error
+    if not isinstance(raw, dict):
+        raise CorruptTableError(f"{where} holds no JSON object: restore it")
+    version = raw.get("format-version")
+    if version != FORMAT_VERSION:
+        raise UnsupportedTableError(
+            f"{where} has Iceberg format version {version!r}, and this release reads and writes {FORMAT_VERSION}. "
+            "Use the engine that made it, or rewrite it as version 2."
+        )
+    missing = [key for key in _REQUIRED if key not in raw]
+    if missing:
+        raise CorruptTableError(f"{where} lacks {', '.join(map(repr, missing))}: restore it")
+    return TableMetadata(raw)
+
+
+def new_table_metadata(
+    *, table_uuid: str, location: str, schema: Schema, properties: Mapping[str, str], now_ms: int
+) -> TableMetadata:
+    """Metadata of a table that has no rows yet.
+
+    Args:
+        table_uuid: its identity.
+        location: URI of its folder.
+        schema: its schema.
+        properties: its properties.
+        now_ms: the time, in milliseconds since 1970.
+    """
+    return TableMetadata(
+        {
+            "format-version": FORMAT_VERSION,
+            "table-uuid": table_uuid,
+            "location": location,
+            "last-sequence-number": 0,
+            "last-updated-ms": now_ms,
+            "last-column-id": schema.highest_field_id,
+            "current-schema-id": schema.schema_id,
+            "schemas": [schema.to_dict()],
+            "default-spec-id": 0,
+            "partition-specs": [PartitionSpec().to_dict()],
+            "last-partition-id": FIRST_FIELD_ID - 1,
+            "default-sort-order-id": 0,
+            "sort-orders": [{"order-id": 0, "fields": []}],
+            "properties": dict(properties),
+            # Absent and null are refused by one reader or the other; -1 is read by all.
+            "current-snapshot-id": -1,
+            "refs": {},
+            "snapshots": [],
+            "snapshot-log": [],
+            "metadata-log": [],
+        }
+    )
