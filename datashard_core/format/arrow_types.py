@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FIELD_ID = b"PARQUET:field_id"
+DOC = b"doc"
 
 
 def schema_to_arrow(fields: Sequence[t.NestedField]) -> pa.Schema:
@@ -31,6 +32,8 @@ def _field_to_arrow(field: t.NestedField) -> pa.Field:
     import pyarrow as pa
 
     metadata = {FIELD_ID: str(field.field_id).encode()}
+    if field.doc is not None:
+        metadata[DOC] = field.doc.encode()
     return pa.field(field.name, type_to_arrow(field.type), nullable=not field.required, metadata=metadata)
 
 
@@ -82,7 +85,7 @@ def fields_from_arrow(schema: pa.Schema) -> tuple[t.NestedField, ...]:
 
 def _field_from_arrow(field: pa.Field, prefix: str) -> t.NestedField:
     path = f"{prefix}{field.name}"
-    doc = (field.metadata or {}).get(b"doc")
+    doc = (field.metadata or {}).get(DOC)
     return t.NestedField(
         _id_of(field),
         field.name,
