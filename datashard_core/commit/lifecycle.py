@@ -27,6 +27,7 @@ from datashard_core.storage.base import (
 )
 from datashard_core.storage.requests import (
     Delete,
+    Get,
     Head,
     Instant,
     ListPage,
@@ -159,10 +160,12 @@ def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> S
                 doomed.append(info.key)
     for start in range(0, len(doomed), PURGE_BATCH):
         yield from ask(Delete(tuple(doomed[start : start + PURGE_BATCH])))
-    superseded = [info for info in versions if info.key in listed_before]
+    superseded = [info.key for info in versions if info.key in listed_before]
     for start in range(0, len(superseded), 16):
+        keys = superseded[start : start + 16]
+        bodies = yield from each([Get(key) for key in keys])
         outcomes = yield [
-            Replace(info.key, tombstone(uuid), info.version) for info in superseded[start : start + 16]
+            Replace(key, tombstone(uuid), stored.version) for key, stored in zip(keys, bodies, strict=True)
         ]
         for outcome in outcomes:
             # Somebody else's tombstone is as good as ours.

@@ -187,9 +187,20 @@ def _decoded(array: Any) -> Any:
     import pyarrow.compute as pc
 
     if pa.types.is_dictionary(array.type):
-        return _decoded(array.dictionary_decode())
+        return _decoded(_viewless(array.dictionary).take(array.indices))
     if pa.types.is_run_end_encoded(array.type):
         return _decoded(pc.run_end_decode(array))
+    return array
+
+
+def _viewless(array: Any) -> Any:
+    """Text and bytes in the layout that all of Arrow's functions take; not all of them take views."""
+    import pyarrow as pa
+
+    if pa.types.is_string_view(array.type):
+        return array.cast(pa.large_string())
+    if pa.types.is_binary_view(array.type):
+        return array.cast(pa.large_binary())
     return array
 
 
@@ -209,11 +220,13 @@ def _wrong_type(array: Any, kind: t.IcebergType, path: str) -> MisfitError:
 
 
 def _misfit(array: Any, row: int, kind: t.IcebergType, path: str, why: str) -> MisfitError:
+    import pyarrow as pa
+
     scalar = array[row]
     try:
         text = shown(scalar.as_py())
-    except ValueError:  # nanoseconds, which Python's datetime does not hold
-        text = str(scalar)
+    except (ValueError, OverflowError):  # nanoseconds and far years, which Python's datetime does not hold
+        text = repr(array.slice(row, 1).cast(pa.string())[0].as_py())
     return MisfitError(path, f"{text} of Arrow type {array.type} is not {kind}: {why}", row)
 
 

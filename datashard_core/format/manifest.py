@@ -222,7 +222,9 @@ def _needs_renaming(schema: Any) -> bool:
 
 
 def _renamed(row: Mapping[str, Any], schema: Any) -> dict[str, Any]:
-    names = {field["name"]: _OUR_NAMES.get(field.get("field-id"), field["name"]) for field in schema["fields"]}
+    names = {
+        field["name"]: _OUR_NAMES.get(field.get("field-id"), field["name"]) for field in schema["fields"]
+    }
     return {names[key]: value for key, value in row.items()}
 
 
@@ -270,7 +272,9 @@ def _entry(row: Mapping[str, Any], manifest: ManifestFile, where: str) -> Manife
 
 def _file(row: Mapping[str, Any], spec_id: int) -> DataFile:
     if row.get("key_metadata"):
-        raise UnsupportedTableError(f"data file {row['file_path']} is encrypted: read the table with its own engine")
+        raise UnsupportedTableError(
+            f"data file {row['file_path']} is encrypted: read the table with its own engine"
+        )
     maps = {
         name: {pair["key"]: pair["value"] for pair in row.get(name) or ()} if not isinstance(row.get(name), dict)
         else {int(key): value for key, value in row[name].items()}
@@ -355,4 +359,3 @@ def _check_counts(entries: Sequence[ManifestEntry], manifest: ManifestFile) -> N
                 f"manifest {manifest.manifest_path} holds {len(found)} files and {sum(found)} rows of status {status}, "
                 f"and the manifest list says {files} and {rows}: restore it"
             )
-

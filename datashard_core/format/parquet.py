@@ -100,9 +100,7 @@ class _Counted:
         """The sink belongs to the caller."""
 
 
-def _write(
-    table: pa.Table, schema: Schema, sink: Any
-) -> tuple[Metrics, dict[int, int], tuple[int, ...]]:
+def _write(table: pa.Table, schema: Schema, sink: Any) -> tuple[Metrics, dict[int, int], tuple[int, ...]]:
     import pyarrow.parquet as pq
 
     metrics = Metrics()

@@ -111,7 +111,9 @@ class TableMetadata:
         for raw in self._raw["partition-specs"]:
             if raw.get("spec-id") == wanted:
                 return PartitionSpec.from_dict(raw)
-        raise CorruptTableError(f"{self.location}: the default partition spec, {wanted}, is not among the specs")
+        raise CorruptTableError(
+            f"{self.location}: the default partition spec, {wanted}, is not among the specs"
+        )
 
     @cached_property
     def snapshots(self) -> tuple[Snapshot, ...]:
@@ -127,7 +129,9 @@ class TableMetadata:
             return None
         found = self.snapshot_by_id(wanted)
         if found is None:
-            raise CorruptTableError(f"{self.location}: the current snapshot, {wanted}, is not among the snapshots")
+            raise CorruptTableError(
+                f"{self.location}: the current snapshot, {wanted}, is not among the snapshots"
+            )
         return found
 
     def snapshot_by_id(self, snapshot_id: int) -> Snapshot | None:
@@ -174,7 +178,10 @@ class TableMetadata:
         raw_snapshot["timestamp-ms"] = max(snapshot.timestamp_ms, advanced["last-updated-ms"])
         advanced["last-updated-ms"] = raw_snapshot["timestamp-ms"]
         entry = {"snapshot-id": snapshot.snapshot_id, "timestamp-ms": raw_snapshot["timestamp-ms"]}
-        refs = {**(self._raw.get("refs") or {}), "main": {"snapshot-id": snapshot.snapshot_id, "type": "branch"}}
+        refs = {
+            **(self._raw.get("refs") or {}),
+            "main": {"snapshot-id": snapshot.snapshot_id, "type": "branch"},
+        }
         return TableMetadata(
             {
                 **self._raw,

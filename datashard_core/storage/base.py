@@ -86,7 +86,8 @@ class Storage(Protocol):
     def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
         """Objects whose key begins with ``prefix`` and sorts after ``after``, sorted by key.
 
-        Pages are fetched lazily, so taking the first 1,000 costs one request.
+        Pages are fetched lazily, so taking the first 1,000 costs one request. The version may be
+        empty where a listing does not tell it.
         """
 
     def folders(self, folder: str = "") -> Sequence[str]:

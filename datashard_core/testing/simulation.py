@@ -293,6 +293,8 @@ class Simulation:
         return probability > 0.0 and self.now < self._calm_after and self.random.random() < probability
 
     def _in_burst(self, when: float) -> bool:
+        if self.now >= self._calm_after:
+            return False
         if when < self._bursts_until:
             return True
         # Asked once per request: the rate is per second of some hundred requests.

@@ -1,0 +1,293 @@
+"""Where tables live and with which credentials: the one door to the environment.
+
+Adapters build an :class:`S3Config` from a connection or a block, and nothing below them looks
+anything up. Scripts may leave it to :func:`resolve_warehouse`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from datashard_core.errors import ConfigurationError
+
+DEFAULT_FOLDER = "datashard-warehouse"
+"""The local warehouse of scripts that configure nothing: a folder in the working directory."""
+
+AddressingStyle = Literal["auto", "path", "virtual"]
+ServerSideEncryption = Literal["AES256", "aws:kms"]
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX = re.compile(r"[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*")
+_SECRETS = frozenset({"secret_key", "session_token", "credentials_provider"})
+
+
+class Credentials(NamedTuple):
+    """What a request is signed with; ``repr`` shows no secret."""
+
+    access_key: str
+    secret_key: str
+    session_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Credentials(access_key={self.access_key!r}, secret_key='***')"
+
+
+CredentialsProvider = Callable[[], Credentials]
+"""Returns credentials that are valid now; it is asked before requests and may refresh them."""
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """A warehouse in a folder of a local disk.
+
+    Attributes:
+        folder: the folder.
+    """
+
+    folder: str
+
+
+@dataclass(frozen=True, repr=False)
+class S3Config:
+    """A warehouse in a bucket of an S3-compatible store.
+
+    Credentials come from exactly one of: ``access_key`` and ``secret_key``; a
+    ``credentials_provider``; or ``use_default_chain`` (IAM role, profile, web identity).
+
+    Attributes:
+        bucket: name of the bucket.
+        prefix: folder within it, without slashes at the ends; "" for the whole bucket.
+        endpoint: URL of the store; None for AWS.
+        region: region; None: found out once for AWS, ``us-east-1`` for other stores.
+        access_key: access key id.
+        secret_key: secret access key.
+        session_token: token of temporary credentials.
+        addressing_style: "path" for ``endpoint/bucket``, "virtual" for ``bucket.endpoint``; "auto":
+            "path" with an endpoint, "virtual" on AWS.
+        verify_tls: whether to check certificates, or the path of a CA bundle to check them with.
+        sse: server-side encryption, "AES256" or "aws:kms"; None: the bucket's default.
+        sse_kms_key_id: the KMS key for "aws:kms".
+        connect_timeout: seconds.
+        read_timeout: seconds.
+        max_attempts: tries of reads and unconditional writes; conditional writes are sent once.
+        credentials_provider: callable that returns valid :class:`Credentials`.
+        use_default_chain: let botocore find credentials where AWS's tools do.
+
+    Raises:
+        ConfigurationError: the settings are incomplete or contradict each other.
+
+    Example:
+        >>> S3Config(bucket="logs", endpoint="http://localhost:9000", access_key="minio", secret_key="minio123")
+        S3Config(bucket='logs', endpoint='http://localhost:9000', access_key='minio', secret_key='***')
+    """
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = None
+    session_token: str | None = None
+    addressing_style: AddressingStyle = "auto"
+    verify_tls: bool | str = True
+    sse: ServerSideEncryption | None = None
+    sse_kms_key_id: str | None = None
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    max_attempts: int = 5
+    credentials_provider: CredentialsProvider | None = field(default=None, compare=True)
+    use_default_chain: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", (self.prefix or "").strip("/"))
+        object.__setattr__(self, "endpoint", (self.endpoint or "").rstrip("/") or None)
+        self._check_place()
+        self._check_credentials()
+        if self.addressing_style not in ("auto", "path", "virtual"):
+            raise ConfigurationError(
+                f"addressing_style={self.addressing_style!r}: use 'auto', 'path' or 'virtual'"
+            )
+        if self.sse not in (None, "AES256", "aws:kms"):
+            raise ConfigurationError(
+                f"sse={self.sse!r}: use 'AES256' or 'aws:kms', or leave it to the bucket"
+            )
+        if self.sse_kms_key_id and self.sse != "aws:kms":
+            raise ConfigurationError("sse_kms_key_id goes with sse='aws:kms'")
+
+    def _check_place(self) -> None:
+        if not isinstance(self.bucket, str) or not _BUCKET.fullmatch(self.bucket):
+            raise ConfigurationError(
+                f"bucket={self.bucket!r} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . -, without s3:// or slashes"
+            )
+        if self.prefix and not _PREFIX.fullmatch(self.prefix):
+            raise ConfigurationError(
+                f"prefix={self.prefix!r} cannot be a folder of tables: use the characters A-Z a-z 0-9 . _ = - and "
+                "single slashes, so that every Iceberg reader finds them"
+            )
+        if self.endpoint is not None and not re.fullmatch(r"https?://[^/?#]+", self.endpoint):
+            raise ConfigurationError(
+                f"endpoint={self.endpoint!r} is not a URL such as http://localhost:9000 or https://s3.example.com"
+            )
+
+    def _check_credentials(self) -> None:
+        if bool(self.access_key) != bool(self.secret_key):
+            lacking = "secret_key" if self.access_key else "access_key"
+            raise ConfigurationError(f"bucket {self.bucket}: {lacking} is missing: keys come in pairs")
+        if self.session_token and not self.access_key:
+            raise ConfigurationError(
+                f"bucket {self.bucket}: a session_token needs its access_key and secret_key"
+            )
+        given = [bool(self.access_key), self.credentials_provider is not None, self.use_default_chain]
+        if sum(given) == 0:
+            raise ConfigurationError(
+                f"bucket {self.bucket}: no credentials. Pass access_key and secret_key, or use_default_chain=True for an "
+                "IAM role, a profile or a web identity."
+            )
+        if sum(given) > 1:
+            raise ConfigurationError(
+                f"bucket {self.bucket}: more than one source of credentials. Pass keys, a credentials_provider or "
+                "use_default_chain=True, and no two of them."
+            )
+
+    def __repr__(self) -> str:
+        shown = []
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value != one.default:
+                shown.append(f"{one.name}='***'" if one.name in _SECRETS else f"{one.name}={value!r}")
+        return f"S3Config({', '.join(shown)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.secret_key or self.session_token or self.credentials_provider is not None:
+            raise TypeError(
+                f"an S3Config that holds credentials (bucket {self.bucket}) is not pickled: it would end up in task "
+                "arguments and logs. Pass the name of the connection or block, and build it where it is used."
+            )
+        return _rebuild, (type(self), {one.name: getattr(self, one.name) for one in fields(self)})
+
+    @property
+    def uri(self) -> str:
+        """``s3://bucket/prefix``."""
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+    @property
+    def uses_path_style(self) -> bool:
+        """Whether the bucket goes into the path of a request, not into its host name."""
+        return self.addressing_style == "path" or (
+            self.addressing_style == "auto" and self.endpoint is not None
+        )
+
+
+def _rebuild(kind: type[S3Config], values: dict[str, Any]) -> S3Config:
+    return kind(**values)
+
+
+def resolve_warehouse(
+    uri: str | None = None,
+    config: S3Config | LocalConfig | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> S3Config | LocalConfig:
+    """Where a script's tables live: what it says, else the ``DATASHARD_*`` variables, else a folder.
+
+    Args:
+        uri: ``s3://bucket/prefix``, ``file:///folder``, or a folder.
+        config: keys and settings; the bucket and prefix of ``uri`` win over its own.
+        environ: the variables; those of the process if left out.
+
+    Raises:
+        ConfigurationError: something is missing or contradicts itself.
+    """
+    variables = os.environ if environ is None else environ
+    if uri is not None and "://" not in uri and uri.strip():
+        return LocalConfig(str(Path(uri).expanduser()))
+    if uri is None:
+        return config if config is not None else _from_variables(variables)
+    scheme, _, rest = uri.partition("://")
+    if scheme == "file":
+        folder = rest if rest.startswith("/") else ""
+        if not folder:
+            raise ConfigurationError(f"{uri!r}: a file URI has three slashes, as in file:///srv/warehouse")
+        return LocalConfig(folder)
+    if scheme not in ("s3", "s3a"):
+        raise ConfigurationError(
+            f"{uri!r} is no place for tables: use s3://bucket/prefix (any S3-compatible store), file:///folder or a folder"
+        )
+    bucket, _, prefix = rest.partition("/")
+    if isinstance(config, LocalConfig):
+        raise ConfigurationError(f"{uri!r} is a bucket, and the config names the folder {config.folder!r}")
+    if config is not None:
+        return replace(config, bucket=bucket, prefix=prefix)
+    return _s3_from_variables(variables, bucket, prefix)
+
+
+def _from_variables(variables: Mapping[str, str]) -> S3Config | LocalConfig:
+    kind = variables.get("DATASHARD_STORAGE_TYPE", "").strip().lower()
+    bucket = variables.get("DATASHARD_S3_BUCKET", "").strip()
+    if kind in ("", "local"):
+        return LocalConfig(DEFAULT_FOLDER)
+    if kind != "s3":
+        raise ConfigurationError(f"DATASHARD_STORAGE_TYPE={kind!r}: use 's3' or 'local'")
+    if not bucket:
+        raise ConfigurationError(
+            "DATASHARD_STORAGE_TYPE is s3 and DATASHARD_S3_BUCKET is not set: name the bucket"
+        )
+    return _s3_from_variables(variables, bucket, variables.get("DATASHARD_S3_PREFIX", "").strip())
+
+
+def _s3_from_variables(variables: Mapping[str, str], bucket: str, prefix: str) -> S3Config:
+    access_key = variables.get("DATASHARD_S3_ACCESS_KEY") or None
+    secret_key = variables.get("DATASHARD_S3_SECRET_KEY") or None
+    if bool(access_key) != bool(secret_key):
+        missing = "DATASHARD_S3_SECRET_KEY" if access_key else "DATASHARD_S3_ACCESS_KEY"
+        raise ConfigurationError(
+            f"{missing} is not set: set both keys, or neither for an IAM role or a profile"
+        )
+    return S3Config(
+        bucket=bucket,
+        prefix=prefix,
+        endpoint=_endpoint(variables.get("DATASHARD_S3_ENDPOINT")),
+        region=variables.get("DATASHARD_S3_REGION") or None,
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=(variables.get("DATASHARD_S3_SESSION_TOKEN") or None) if access_key else None,
+        use_default_chain=access_key is None,
+    )
+
+
+def _endpoint(text: str | None) -> str | None:
+    """AWS's own global endpoint says no more than none does, and would hide the region."""
+    cleaned = (text or "").strip().rstrip("/")
+    return None if cleaned in ("", "https://s3.amazonaws.com", "http://s3.amazonaws.com") else cleaned
+
+
+def split_table_uri(name_or_uri: str) -> tuple[str | None, str]:
+    """A table's URI as that of its warehouse and its name; a bare name has no warehouse.
+
+    Example:
+        >>> split_table_uri("s3://bucket/warehouse/events")
+        ('s3://bucket/warehouse', 'events')
+        >>> split_table_uri("events")
+        (None, 'events')
+
+    Raises:
+        ConfigurationError: it names no table.
+    """
+    if not isinstance(name_or_uri, str) or not name_or_uri.strip():
+        raise ConfigurationError(f"{name_or_uri!r} names no table")
+    if "/" not in name_or_uri and os.sep not in name_or_uri:
+        if ":" in name_or_uri:
+            raise ConfigurationError(
+                f"{name_or_uri!r} is neither a table's name nor a URI such as s3://bucket/table"
+            )
+        return None, name_or_uri
+    root, _, name = name_or_uri.rstrip("/").rpartition("/")
+    if not name or root in ("", "s3:/", "s3:", "file:", "file:/"):
+        raise ConfigurationError(
+            f"{name_or_uri!r} names no table: use s3://bucket/prefix/table, or a folder and a name"
+        )
+    return root, name

@@ -1,0 +1,135 @@
+"""Objects in this process's memory, for tests and trials."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from datashard_core.clock import SYSTEM_CLOCK, Clock
+from datashard_core.storage.base import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StoredObject,
+    Version,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.fs as pafs
+
+
+class MemoryStorage:
+    """A store that lasts as long as the object; folders made by :meth:`at` share it.
+
+    Args:
+        root: URI that it calls itself by.
+        clock: its time.
+    """
+
+    def __init__(self, root: str = "memory://store", clock: Clock = SYSTEM_CLOCK) -> None:
+        self._root = root.rstrip("/")
+        self._base = ""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._objects: dict[str, StoredObject] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def root(self) -> str:
+        return self._root
+
+    def at(self, folder: str) -> MemoryStorage:
+        deeper = MemoryStorage(f"{self._root}/{folder}", self._clock)
+        deeper._base = f"{self._base}{folder}/"
+        deeper._lock, deeper._objects, deeper._numbers = self._lock, self._objects, self._numbers
+        return deeper
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
+        found = self._find(key)
+        if byte_range is None:
+            return found
+        return StoredObject(found.body[slice(*byte_range)], found.version, found.last_modified)
+
+    def head(self, key: str) -> ObjectInfo:
+        found = self._find(key)
+        return ObjectInfo(key, len(found.body), found.version, found.last_modified)
+
+    def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
+        with self._lock:
+            keys = sorted(key for key in self._objects if key.startswith(self._base + prefix))
+        for key in keys:
+            short = key[len(self._base) :]
+            if after is not None and short <= after:
+                continue
+            found = self._objects.get(key)
+            if found is not None:
+                yield ObjectInfo(short, len(found.body), found.version, found.last_modified)
+
+    def folders(self, folder: str = "") -> Sequence[str]:
+        prefix = f"{folder}/" if folder else ""
+        names = set()
+        for info in self.list(prefix):
+            rest = info.key[len(prefix) :]
+            if "/" in rest:
+                names.add(rest.split("/", 1)[0])
+        return sorted(names)
+
+    def put(self, key: str, data: bytes) -> Version:
+        with self._lock:
+            return self._write(key, bytes(data))
+
+    def put_data(self, key: str, data: bytes | pa.Buffer) -> None:
+        self.put(key, bytes(data))
+
+    @contextmanager
+    def open_data(self, key: str) -> Iterator[Any]:
+        sink = io.BytesIO()
+        yield sink
+        self.put(key, sink.getvalue())
+
+    def put_if_absent(self, key: str, data: bytes) -> Version:
+        with self._lock:
+            if self._base + key in self._objects:
+                raise PreconditionFailedError(f"{self._root}/{key} exists", key=key)
+            return self._write(key, bytes(data))
+
+    def replace(self, key: str, data: bytes, version: Version) -> Version:
+        with self._lock:
+            found = self._objects.get(self._base + key)
+            if found is None or found.version != version:
+                raise PreconditionFailedError(f"{self._root}/{key} is not {version} any more", key=key)
+            return self._write(key, bytes(data))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        with self._lock:
+            for key in keys:
+                self._objects.pop(self._base + key, None)
+
+    def filesystem(self) -> tuple[pafs.FileSystem, str]:
+        import pyarrow.fs as pafs
+
+        # A copy of the objects as they are now: data files never change, so a copy is as good.
+        files = pafs._MockFileSystem()
+        with self._lock:
+            objects = {key: found.body for key, found in self._objects.items()}
+        for key, body in objects.items():
+            files.create_dir(key.rpartition("/")[0] or "/", recursive=True)
+            with files.open_output_stream(key) as sink:
+                sink.write(body)
+        return files, self._base.rstrip("/")
+
+    def _find(self, key: str) -> StoredObject:
+        found = self._objects.get(self._base + key)
+        if found is None:
+            raise ObjectNotFoundError(f"{self._root}/{key} does not exist", key=key)
+        return found
+
+    def _write(self, key: str, data: bytes) -> Version:
+        version = Version(f"m{next(self._numbers)}")
+        self._objects[self._base + key] = StoredObject(data, version, self._clock.now_ms() / 1000)
+        return version
