@@ -176,35 +176,24 @@ def _make_session(config: S3Config, clients: S3Clients) -> Any:
     )
     session.set_config_variable("config_file", os.devnull)
     session.set_config_variable("credentials_file", os.devnull)
-    session._credentials = _ProvidedCredentials(clients)
+    session.register_component("credential_provider", _provider(clients))
     return session
 
 
-class _ProvidedCredentials:
-    """What botocore asks for credentials: ours, frozen for each request, refreshed by their owner."""
+def _provider(clients: S3Clients) -> Any:
+    """What botocore asks for credentials: ours, asked of their owner again for each request."""
+    from botocore.credentials import Credentials as BotoCredentials
+    from botocore.credentials import ReadOnlyCredentials
 
-    method = "datashard"
+    class Provided(BotoCredentials):  # type: ignore[misc]
+        def get_frozen_credentials(self) -> Any:
+            return ReadOnlyCredentials(*clients.credentials())
 
-    def __init__(self, clients: S3Clients) -> None:
-        self._clients = clients
+    class Provider:
+        def load_credentials(self) -> Any:
+            return Provided(*clients.credentials(), method="datashard")
 
-    def get_frozen_credentials(self) -> Any:
-        from botocore.credentials import ReadOnlyCredentials
-
-        found = self._clients.credentials()
-        return ReadOnlyCredentials(found.access_key, found.secret_key, found.session_token)
-
-    @property
-    def access_key(self) -> str:
-        return self._clients.credentials().access_key
-
-    @property
-    def secret_key(self) -> str:
-        return self._clients.credentials().secret_key
-
-    @property
-    def token(self) -> str | None:
-        return self._clients.credentials().session_token
+    return Provider()
 
 
 def _without_expect(params: Any, **_: Any) -> None:
