@@ -44,6 +44,20 @@ _QUICK_OTHERS: dict[type[t.IcebergType], frozenset[type]] = {
     t.StructType: frozenset({dict}),
 }
 _SOME_DAY = dt.datetime(2000, 1, 1)
+_FILLERS: dict[str, Any] = {
+    "boolean": False,
+    "int": 0,
+    "long": 0,
+    "float": 0.0,
+    "double": 0.0,
+    "date": _SOME_DAY.date(),
+    "time": dt.time(),
+    "timestamp": _SOME_DAY,
+    "timestamptz": _SOME_DAY.replace(tzinfo=dt.UTC),
+    "string": "",
+    "uuid": uuid.UUID(int=0),
+    "binary": b"",
+}
 
 
 class _NotQuickError(Exception):
@@ -64,7 +78,7 @@ def column_array(values: Sequence[Any], field: t.NestedField, path: str) -> pa.A
     import pyarrow as pa
 
     try:
-        return _build(values, field, 0, False)
+        return _build(values, field, False)
     except (_NotQuickError, pa.ArrowException, TypeError, ValueError, OverflowError):
         pass  # found out below, value by value
     cleaned = []
@@ -75,26 +89,60 @@ def column_array(values: Sequence[Any], field: t.NestedField, path: str) -> pa.A
             error.row = row
             raise
     try:
-        return _build(cleaned, field, 0, True)
+        return _build(cleaned, field, True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise MisfitError(path, f"Arrow cannot hold these values as {field.type}: {error}") from error
 
 
-def _build(values: Sequence[Any], field: t.NestedField, absent: int, clean: bool) -> Any:
+def null_array(count: int, kind: t.IcebergType) -> pa.Array:
+    """An array of nothing but nulls that the Parquet writer takes.
+
+    The writer refuses a null in a required field even where the struct around it is null, so below null
+    structs stand values that nobody sees, which :func:`pyarrow.nulls` does not do.
+    """
+    import pyarrow as pa
+
+    target = type_to_arrow(kind)
+    if not isinstance(kind, t.StructType):
+        return pa.nulls(count, target)
+    one = _build([None], t.NestedField(0, "", kind, False), True)
+    return one.take(pa.repeat(0, count))
+
+
+def without_nulls(array: pa.Array, kind: t.IcebergType) -> pa.Array:
+    """The array with some value in the place of each null: for a required field of structs that are null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not array.null_count:
+        return array
+    filler = _build([_filler(kind)], t.NestedField(0, "", kind, True), True)
+    places = pc.if_else(array.is_null(), len(array), pa.array(range(len(array)), pa.int64()))
+    return pa.concat_arrays([array, filler]).take(places)
+
+
+def _filler(kind: t.IcebergType) -> Any:
+    if isinstance(kind, t.StructType):
+        return {field.name: _filler(field.type) for field in kind.fields if field.required}
+    if isinstance(kind, (t.ListType, t.MapType)):
+        return []
+    if isinstance(kind, t.FixedType):
+        return bytes(kind.length)
+    return 0 if isinstance(kind, t.DecimalType) else _FILLERS[str(kind)]
+
+
+def _build(values: Sequence[Any], field: t.NestedField, clean: bool) -> Any:
     """The column, by the quick way.
 
     Args:
         values: one for each row.
         field: what they are for.
-        absent: how many of them are None because the struct around them is.
         clean: the values went through ``clean_field``.
     """
     kinds = set(map(type, values))
-    nulls = 0
-    if _NONE in kinds:
-        kinds.discard(_NONE)
-        nulls = sum(value is None for value in values)
-    if field.required and nulls > absent:
+    nulls = _NONE in kinds
+    kinds.discard(_NONE)
+    if field.required and nulls:
         raise _NotQuickError
     kind = field.type
     quick = _QUICK[kind.name] if isinstance(kind, t.PrimitiveType) else _QUICK_OTHERS[type(kind)]
@@ -105,7 +153,7 @@ def _build(values: Sequence[Any], field: t.NestedField, absent: int, clean: bool
     if isinstance(kind, t.MapType):
         return _map_array(values, kind, clean)
     if isinstance(kind, t.StructType):
-        return _struct_array(values, kind, nulls, clean)
+        return _struct_array(values, kind, clean)
     return _flat_array(values, kind, kinds)
 
 
@@ -172,7 +220,7 @@ def _list_array(values: Sequence[Any], kind: t.ListType, clean: bool) -> Any:
 
     (element,) = t.children(kind)
     flat = list(chain.from_iterable(value for value in values if value is not None))
-    items = _build(flat, element, 0, clean)
+    items = _build(flat, element, clean)
     return pa.ListArray.from_arrays(_offsets(values), items, type=type_to_arrow(kind), mask=_mask(values))
 
 
@@ -185,22 +233,23 @@ def _map_array(values: Sequence[Any], kind: t.MapType, clean: bool) -> Any:
             value.items() if type(value) is dict else value for value in values if value is not None
         )
     )
-    keys = _build([left for left, _ in pairs], key, 0, clean)
-    items = _build([right for _, right in pairs], item, 0, clean)
+    keys = _build([left for left, _ in pairs], key, clean)
+    items = _build([right for _, right in pairs], item, clean)
     return pa.MapArray.from_arrays(
         _offsets(values), keys, items, type=type_to_arrow(kind), mask=_mask(values)
     )
 
 
-def _struct_array(values: Sequence[Any], kind: t.StructType, nulls: int, clean: bool) -> Any:
+def _struct_array(values: Sequence[Any], kind: t.StructType, clean: bool) -> Any:
     import pyarrow as pa
 
     if set(chain.from_iterable(value for value in values if value is not None)) - {
         f.name for f in kind.fields
     }:
         raise _NotQuickError
-    arrays = [
-        _build([None if value is None else value.get(field.name) for value in values], field, nulls, clean)
-        for field in kind.fields
-    ]
+    arrays = []
+    for field in kind.fields:
+        absent = _filler(field.type) if field.required else None
+        inside = [absent if value is None else value.get(field.name) for value in values]
+        arrays.append(_build(inside, field, clean))
     return pa.StructArray.from_arrays(arrays, fields=list(type_to_arrow(kind)), mask=_mask(values))

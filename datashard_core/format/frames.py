@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.format import types as t
 from datashard_core.format.arrow_types import is_bytes, is_listlike, is_text, is_uuid, type_to_arrow
-from datashard_core.format.columns import column_array
+from datashard_core.format.columns import column_array, null_array, without_nulls
 from datashard_core.format.schema import Schema
 from datashard_core.format.values import MisfitError, UnusableError, missing, shown
 
@@ -129,7 +129,7 @@ def fit(table: pa.Table, schema: Schema) -> pa.Table:
                 f"the column {field.name!r} of type {field.type} is required, and it is missing"
             )
         else:
-            columns.append(pa.chunked_array([pa.nulls(table.num_rows, type_to_arrow(field.type))]))
+            columns.append(pa.chunked_array([null_array(table.num_rows, field.type)]))
     return pa.Table.from_arrays(columns, schema=schema.to_arrow())
 
 
@@ -169,7 +169,7 @@ def _fit_array(array: Any, field: t.NestedField, path: str, present: Any) -> Any
             error.row = row
             raise error
     if array.null_count == len(array):
-        return pa.nulls(len(array), type_to_arrow(field.type))
+        return null_array(len(array), field.type)
     kind = field.type
     if isinstance(kind, t.ListType) and is_listlike(array.type):
         return _fit_list(array, kind, path)
@@ -383,5 +383,6 @@ def _fit_struct(array: Any, kind: t.StructType, path: str, present: Any) -> Any:
     for field in kind.fields:
         there = field.name in names
         child = array.field(names.index(field.name)) if there else pa.nulls(len(array))
-        children.append(_fit_array(child, field, f"{path}.{field.name}", valid))
+        fitted = _fit_array(child, field, f"{path}.{field.name}", valid)
+        children.append(without_nulls(fitted, field.type) if field.required else fitted)
     return pa.StructArray.from_arrays(children, fields=list(type_to_arrow(kind)), mask=array.is_null())
