@@ -1,0 +1,1 @@
+"""The main job: see ``demo/run.py``."""

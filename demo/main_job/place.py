@@ -1,0 +1,155 @@
+"""Where the demo's tables are (an embedded S3 server, a bucket or a folder), and how each side gets in."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from datashard_core import LocalConfig, S3Config, Warehouse, connect
+from datashard_core.config import resolve_warehouse
+from datashard_core.storage import open_storage
+from datashard_core.testing.s3_server import S3Server
+
+
+@dataclass(frozen=True)
+class Place:
+    """A warehouse, and what Airflow, Prefect and PyIceberg must know to use it.
+
+    Attributes:
+        config: its bucket and keys, or its folder.
+        ends_with_the_demo: whether the tables are gone when the demo ends.
+    """
+
+    config: S3Config | LocalConfig
+    ends_with_the_demo: bool
+
+    @property
+    def warehouse(self) -> Warehouse:
+        """For the demo's own questions."""
+        return connect(config=self.config)
+
+    @property
+    def pyiceberg_properties(self) -> dict[str, str]:
+        """The file-system properties that PyIceberg needs."""
+        config = self.config
+        if isinstance(config, LocalConfig):
+            return {}
+        given = {
+            "s3.endpoint": config.endpoint,
+            "s3.region": config.region,
+            "s3.access-key-id": config.access_key,
+            "s3.secret-access-key": config.secret_key,
+            "s3.session-token": config.session_token,
+        }
+        return {name: value for name, value in given.items() if value}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The settings by the names that the connection and the block share."""
+        config = self.config
+        if isinstance(config, LocalConfig):
+            return {"folder": str(config.folder)}
+        given = {
+            "bucket": config.bucket,
+            "prefix": config.prefix,
+            "endpoint": config.endpoint,
+            "region": config.region,
+            "access_key": config.access_key,
+            "secret_key": config.secret_key,
+            "session_token": config.session_token,
+        }
+        return {name: value for name, value in given.items() if value}
+
+    def how_to_look(self, python: Path) -> str:
+        """Commands that show the tables after the demo."""
+        uri = self.warehouse.uri
+        exports = ""
+        if isinstance(self.config, S3Config) and self.ends_with_the_demo:
+            names = {
+                "ENDPOINT": "endpoint",
+                "ACCESS_KEY": "access_key",
+                "SECRET_KEY": "secret_key",
+                "REGION": "region",
+            }
+            exports = "".join(
+                f"export DATASHARD_S3_{name}={self.fields[field]}\n"
+                for name, field in names.items()
+                if field in self.fields
+            )
+        query = "select * from workflow_log"
+        code = f"from datashard_core import connect; print(connect('{uri}').sql('{query}').to_pandas())"
+        return f'The tables stay. To look at them:\n\n{exports}{python} -c "{code}"\n'
+
+
+@contextmanager
+def open_place(uri: str | None, keep: bool) -> Iterator[Place]:
+    """A place for the tables of one run of the demo.
+
+    Args:
+        uri: a bucket's or a folder's address; None for an embedded S3 server.
+        keep: leave the tables there.
+    """
+    if uri is None:
+        with ExitStack() as stack:
+            with _deaf_to_interrupts():
+                server = stack.enter_context(
+                    S3Server(access_key=secrets.token_hex(8), secret_key=secrets.token_hex())
+                )
+            yield Place(server.config("flights"), ends_with_the_demo=True)
+        return
+    # A prefix of its own: the sums are right whatever is there already, and removing it harms nobody.
+    name = f"datashard-demo-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    place = Place(_with_keys(resolve_warehouse(f"{uri.rstrip('/')}/{name}", None)), ends_with_the_demo=False)
+    given = Path(uri)
+    made_by_us = isinstance(place.config, LocalConfig) and not given.exists()
+    try:
+        yield place
+    finally:
+        if not keep:
+            _remove(place)
+            if made_by_us and given.is_dir():
+                given.rmdir()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started inside does not hear Ctrl-C: the demo ends it, when nobody needs it any more."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _with_keys(config: S3Config | LocalConfig) -> S3Config | LocalConfig:
+    """The keys of the default chain as of now: Airflow and Prefect are to get them from their own stores."""
+    if isinstance(config, LocalConfig) or not config.use_default_chain:
+        return config
+    from botocore.session import Session
+
+    found = Session().get_credentials()
+    if found is None:
+        return config  # the core's own error says how to give them
+    keys = found.get_frozen_credentials()
+    return replace(
+        config,
+        use_default_chain=False,
+        access_key=keys.access_key,
+        secret_key=keys.secret_key,
+        session_token=keys.token,
+    )
+
+
+def _remove(place: Place) -> None:
+    if isinstance(place.config, LocalConfig):
+        shutil.rmtree(place.config.folder)
+        return
+    storage = open_storage(place.config)
+    storage.delete([each.key for each in storage.list("")])
