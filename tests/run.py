@@ -194,22 +194,33 @@ def check_code() -> Outcome:
     started = time.monotonic()
     tools = environments.ENVIRONMENTS["core"].folder / "bin"
     mypy = [str(tools / "mypy"), "--strict"]
-    hosts = {"airflow": "airflow_provider_datashard", "prefect": "prefect_datashard"}
+    tools_and_demo = ["tools/environments.py", "tests/run.py"]
+    tools_and_demo += ["demo/run.py", "demo/main_job", "demo/read_with_pyiceberg.py"]
+    hosts = {
+        "airflow": ["providers/airflow/airflow_provider_datashard", "example_dags/dags"],
+        "prefect": [
+            "providers/prefect/prefect_datashard",
+            "example_dags/flows",
+            "demo/save_block.py",
+            "demo/run_flow.py",
+        ],
+    }
     checks = {
         "ruff format": [str(tools / "ruff"), "format", "--check", "."],
         "ruff check": [str(tools / "ruff"), "check", "."],
         "import-linter": [str(tools / "lint-imports"), "--no-cache"],
         "mypy datashard_core": [*mypy, "datashard_core"],
-        "mypy tools and demo": [*mypy, "tools/environments.py", "tests/run.py", "demo"],
+        "mypy example_dags": [*mypy, "example_dags/flights.py", "example_dags/tries.py"],
+        "mypy tools and demo": [*mypy, *tools_and_demo],
     }
-    for host, package in hosts.items():
+    for host, sources in hosts.items():
         environment = environments.ENVIRONMENTS[host]
         python = ["--python-executable", str(environment.python), "--cache-dir", f".mypy_cache/{host}"]
-        checks[f"mypy {package}"] = [
+        checks[f"mypy {' '.join(sources)}"] = [
             str(environment.folder / "bin" / "mypy"),
             "--strict",
             *python,
-            f"providers/{host}/{package}",
+            *sources,
         ]
     for name, command in checks.items():
         done = subprocess.run(

@@ -14,13 +14,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from main_job.place import Place, open_place
 from rich.console import Console
 from rich.markup import escape
 
 from environments import ENVIRONMENTS, ROOT
 from main_job import report
 from main_job.airflow_side import USER, Airflow
+from main_job.place import Place, open_place
 from main_job.prefect_side import Flow, Prefect
 from main_job.processes import ChildError, Processes
 
@@ -68,9 +68,9 @@ class Demo:
         log = warehouse.load_table(report.LOG).scan().to_records()
         overlap = report.overlap_seconds(log)
         self._console.print(f"Airflow and Prefect were at work at the same time for {overlap:.1f} s.")
-        for name, found in foreign.items():
+        for name, seen in foreign.items():
             self._console.print(
-                f"PyIceberg reads {found['rows']} rows in {found['snapshots']} snapshots of {name}."
+                f"PyIceberg reads {seen['rows']} rows in {seen['snapshots']} snapshots of {name}."
             )
         found = report.checks(warehouse, self._tasks, folder, overlap)
         good = report.print_checks(self._console, found)

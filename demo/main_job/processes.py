@@ -87,7 +87,7 @@ class Processes:
         return {**kept, **own, **more}
 
     def start(
-        self, name: str, command: Sequence[str | Path], variables: Mapping[str, str], *, talk: bool = False
+        self, name: str, command: Sequence[object], variables: Mapping[str, str], *, talk: bool = False
     ) -> Child:
         """Start a process in a session of its own; ``talk`` leaves its standard input open."""
         log = self.logs / f"{name}.log"
@@ -109,7 +109,7 @@ class Processes:
     def run(
         self,
         name: str,
-        command: Sequence[str | Path],
+        command: Sequence[object],
         variables: Mapping[str, str],
         *,
         text: str | None = None,
