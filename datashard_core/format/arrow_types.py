@@ -145,6 +145,26 @@ def is_listlike(kind: pa.DataType) -> bool:
     )
 
 
+def elements(array: pa.Array) -> pa.Array:
+    """All elements of the lists of an array, in order, without what stands below null lists."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pc.sum(pc.list_value_length(array)).as_py():
+        # Arrow's flatten builds the empty result anew, which it cannot do for extension types.
+        return pa.nulls(0, array.type.value_type)
+    return array.flatten()
+
+
+def map_as_lists(array: pa.Array) -> pa.Array:
+    """A map array as lists of (key, value): a map's own children do not heed that it may be a slice."""
+    import pyarrow as pa
+
+    kind = array.type
+    entry = pa.struct([pa.field("key", kind.key_type, False), pa.field("value", kind.item_type)])
+    return array.cast(pa.list_(pa.field("entries", entry, False)))
+
+
 def is_uuid(kind: pa.DataType) -> bool:
     """Whether an Arrow type is the extension type ``arrow.uuid``."""
     return getattr(kind, "extension_name", None) == "arrow.uuid"

@@ -49,6 +49,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.format import types as t
+from datashard_core.format.arrow_types import elements, map_as_lists
 from datashard_core.format.schema import Schema
 
 if TYPE_CHECKING:
@@ -150,16 +151,17 @@ def _kind_number(kind: t.IcebergType) -> int:
 
 def _add_values(digest: Hash, kind: t.IcebergType, arrays: Sequence[Any]) -> None:
     if isinstance(kind, t.StructType):
-        present = [array.drop_null() for array in arrays]
+        # Without the arrays that are null throughout: Arrow cannot build empty structs of extension types.
+        present = [array.drop_null() for array in arrays if array.null_count < len(array)]
         inside = [[array.field(index) for array in present] for index in range(len(kind.fields))]
         _add_fields(digest, kind.fields, inside)
     elif isinstance(kind, t.ListType):
         _add_lengths(digest, arrays)
-        _add_fields(digest, t.children(kind), [[array.flatten() for array in arrays]])
+        _add_fields(digest, t.children(kind), [list(map(elements, arrays))])
     elif isinstance(kind, t.MapType):
-        pairs = [_as_lists(array) for array in arrays]
+        pairs = list(map(map_as_lists, arrays))
         _add_lengths(digest, pairs)
-        entries = [array.flatten() for array in pairs]
+        entries = list(map(elements, pairs))
         _add_fields(digest, t.children(kind), [[entry.field(index) for entry in entries] for index in (0, 1)])
     elif isinstance(kind, t.DecimalType):
         digest.update(struct.pack("<B", kind.scale))
@@ -171,15 +173,6 @@ def _add_values(digest: Hash, kind: t.IcebergType, arrays: Sequence[Any]) -> Non
         _add_texts(digest, [array.drop_null() for array in arrays])
     else:
         _add_fixed(digest, map(_widened, arrays), _WIDTHS[str(kind)])
-
-
-def _as_lists(array: Any) -> Any:
-    """A map array as lists of key and value: a map's own children do not heed that it may be a slice."""
-    import pyarrow as pa
-
-    kind = array.type
-    entry = pa.struct([pa.field("key", kind.key_type, False), pa.field("value", kind.item_type)])
-    return array.cast(pa.list_(pa.field("entries", entry, False)))
 
 
 def _widened(array: Any) -> Any:

@@ -16,7 +16,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.format import types as t
-from datashard_core.format.arrow_types import is_bytes, is_listlike, is_text, is_uuid, type_to_arrow
+from datashard_core.format.arrow_types import (
+    elements,
+    is_bytes,
+    is_listlike,
+    is_text,
+    is_uuid,
+    map_as_lists,
+    type_to_arrow,
+)
 from datashard_core.format.columns import column_array, null_array, without_nulls
 from datashard_core.format.schema import Schema
 from datashard_core.format.values import MisfitError, UnusableError, missing, shown
@@ -327,18 +335,16 @@ def _fit_list(array: Any, kind: t.ListType, path: str) -> Any:
 
     offsets = _offsets(array)
     (element,) = t.children(kind)
-    values = _fit_inside(array.flatten(), element, f"{path}.element", offsets)
+    values = _fit_inside(elements(array), element, f"{path}.element", offsets)
     return pa.ListArray.from_arrays(offsets, values, type=type_to_arrow(kind), mask=array.is_null())
 
 
 def _fit_map(array: Any, kind: t.MapType, path: str) -> Any:
     import pyarrow as pa
 
-    # As lists of pairs, since a map's own children do not heed that it may be a slice.
-    entry = pa.struct([pa.field("key", array.type.key_type, False), pa.field("value", array.type.item_type)])
-    pairs = array.cast(pa.list_(pa.field("entries", entry, False)))
+    pairs = map_as_lists(array)
     offsets = _offsets(pairs)
-    flat = pairs.flatten()
+    flat = elements(pairs)
     key, item = t.children(kind)
     keys = _fit_inside(flat.field(0), key, f"{path}.key", offsets)
     items = _fit_inside(flat.field(1), item, f"{path}.value", offsets)

@@ -29,7 +29,7 @@ from datashard_core.format.values import MisfitError, clean_field
 
 D = decimal.Decimal
 UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
-POINT = {
+POINT: dict[str, Any] = {
     "type": "struct",
     "fields": [{"name": "x", "type": "double", "required": True}, {"name": "y", "type": "int"}],
 }
@@ -398,13 +398,13 @@ VALUES = st.one_of(
     st.dictionaries(st.text(max_size=2), st.integers() | st.floats() | st.none(), max_size=3),
     st.fixed_dictionaries({"x": st.floats()}, optional={"y": st.integers() | st.none()}),
 )
-KINDS = [
+KINDS: list[Any] = [
     *PRIMITIVES,
     "decimal(9, 2)",
     "fixed[2]",
     {"type": "list", "element-id": 1, "element": "int"},
     {"type": "map", "key-id": 1, "key": "string", "value-id": 2, "value": "long"},
-    {"type": "struct", "fields": [{"id": n, **field} for n, field in enumerate(POINT["fields"])]},  # type: ignore[arg-type]
+    {"type": "struct", "fields": [{"id": n, **field} for n, field in enumerate(POINT["fields"])]},
 ]
 
 
@@ -603,7 +603,7 @@ def test_columns_are_matched_by_name(data: Any, says: str) -> None:
 
 
 def test_a_missing_column_is_null_or_refused() -> None:
-    fields = [{"name": "a", "type": "long"}, {"name": "b", "type": list_of(POINT)}]
+    fields: list[dict[str, Any]] = [{"name": "a", "type": "long"}, {"name": "b", "type": list_of(POINT)}]
     assert to_table(pa.table({"a": [1]}), Schema(0, fields), "t").to_pylist() == [{"a": 1, "b": None}]
     fields[1]["required"] = True
     with pytest.raises(InvalidRecordsError, match=r"'b' of type .* is required, and it is missing"):
