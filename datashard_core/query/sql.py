@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from datashard_core.errors import ConfigurationError
 from datashard_core.query.duck import connect
 
@@ -41,14 +43,35 @@ def run_sql(
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise ConfigurationError(f"pass one SELECT; tables are changed by appends only: {query!r:.200}")
-        for number, name in enumerate(sorted(connection.get_table_names(query, qualified=True))):
-            _register(connection, name.replace('"', ""), resolve, number)
+        for number, name in enumerate(sorted(_tables_in(connection, query))):
+            _register(connection, name, resolve, number)
         answer = connection.execute(query, params) if params is not None else connection.execute(query)
         return answer.to_arrow_table()
     except duckdb.Error as error:
         raise ConfigurationError(f"the query cannot be answered: {error}\n{query}") from error
     finally:
         connection.close()
+
+
+def _tables_in(connection: Any, query: str) -> set[str]:
+    """Names of the tables that a query reads, by DuckDB's own parser."""
+    row = connection.execute("select json_serialize_sql(?)", [query]).fetchone()
+    parsed = msgspec.json.decode(row[0])
+    if parsed.get("error"):
+        raise ConfigurationError(f"the query cannot be answered: {parsed.get('error_message')}\n{query}")
+    names: set[str] = set()
+    left = [parsed]
+    while left:
+        node = left.pop()
+        if isinstance(node, list):
+            left += node
+        elif isinstance(node, dict):
+            left += node.values()
+            if node.get("type") == "BASE_TABLE":
+                names.add(
+                    ".".join(filter(None, (node["catalog_name"], node["schema_name"], node["table_name"])))
+                )
+    return names
 
 
 def _register(connection: Any, name: str, resolve: Resolver, number: int) -> None:

@@ -125,7 +125,7 @@ class S3Storage:
         try:
             yield sink
         except BaseException:
-            # Closing it would upload what there is; what is left open is aborted when it goes.
+            # Arrow uploads what there is when the stream goes: a leftover that no table names.
             del sink
             raise
         with self._arrow(key):
@@ -209,7 +209,7 @@ class S3Storage:
             yield
         except DataShardError:
             raise
-        except Exception as error:  # noqa: BLE001 - told apart below; what is not botocore's is raised again
+        except Exception as error:
             raise self._translated(error, operation, key) from error
 
     def _translated(self, error: Exception, operation: str, key: str) -> Exception:

@@ -50,7 +50,10 @@ class S3Server:
     """
 
     def __init__(
-        self, bucket: str = "datashard", access_key: str = "datashard-key", secret_key: str = "datashard-secret"
+        self,
+        bucket: str = "datashard",
+        access_key: str = "datashard-key",
+        secret_key: str = "datashard-secret",
     ) -> None:
         self.bucket = bucket
         self.access_key = access_key
@@ -72,7 +75,9 @@ class S3Server:
     def start(self) -> S3Server:
         """Start the process and wait until it answers."""
         command = [sys.executable, "-m", __name__, "--bucket", self.bucket, "--access-key", self.access_key]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_"))
+        }
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -83,7 +88,8 @@ class S3Server:
         timer.cancel()
         if not line:
             raise StorageError(
-                f"the S3 server ended with exit code {self._process.wait()} before it was ready", reason="unreachable"
+                f"the S3 server ended with exit code {self._process.wait()} before it was ready",
+                reason="unreachable",
             )
         self.endpoint = json.loads(line)["endpoint"]
         return self

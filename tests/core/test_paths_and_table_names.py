@@ -44,7 +44,22 @@ def test_a_name_stands_for_a_folder(name: str, folder: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "a.", ".a", "a.b.c", "data", "metadata", "x.data", "_hidden", "a b", "a/b", "s3://b/t", "é", "a" * 129],
+    [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a.b.c",
+        "data",
+        "metadata",
+        "x.data",
+        "_hidden",
+        "a b",
+        "a/b",
+        "s3://b/t",
+        "é",
+        "a" * 129,
+    ],
 )
 def test_a_name_that_cannot_be_is_refused_with_the_rule(name: str) -> None:
     with pytest.raises(ConfigurationError, match="A name is"):

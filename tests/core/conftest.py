@@ -1,0 +1,66 @@
+"""Storages to test on: every storage test runs over each kind, and the end of a run says which ran."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datashard_core.config import S3Config
+from datashard_core.storage.base import Storage
+from datashard_core.storage.local import LocalStorage
+from datashard_core.storage.memory import MemoryStorage
+from datashard_core.storage.s3 import S3Storage
+from datashard_core.table.warehouse import Warehouse
+from datashard_core.testing.s3_server import S3Server
+
+BACKENDS = ("memory", "local", "s3")
+_ran: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 protocol over HTTP, in a process of its own."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_config(s3_server: S3Server, request: pytest.FixtureRequest) -> S3Config:
+    """A folder of the bucket that no other test uses."""
+    return s3_server.config(f"t{abs(hash(request.node.nodeid)):x}-{os.urandom(4).hex()}")
+
+
+@pytest.fixture(params=BACKENDS)
+def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A fresh storage of each kind."""
+    _ran[request.param] += 1
+    request.node.user_properties.append(("storage", request.param))
+    if request.param == "memory":
+        return MemoryStorage("memory://test")
+    if request.param == "local":
+        return LocalStorage(tmp_path / "store")
+    config: S3Config = request.getfixturevalue("s3_config")
+    return S3Storage(config)
+
+
+@pytest.fixture
+def any_warehouse(any_storage: Storage) -> Warehouse:
+    """An empty warehouse on each kind of storage."""
+    return Warehouse(any_storage)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    """An empty warehouse on local disk."""
+    return Warehouse(LocalStorage(tmp_path / "warehouse"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which kinds of storage were really tested."""
+    if _ran:
+        ran = ", ".join(f"{name} ({_ran[name]} tests)" for name in BACKENDS if _ran[name])
+        terminalreporter.write_line(f"storage backends: {ran}")
