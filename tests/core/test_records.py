@@ -654,8 +654,10 @@ def test_pandas_columns_of_every_sort() -> None:
             "f": [0.5, math.nan],
             "s": ["a", None],
             "c": pd.Categorical(["x", None]),
-            "t": pd.to_datetime(["2024-01-01", None]).astype("datetime64[ns]"),
-            "z": pd.to_datetime(["2024-01-01", None]).tz_localize("Europe/Berlin"),
+            "t": pd.Series([dt.datetime(2024, 1, 1), None], dtype="datetime64[ns]"),
+            "z": pd.Series([dt.datetime(2024, 1, 1), None], dtype="datetime64[us]").dt.tz_localize(
+                "Europe/Berlin"
+            ),
             "d": pd.Series([dt.date(2024, 1, 1), None], dtype=object),
             "u": pd.Series([UUID, pd.NA], dtype=object),
             "m": pd.Series([D("1.5"), math.nan], dtype=object),
