@@ -55,9 +55,7 @@ def tables_of(data: Any, schema: Schema) -> Iterable[pa.Table] | None:
         return [_from_pandas(data, schema)]
     try:
         if isinstance(data, pa.RecordBatchReader) or hasattr(data, "__arrow_c_stream__"):
-            reader = (
-                data if isinstance(data, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(data)
-            )
+            reader = data if isinstance(data, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(data)
             return (pa.Table.from_batches([batch]) for batch in reader)
         if hasattr(data, "__arrow_c_array__"):
             return [pa.Table.from_batches([pa.record_batch(data)])]
@@ -78,9 +76,7 @@ def _from_pandas(frame: Any, schema: Schema) -> pa.Table:
     names = list(frame.columns)
     for name in names:
         if not isinstance(name, str):
-            raise UnusableError(
-                f"the frame has a column named {name!r}, and names of fields are text; rename it"
-            )
+            raise UnusableError(f"the frame has a column named {name!r}, and names of fields are text; rename it")
     _check_unique(names)
     fields = {field.name: field for field in schema.fields}
     columns = {}
@@ -93,18 +89,14 @@ def _from_pandas(frame: Any, schema: Schema) -> pa.Table:
         try:
             columns[name] = pa.array(series, from_pandas=True)
         except (pa.ArrowException, TypeError, ValueError) as error:
-            raise UnusableError(
-                f"column {name!r} of dtype {series.dtype} has no Arrow form: {error}"
-            ) from error
+            raise UnusableError(f"column {name!r} of dtype {series.dtype} has no Arrow form: {error}") from error
     return pa.table(columns)
 
 
 def _check_unique(names: list[str]) -> None:
     for name in sorted(set(names)):
         if names.count(name) > 1:
-            raise UnusableError(
-                f"the column {name!r} is there {names.count(name)} times; rename or drop the others"
-            )
+            raise UnusableError(f"the column {name!r} is there {names.count(name)} times; rename or drop the others")
 
 
 def fit(table: pa.Table, schema: Schema) -> pa.Table:
@@ -125,17 +117,13 @@ def fit(table: pa.Table, schema: Schema) -> pa.Table:
     known = schema.names
     for name in names:
         if name not in known:
-            raise UnusableError(
-                f"the column {name!r} is not in the schema; its fields are {', '.join(known)}"
-            )
+            raise UnusableError(f"the column {name!r} is not in the schema; its fields are {', '.join(known)}")
     columns = []
     for field in schema.fields:
         if field.name in names:
             columns.append(_fit_column(table.column(field.name), field))
         elif field.required and table.num_rows:
-            raise UnusableError(
-                f"the column {field.name!r} of type {field.type} is required, and it is missing"
-            )
+            raise UnusableError(f"the column {field.name!r} of type {field.type} is required, and it is missing")
         else:
             columns.append(pa.chunked_array([null_array(table.num_rows, field.type)]))
     return pa.Table.from_arrays(columns, schema=schema.to_arrow())
@@ -318,7 +306,9 @@ def _offsets(array: Any) -> Any:
 
     lengths = pc.fill_null(pc.list_value_length(array), 0).cast(pa.int64())
     ends = pc.cumulative_sum(lengths).cast(pa.int32())
-    return pa.concat_arrays([pa.array([0], pa.int32()), ends])
+    joined = pa.concat_arrays([pa.array([0], pa.int32()), ends])
+    # Without a validity bitmap, even one that says that all is valid: older Arrows take no mask beside one.
+    return pa.Array.from_buffers(pa.int32(), len(joined), [None, joined.buffers()[1]])
 
 
 def _fit_inside(array: Any, field: t.NestedField, path: str, offsets: Any) -> Any:
@@ -378,13 +368,9 @@ def _fit_struct(array: Any, kind: t.StructType, path: str, present: Any) -> Any:
     wanted = [field.name for field in kind.fields]
     for name in names:
         if name not in wanted:
-            raise UnusableError(
-                f"the field {path}.{name!r} is not in the schema; there are {', '.join(wanted)}"
-            )
+            raise UnusableError(f"the field {path}.{name!r} is not in the schema; there are {', '.join(wanted)}")
         if names.count(name) > 1:
-            raise UnusableError(
-                f"the field {path}.{name!r} is there {names.count(name)} times; rename the others"
-            )
+            raise UnusableError(f"the field {path}.{name!r} is there {names.count(name)} times; rename the others")
     children = []
     for field in kind.fields:
         there = field.name in names
