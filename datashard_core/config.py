@@ -109,20 +109,16 @@ class S3Config:
         self._check_place()
         self._check_credentials()
         if self.addressing_style not in ("auto", "path", "virtual"):
-            raise ConfigurationError(
-                f"addressing_style={self.addressing_style!r}: use 'auto', 'path' or 'virtual'"
-            )
+            raise ConfigurationError(f"addressing_style={self.addressing_style!r}: use 'auto', 'path' or 'virtual'")
         if self.sse not in (None, "AES256", "aws:kms"):
-            raise ConfigurationError(
-                f"sse={self.sse!r}: use 'AES256' or 'aws:kms', or leave it to the bucket"
-            )
+            raise ConfigurationError(f"sse={self.sse!r}: use 'AES256' or 'aws:kms', or leave it to the bucket")
         if self.sse_kms_key_id and self.sse != "aws:kms":
             raise ConfigurationError("sse_kms_key_id goes with sse='aws:kms'")
 
     def _check_place(self) -> None:
         if not isinstance(self.bucket, str) or not _BUCKET.fullmatch(self.bucket):
             raise ConfigurationError(
-                f"bucket={self.bucket!r} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . -, without s3:// or slashes"
+                f"bucket={self.bucket!r} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . - alone"
             )
         if self.prefix and not _PREFIX.fullmatch(self.prefix):
             raise ConfigurationError(
@@ -139,14 +135,12 @@ class S3Config:
             lacking = "secret_key" if self.access_key else "access_key"
             raise ConfigurationError(f"bucket {self.bucket}: {lacking} is missing: keys come in pairs")
         if self.session_token and not self.access_key:
-            raise ConfigurationError(
-                f"bucket {self.bucket}: a session_token needs its access_key and secret_key"
-            )
+            raise ConfigurationError(f"bucket {self.bucket}: a session_token needs its access_key and secret_key")
         given = [bool(self.access_key), self.credentials_provider is not None, self.use_default_chain]
         if sum(given) == 0:
             raise ConfigurationError(
-                f"bucket {self.bucket}: no credentials. Pass access_key and secret_key, or use_default_chain=True for an "
-                "IAM role, a profile or a web identity."
+                f"bucket {self.bucket}: no credentials. Pass access_key and secret_key, or use_default_chain=True for "
+                "an IAM role, a profile or a web identity."
             )
         if sum(given) > 1:
             raise ConfigurationError(
@@ -178,9 +172,7 @@ class S3Config:
     @property
     def uses_path_style(self) -> bool:
         """Whether the bucket goes into the path of a request, not into its host name."""
-        return self.addressing_style == "path" or (
-            self.addressing_style == "auto" and self.endpoint is not None
-        )
+        return self.addressing_style == "path" or (self.addressing_style == "auto" and self.endpoint is not None)
 
 
 def _rebuild(kind: type[S3Config], values: dict[str, Any]) -> S3Config:
@@ -215,7 +207,7 @@ def resolve_warehouse(
         return LocalConfig(folder)
     if scheme not in ("s3", "s3a"):
         raise ConfigurationError(
-            f"{uri!r} is no place for tables: use s3://bucket/prefix (any S3-compatible store), file:///folder or a folder"
+            f"{uri!r} is no place for tables: use s3://bucket/prefix (any S3-compatible store) or a folder"
         )
     bucket, _, prefix = rest.partition("/")
     if isinstance(config, LocalConfig):
@@ -233,9 +225,7 @@ def _from_variables(variables: Mapping[str, str]) -> S3Config | LocalConfig:
     if kind != "s3":
         raise ConfigurationError(f"DATASHARD_STORAGE_TYPE={kind!r}: use 's3' or 'local'")
     if not bucket:
-        raise ConfigurationError(
-            "DATASHARD_STORAGE_TYPE is s3 and DATASHARD_S3_BUCKET is not set: name the bucket"
-        )
+        raise ConfigurationError("DATASHARD_STORAGE_TYPE is s3 and DATASHARD_S3_BUCKET is not set: name the bucket")
     return _s3_from_variables(variables, bucket, variables.get("DATASHARD_S3_PREFIX", "").strip())
 
 
@@ -244,9 +234,7 @@ def _s3_from_variables(variables: Mapping[str, str], bucket: str, prefix: str) -
     secret_key = variables.get("DATASHARD_S3_SECRET_KEY") or None
     if bool(access_key) != bool(secret_key):
         missing = "DATASHARD_S3_SECRET_KEY" if access_key else "DATASHARD_S3_ACCESS_KEY"
-        raise ConfigurationError(
-            f"{missing} is not set: set both keys, or neither for an IAM role or a profile"
-        )
+        raise ConfigurationError(f"{missing} is not set: set both keys, or neither for an IAM role or a profile")
     return S3Config(
         bucket=bucket,
         prefix=prefix,
@@ -281,9 +269,7 @@ def split_table_uri(name_or_uri: str) -> tuple[str | None, str]:
         raise ConfigurationError(f"{name_or_uri!r} names no table")
     if "/" not in name_or_uri and os.sep not in name_or_uri:
         if ":" in name_or_uri:
-            raise ConfigurationError(
-                f"{name_or_uri!r} is neither a table's name nor a URI such as s3://bucket/table"
-            )
+            raise ConfigurationError(f"{name_or_uri!r} is neither a table's name nor a URI such as s3://bucket/table")
         return None, name_or_uri
     root, _, name = name_or_uri.rstrip("/").rpartition("/")
     if not name or root in ("", "s3:/", "s3:", "file:", "file:/"):

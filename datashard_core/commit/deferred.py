@@ -63,9 +63,7 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
     if item.base is None:
         found = yield from find_current(target.root, seen.body)
         state = settle(found, seen, target)
-        words = yield from look_up(
-            frozenset({item.id}), state.body, above=-1, bodies={}, history=target.history
-        )
+        words = yield from look_up(frozenset({item.id}), state.body, above=-1, bodies={}, history=target.history)
         word = words.get(item.id)
         if word is not None and not isinstance(word.record, Refusal):
             if item.digest and word.record and word.record != item.digest:

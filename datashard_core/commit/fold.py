@@ -133,9 +133,7 @@ def within_limits(names: Sequence[StagedName], size: int, count: int) -> list[St
     return chosen
 
 
-def _judge(
-    target: Target, body: VersionBody, listed: Sequence[StagedName], own: Mapping[str, Append]
-) -> Steps[Judged]:
+def _judge(target: Target, body: VersionBody, listed: Sequence[StagedName], own: Mapping[str, Append]) -> Steps[Judged]:
     """Base rule and delete rule over a listing, reading what of the history they need."""
     below = [name for name in listed if name.base <= body.version]
     if not below:
@@ -233,9 +231,7 @@ def _fitted(rows: pa.Table, body: VersionBody, where: str) -> pa.Table:
 
 def _write(target: Target, state: Seen, load: _Load, own_id: str | None) -> Steps[NextVersion]:
     """Write data file, manifest and manifest list side by side, under fresh names."""
-    now, for_data, for_manifest, for_list, for_commit = yield from each(
-        (Now(), Unique(), Unique(), Unique(), Unique())
-    )
+    now, for_data, for_manifest, for_list, for_commit = yield from each((Now(), Unique(), Unique(), Unique(), Unique()))
     table = state.body.table
     puts: list[Request] = []
     files = list(load.files)
@@ -269,9 +265,7 @@ def _clean(names: Sequence[StagedName]) -> Steps[None]:
         return
     outcomes = yield (Delete(tuple(name.key for name in names)),)
     if isinstance(outcomes[0], StorageError):
-        log.warning(
-            "staged objects that are committed were not deleted, and the next commit tries: %s", outcomes[0]
-        )
+        log.warning("staged objects that are committed were not deleted, and the next commit tries: %s", outcomes[0])
     else:
         value(outcomes[0])
 

@@ -56,9 +56,7 @@ class Created:
     made: bool
 
 
-def create(
-    root: str, name: str, schema: Schema, properties: Mapping[str, str], timeout: float
-) -> Steps[Created]:
+def create(root: str, name: str, schema: Schema, properties: Mapping[str, str], timeout: float) -> Steps[Created]:
     """Create a table, or find the one that another process created first.
 
     Raises:

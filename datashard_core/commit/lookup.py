@@ -134,9 +134,7 @@ def make_node(name: NodeName, near: VersionBody, history: History) -> Steps[tupl
     parts: list[Records] = []
     last_ms = 0
     if name.level == 1:
-        last, recent = yield from _names_between(
-            max(name.until - BLOCK, first), name.until, near, history.root
-        )
+        last, recent = yield from _names_between(max(name.until - BLOCK, first), name.until, near, history.root)
         parts.append(recent)
         last_ms = last
     else:

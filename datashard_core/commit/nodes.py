@@ -48,7 +48,7 @@ class NodeName:
     @property
     def since(self) -> int:
         """First version of the block that the node belongs to."""
-        block = BLOCK ** (self.level + 1)
+        block = int(BLOCK ** (self.level + 1))
         return (self.until - 1) // block * block
 
     @property
@@ -98,9 +98,7 @@ def needed_below(version: int, above: int) -> Iterator[NodeName]:
         until = name.since
 
 
-def encode_node(
-    table: str, since: int, until: int, last_ms: int, records: Iterable[tuple[str, Named]]
-) -> bytes:
+def encode_node(table: str, since: int, until: int, last_ms: int, records: Iterable[tuple[str, Named]]) -> bytes:
     """The bytes of a node.
 
     Args:
@@ -110,9 +108,7 @@ def encode_node(
         last_ms: ``last-updated-ms`` of version ``until`` - 1.
         records: digest of append id, and what a version says of it.
     """
-    rows = sorted(
-        _RECORD.pack(bytes.fromhex(own), word.version, *_packed(word.record)) for own, word in records
-    )
+    rows = sorted(_RECORD.pack(bytes.fromhex(own), word.version, *_packed(word.record)) for own, word in records)
     header = _HEADER.pack(_MAGIC, bytes.fromhex(table.replace("-", "")), since, until, last_ms, len(rows))
     return header + b"".join(rows)
 
@@ -140,8 +136,7 @@ def decode_records(data: bytes) -> list[tuple[str, Named]]:
     if len(body) % _RECORD.size:
         raise CorruptTableError("an id node is cut short: delete it, it is made again from the history")
     return [
-        (own.hex(), Named(version, _unpacked(kind, digest)))
-        for own, version, kind, digest in _RECORD.iter_unpack(body)
+        (own.hex(), Named(version, _unpacked(kind, digest))) for own, version, kind, digest in _RECORD.iter_unpack(body)
     ]
 
 

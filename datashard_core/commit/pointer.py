@@ -128,7 +128,7 @@ def _gallop(low: int) -> Steps[int]:
     """Highest version that exists, given that ``low`` does; by looks in parallel, without bodies."""
     step = 1
     while True:
-        probes = []
+        probes: list[int] = []
         while len(probes) < 8:
             probes.append(low + step)
             step *= 2
@@ -215,9 +215,7 @@ def move_hint(to: int, seen: Hint | None, root: str) -> Steps[Hint | None]:
                 seen = yield from read_hint()
             if seen is not None and seen.number >= to:
                 return seen
-            request: Any = (
-                PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)
-            )
+            request: Any = PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)
             try:
                 return Hint(to, (yield from ask(request)))
             except PreconditionFailedError:

@@ -60,9 +60,7 @@ WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
 PATIENCE = 0.5  # seconds without a new version after which the second in line commits
 CROWD = 8  # appends that wait: a newcomer gets in line instead of racing them
 SAY_AFTER = 5.0  # seconds of waiting before the log says what for
-LASTING: frozenset[StorageReason] = frozenset(
-    {"access-denied", "bucket-missing", "credentials-missing", "unsupported"}
-)
+LASTING: frozenset[StorageReason] = frozenset({"access-denied", "bucket-missing", "credentials-missing", "unsupported"})
 
 Result = Committed | DataShardError
 
@@ -184,16 +182,15 @@ def _enter(group: _Group, state: Seen, found: Found) -> Steps[None]:
 
 
 def _first_page() -> Steps[list[ObjectInfo]]:
-    return (yield from ask(ListPage(PREFIX)))
+    page: list[ObjectInfo] = yield from ask(ListPage(PREFIX))
+    return page
 
 
 def _try(group: _Group, listed: Sequence[StagedName]) -> Steps[None]:
     """Commit once; whoever loses reads on, and finds itself carried or not."""
     _check_deadline(group, (yield from ask(Now())))
     try:
-        outcome = yield from commit(
-            group.target, group.known, listed, group.waiting, tuple(group.staged.values())
-        )
+        outcome = yield from commit(group.target, group.known, listed, group.waiting, tuple(group.staged.values()))
         if outcome.created is not None:
             _all_committed(group, outcome.created)
             return

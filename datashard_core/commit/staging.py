@@ -187,9 +187,7 @@ class Judged:
     spent: tuple[StagedName, ...]
 
 
-def judge(
-    listed: Iterable[StagedName], said: Mapping[str, Named], version: int, own: frozenset[str]
-) -> Judged:
+def judge(listed: Iterable[StagedName], said: Mapping[str, Named], version: int, own: frozenset[str]) -> Judged:
     """The base rule and the delete rule, over one listing.
 
     Args:

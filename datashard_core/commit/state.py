@@ -115,9 +115,7 @@ def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
         raise NoSuchTableError(f"there is no table {target.name} at {target.root}: create it first")
     newest = found.newest
     if newest.state == "dropped":
-        raise NoSuchTableError(
-            f"table {target.name} at {target.root} was dropped in version {newest.version}"
-        )
+        raise NoSuchTableError(f"table {target.name} at {target.root} was dropped in version {newest.version}")
     if target.uuid and newest.table.table_uuid != target.uuid:
         raise NoSuchTableError(
             f"table {target.name} at {target.root} was dropped and made again (its uuid was {target.uuid}, and is "

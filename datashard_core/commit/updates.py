@@ -169,9 +169,7 @@ def append_version(
 def _totals(live: Sequence[ManifestFile]) -> dict[str, int]:
     """Totals that the manifest list tells, for a parent whose summary lacks them."""
     return {
-        "total-records": sum(
-            (m.added_rows_count or 0) + (m.existing_rows_count or 0) for m in live if m.content == 0
-        ),
+        "total-records": sum((m.added_rows_count or 0) + (m.existing_rows_count or 0) for m in live if m.content == 0),
         "total-data-files": sum(
             (m.added_files_count or 0) + (m.existing_files_count or 0) for m in live if m.content == 0
         ),

@@ -88,9 +88,7 @@ def parse_version(data: bytes, version: int, where: str) -> VersionBody:
         return VersionBody(version, "dropped", None, names)
     metadata = parse_metadata(data, where)
     check_protocol(metadata, where)
-    return VersionBody(
-        version, "table", metadata, names_module.parse(metadata.properties, metadata.table_uuid)
-    )
+    return VersionBody(version, "table", metadata, names_module.parse(metadata.properties, metadata.table_uuid))
 
 
 def check_protocol(metadata: TableMetadata, where: str) -> None:

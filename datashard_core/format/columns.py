@@ -229,23 +229,17 @@ def _map_array(values: Sequence[Any], kind: t.MapType, clean: bool) -> Any:
 
     key, item = t.children(kind)
     pairs = list(
-        chain.from_iterable(
-            value.items() if type(value) is dict else value for value in values if value is not None
-        )
+        chain.from_iterable(value.items() if type(value) is dict else value for value in values if value is not None)
     )
     keys = _build([left for left, _ in pairs], key, clean)
     items = _build([right for _, right in pairs], item, clean)
-    return pa.MapArray.from_arrays(
-        _offsets(values), keys, items, type=type_to_arrow(kind), mask=_mask(values)
-    )
+    return pa.MapArray.from_arrays(_offsets(values), keys, items, type=type_to_arrow(kind), mask=_mask(values))
 
 
 def _struct_array(values: Sequence[Any], kind: t.StructType, clean: bool) -> Any:
     import pyarrow as pa
 
-    if set(chain.from_iterable(value for value in values if value is not None)) - {
-        f.name for f in kind.fields
-    }:
+    if set(chain.from_iterable(value for value in values if value is not None)) - {f.name for f in kind.fields}:
         raise _NotQuickError
     arrays = []
     for field in kind.fields:

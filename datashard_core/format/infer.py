@@ -42,9 +42,7 @@ def infer_fields(records: Any) -> tuple[t.NestedField, ...]:
     found: t.IcebergType = _UNKNOWN
     for index, row in enumerate(records):
         if not isinstance(row, Mapping):
-            raise InvalidRecordsError(
-                f"row {index} is {shown(row)} of type {type(row).__name__}, and a row is a dict"
-            )
+            raise InvalidRecordsError(f"row {index} is {shown(row)} of type {type(row).__name__}, and a row is a dict")
         found = _merged(found, _of_struct(row, index, ""), index, "")
     if not isinstance(found, t.StructType):
         raise InvalidRecordsError("cannot infer a schema: there is no row with a field")
@@ -63,9 +61,7 @@ def _fields_of_columns(data: Any) -> tuple[t.NestedField, ...]:
         else:
             schema = pa.record_batch(data).schema
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise InvalidRecordsError(
-            f"the {type(data).__name__} is no table with named columns: {error}"
-        ) from error
+        raise InvalidRecordsError(f"the {type(data).__name__} is no table with named columns: {error}") from error
     return fields_from_arrow(schema)
 
 
@@ -84,14 +80,10 @@ def _field(name: str, kind: t.IcebergType) -> t.NestedField:
 def _of_struct(row: Mapping[Any, Any], index: int, prefix: str) -> t.IcebergType:
     for name in row:
         if not isinstance(name, str) or not name:
-            raise InvalidRecordsError(
-                f"row {index}: the field name {name!r} is no text of at least one character"
-            )
+            raise InvalidRecordsError(f"row {index}: the field name {name!r} is no text of at least one character")
     if not row:
         return _UNKNOWN
-    return t.StructType(
-        tuple(_field(name, _of(value, index, f"{prefix}{name}")) for name, value in row.items())
-    )
+    return t.StructType(tuple(_field(name, _of(value, index, f"{prefix}{name}")) for name, value in row.items()))
 
 
 def _of(value: Any, index: int, path: str) -> t.IcebergType:
@@ -150,9 +142,7 @@ def _decimal(whole: int, scale: int, index: int, path: str) -> t.DecimalType:
     try:
         return t.DecimalType(max(1, whole + scale), scale)
     except ConfigurationError as error:
-        raise InvalidRecordsError(
-            f"row {index}, field {path!r}: no decimal type is wide enough: {error}"
-        ) from error
+        raise InvalidRecordsError(f"row {index}, field {path!r}: no decimal type is wide enough: {error}") from error
 
 
 def _merged(left: t.IcebergType, right: t.IcebergType, index: int, path: str) -> t.IcebergType:

@@ -222,9 +222,7 @@ def _needs_renaming(schema: Any) -> bool:
 
 
 def _renamed(row: Mapping[str, Any], schema: Any) -> dict[str, Any]:
-    names = {
-        field["name"]: _OUR_NAMES.get(field.get("field-id"), field["name"]) for field in schema["fields"]
-    }
+    names = {field["name"]: _OUR_NAMES.get(field.get("field-id"), field["name"]) for field in schema["fields"]}
     return {names[key]: value for key, value in row.items()}
 
 
@@ -272,9 +270,7 @@ def _entry(row: Mapping[str, Any], manifest: ManifestFile, where: str) -> Manife
 
 def _file(row: Mapping[str, Any], spec_id: int) -> DataFile:
     if row.get("key_metadata"):
-        raise UnsupportedTableError(
-            f"data file {row['file_path']} is encrypted: read the table with its own engine"
-        )
+        raise UnsupportedTableError(f"data file {row['file_path']} is encrypted: read the table with its own engine")
     maps = {
         name: {pair["key"]: pair["value"] for pair in row.get(name) or ()} if not isinstance(row.get(name), dict)
         else {int(key): value for key, value in row[name].items()}

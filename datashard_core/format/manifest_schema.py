@@ -65,7 +65,7 @@ def _avro_type(kind: t.IcebergType, name: str) -> Any:
 
 
 def _decimal_bytes(precision: int) -> int:
-    return ((10**precision).bit_length() + 8) // 8
+    return (int(10**precision).bit_length() + 8) // 8
 
 
 def _transformed(kind: t.IcebergType, transform: str) -> t.IcebergType:

@@ -112,5 +112,5 @@ def _min_max(values: Any, kind: t.IcebergType) -> tuple[Any, Any] | None:
 
 def _unscaled(value: Any, scale: int) -> int:
     sign, digits, exponent = value.as_tuple()
-    number = int("".join(map(str, digits))) * 10 ** (scale + exponent)
+    number = int("".join(map(str, digits))) * int(10 ** (scale + exponent))
     return -number if sign else number

@@ -146,9 +146,7 @@ def _offsets(footer: Any) -> tuple[int, ...]:
     return tuple(offsets)
 
 
-def _describe(
-    file_path: str, size: int, metrics: Metrics, sizes: dict[int, int], offsets: tuple[int, ...]
-) -> DataFile:
+def _describe(file_path: str, size: int, metrics: Metrics, sizes: dict[int, int], offsets: tuple[int, ...]) -> DataFile:
     return DataFile(
         file_path=file_path,
         record_count=metrics.record_count,

@@ -140,8 +140,6 @@ def _unknown_field(rows: Sequence[Mapping[Any, Any]], names: Sequence[str]) -> M
     for index, row in enumerate(rows):
         for key, value in row.items():
             if key not in known:
-                why = (
-                    f"there is no such field (its value is {shown(value)}); the fields are {', '.join(names)}"
-                )
+                why = f"there is no such field (its value is {shown(value)}); the fields are {', '.join(names)}"
                 return MisfitError(key if isinstance(key, str) else repr(key), why, index)
     raise AssertionError("called only where a row has an unknown field")

@@ -56,9 +56,7 @@ class Schema:
 
     def _check(self) -> None:
         if not self._fields:
-            raise ConfigurationError(
-                "the schema has no field: pass fields=[{'id': 1, 'name': ..., 'type': ...}, ...]"
-            )
+            raise ConfigurationError("the schema has no field: pass fields=[{'id': 1, 'name': ..., 'type': ...}, ...]")
         t.check_names([field.name for field in self._fields], "the schema")
         seen: dict[int, str] = {}
         for path, field in t.walk(self._fields):
@@ -239,9 +237,7 @@ def _parse_fields(fields: list[t.NestedField | Mapping[str, Any]]) -> tuple[t.Ne
     return assign_ids(parsed, count(1).__next__)
 
 
-def _differences(
-    mine: Sequence[t.NestedField], theirs: Sequence[t.NestedField], prefix: str
-) -> Iterator[str]:
+def _differences(mine: Sequence[t.NestedField], theirs: Sequence[t.NestedField], prefix: str) -> Iterator[str]:
     other = {field.name: field for field in theirs}
     for field in mine:
         path = f"{prefix}{field.name}"

@@ -111,9 +111,7 @@ class TableMetadata:
         for raw in self._raw["partition-specs"]:
             if raw.get("spec-id") == wanted:
                 return PartitionSpec.from_dict(raw)
-        raise CorruptTableError(
-            f"{self.location}: the default partition spec, {wanted}, is not among the specs"
-        )
+        raise CorruptTableError(f"{self.location}: the default partition spec, {wanted}, is not among the specs")
 
     @cached_property
     def snapshots(self) -> tuple[Snapshot, ...]:
@@ -129,9 +127,7 @@ class TableMetadata:
             return None
         found = self.snapshot_by_id(wanted)
         if found is None:
-            raise CorruptTableError(
-                f"{self.location}: the current snapshot, {wanted}, is not among the snapshots"
-            )
+            raise CorruptTableError(f"{self.location}: the current snapshot, {wanted}, is not among the snapshots")
         return found
 
     def snapshot_by_id(self, snapshot_id: int) -> Snapshot | None:
@@ -162,9 +158,7 @@ class TableMetadata:
         """The next version with nothing changed but its time and its log."""
         return TableMetadata({**self._raw, **self._advanced(now_ms, previous_metadata)})
 
-    def with_snapshot(
-        self, snapshot: Snapshot, *, now_ms: int, previous_metadata: str | None
-    ) -> TableMetadata:
+    def with_snapshot(self, snapshot: Snapshot, *, now_ms: int, previous_metadata: str | None) -> TableMetadata:
         """The next version, with a new current snapshot.
 
         Args:

@@ -274,8 +274,7 @@ def parse_field(raw: Any, *, strict: bool = False, ids: bool = True) -> NestedFi
             raise ConfigurationError(f"the field {dict(raw)!r:.200} lacks the key {key!r}")
     if strict and (unknown := sorted(map(str, raw.keys() - _FIELD_KEYS))):
         raise ConfigurationError(
-            f"the field {raw['name']!r} has the unknown key {unknown[0]!r}; "
-            f"known are {', '.join(sorted(_FIELD_KEYS))}"
+            f"the field {raw['name']!r} has the unknown key {unknown[0]!r}; known are {', '.join(sorted(_FIELD_KEYS))}"
         )
     name, required, doc = _check_name(raw["name"]), raw.get("required", False), raw.get("doc")
     if not isinstance(required, bool):

@@ -96,11 +96,7 @@ def _cleaner(kind: t.IcebergType) -> Callable[[Any, Any, str], Any]:
 
 def plain(value: Any) -> Any:
     """Python's own scalar for one of numpy's; anything else as it is."""
-    if (
-        type(value).__module__ == "numpy"
-        and getattr(value, "ndim", None) == 0
-        and value.dtype.kind in "biufSU"
-    ):
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 and value.dtype.kind in "biufSU":
         return value.item()
     return value
 
@@ -170,9 +166,7 @@ def _decimal(value: Any, kind: t.DecimalType, path: str) -> decimal.Decimal:
         raise _refuse(value, kind, path)
     number = decimal.Decimal(value)
     if not number.is_finite():
-        raise misfit(
-            path, value, kind, "decimals have neither NaN nor infinity; for a missing value pass None"
-        )
+        raise misfit(path, value, kind, "decimals have neither NaN nor infinity; for a missing value pass None")
     try:
         number = number.quantize(decimal.Decimal(1).scaleb(-kind.scale), context=_EXACT)
     except decimal.Inexact:
@@ -202,10 +196,7 @@ def _time(value: Any, kind: t.IcebergType, path: str) -> dt.time:
 
 
 def _is_datetime64(value: Any) -> bool:
-    return (
-        type(value).__module__ == "numpy"
-        and getattr(getattr(value, "dtype", None), "kind", "") == _DATETIME64
-    )
+    return type(value).__module__ == "numpy" and getattr(getattr(value, "dtype", None), "kind", "") == _DATETIME64
 
 
 def _timestamp(value: Any, kind: t.PrimitiveType, path: str) -> dt.datetime:
@@ -218,13 +209,9 @@ def _timestamp(value: Any, kind: t.PrimitiveType, path: str) -> dt.datetime:
         raise misfit(path, given, kind, "it has nanoseconds, and the type has microseconds; round it first")
     aware = value.utcoffset() is not None
     if aware and kind.name == "timestamp":
-        raise misfit(
-            path, given, kind, "it has a time zone and the field has none; use timestamptz, or drop it"
-        )
+        raise misfit(path, given, kind, "it has a time zone and the field has none; use timestamptz, or drop it")
     if not aware and kind.name == "timestamptz":
-        raise misfit(
-            path, given, kind, "it has no time zone; pass a datetime with tzinfo, such as datetime.UTC"
-        )
+        raise misfit(path, given, kind, "it has no time zone; pass a datetime with tzinfo, such as datetime.UTC")
     return _exact_datetime(value)
 
 
@@ -298,8 +285,7 @@ def _map(value: Any, kind: t.MapType, path: str) -> list[tuple[Any, Any]]:
         raise _refuse(value, kind, path)
     key, item = t.children(kind)
     pairs = [
-        (clean_field(left, key, f"{path}.key"), clean_field(right, item, f"{path}.value"))
-        for left, right in items
+        (clean_field(left, key, f"{path}.key"), clean_field(right, item, f"{path}.value")) for left, right in items
     ]
     keys = [repr(left) for left, _ in pairs]
     if len(set(keys)) != len(keys):
@@ -325,8 +311,7 @@ def clean_row(row: Mapping[str, Any], fields: tuple[t.NestedField, ...], prefix:
         if key not in names:
             raise MisfitError(
                 f"{prefix}{key}",
-                f"there is no such field (its value is {shown(value)}); "
-                f"the fields are {', '.join(sorted(names))}",
+                f"there is no such field (its value is {shown(value)}); the fields are {', '.join(sorted(names))}",
             )
     cleaned = {}
     for field in fields:

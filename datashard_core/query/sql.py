@@ -20,9 +20,7 @@ Resolver = Callable[[str], Any]
 """Name in a query -> an Arrow dataset, table or reader; None if there is no such table."""
 
 
-def run_sql(
-    query: str, resolve: Resolver, params: Sequence[Any] | Mapping[str, Any] | None = None
-) -> pa.Table:
+def run_sql(query: str, resolve: Resolver, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
     """Answer a query.
 
     Args:
@@ -68,9 +66,7 @@ def _tables_in(connection: Any, query: str) -> set[str]:
         elif isinstance(node, dict):
             left += node.values()
             if node.get("type") == "BASE_TABLE":
-                names.add(
-                    ".".join(filter(None, (node["catalog_name"], node["schema_name"], node["table_name"])))
-                )
+                names.add(".".join(filter(None, (node["catalog_name"], node["schema_name"], node["table_name"]))))
     return names
 
 

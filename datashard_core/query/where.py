@@ -70,9 +70,7 @@ def _by_expression(
         yield from _filtered([pa.RecordBatch.from_pylist([], schema)], where, columns)
         yield from _filtered(batches, where, columns)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigurationError(
-            f"table {table_name}: the condition {where} does not fit: {error}"
-        ) from error
+        raise ConfigurationError(f"table {table_name}: the condition {where} does not fit: {error}") from error
 
 
 def _filtered(batches: Any, where: pc.Expression, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -101,9 +99,7 @@ def _by_sql(
             if batch.num_rows:
                 yield from pa.Table.from_batches([batch]).cast(target).to_batches()
     except duckdb.Error as error:
-        raise ConfigurationError(
-            f"table {table_name}: the condition {where!r} cannot be answered: {error}"
-        ) from error
+        raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
     finally:
         connection.close()
 

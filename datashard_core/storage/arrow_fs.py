@@ -51,8 +51,8 @@ def make_filesystem(config: S3Config, credentials: Credentials, region: str) -> 
         options["tls_ca_file_path"] = config.verify_tls
     elif config.verify_tls is False and (config.endpoint or "https").startswith("https"):
         raise ConfigurationError(
-            f"bucket {config.bucket}: Arrow, which reads and writes Parquet, cannot skip the check of certificates. Pass "
-            "verify_tls='/path/to/ca-bundle.pem' instead of False."
+            f"bucket {config.bucket}: Arrow, which reads and writes Parquet, cannot skip the check of certificates. "
+            "Pass verify_tls='/path/to/ca-bundle.pem' instead of False."
         )
     with _own_environment():
         return pafs.S3FileSystem(**options)

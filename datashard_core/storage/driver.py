@@ -94,9 +94,7 @@ def _perform(request: Request, storage: Storage, clock: Clock) -> Any:
 _HANDLERS: dict[type, Callable[[Any, Storage, Clock], Any]] = {
     Get: lambda request, storage, clock: storage.get(request.key, request.byte_range),
     Head: lambda request, storage, clock: storage.head(request.key),
-    ListPage: lambda request, storage, clock: list(
-        islice(storage.list(request.prefix, request.after), request.limit)
-    ),
+    ListPage: lambda request, storage, clock: list(islice(storage.list(request.prefix, request.after), request.limit)),
     Put: lambda request, storage, clock: storage.put(request.key, request.data),
     PutData: lambda request, storage, clock: storage.put_data(request.key, request.data),
     PutIfAbsent: lambda request, storage, clock: storage.put_if_absent(request.key, request.data),

@@ -51,9 +51,7 @@ def _prove(storage: Storage, clock: Clock) -> None:
         _refused(storage, first)
         body = storage.get(first).body
         if body != b"first":
-            raise not_conditional(
-                storage.root, f"it kept {body!r} where a refused write should have left b'first'"
-            )
+            raise not_conditional(storage.root, f"it kept {body!r} where a refused write should have left b'first'")
         _race(storage, second)
     finally:
         storage.delete((first, second))
@@ -77,9 +75,7 @@ def _refused(storage: Storage, key: str) -> None:
         raise StorageError(
             f"the store's conditions could not be tried out ({error}): call again", reason="other", key=key
         ) from error
-    raise not_conditional(
-        storage.root, "it overwrites an object that a PUT with If-None-Match should leave alone"
-    )
+    raise not_conditional(storage.root, "it overwrites an object that a PUT with If-None-Match should leave alone")
 
 
 def _race(storage: Storage, key: str) -> None:

@@ -113,9 +113,7 @@ class Instant:
     monotonic: float
 
 
-Request = (
-    Get | Head | ListPage | Put | PutData | PutIfAbsent | Replace | Delete | Sleep | Now | Unique | Random
-)
+Request = Get | Head | ListPage | Put | PutData | PutIfAbsent | Replace | Delete | Sleep | Now | Unique | Random
 Batch = Sequence[Request]
 
 T = TypeVar("T")

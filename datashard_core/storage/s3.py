@@ -60,18 +60,14 @@ class S3Storage:
             start, end = byte_range
             extra["Range"] = f"bytes={start}-{end - 1}"
         with self._asking("get", key):
-            answer = self._shared.retrying.get_object(
-                Bucket=self._config.bucket, Key=self._base + key, **extra
-            )
+            answer = self._shared.retrying.get_object(Bucket=self._config.bucket, Key=self._base + key, **extra)
             body: bytes = answer["Body"].read()
         return StoredObject(body, Version(answer["ETag"]), answer["LastModified"].timestamp())
 
     def head(self, key: str) -> ObjectInfo:
         with self._asking("head", key):
             answer = self._shared.retrying.head_object(Bucket=self._config.bucket, Key=self._base + key)
-        return ObjectInfo(
-            key, answer["ContentLength"], Version(answer["ETag"]), answer["LastModified"].timestamp()
-        )
+        return ObjectInfo(key, answer["ContentLength"], Version(answer["ETag"]), answer["LastModified"].timestamp())
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
         arguments: dict[str, Any] = {"Bucket": self._config.bucket, "Prefix": self._base + prefix}

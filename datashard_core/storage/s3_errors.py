@@ -72,8 +72,8 @@ def meaning(answer: Answer, operation: str, key: str, config: S3Config) -> DataS
         return ObjectNotFoundError(f"{where} does not exist", key=key)
     if code in _BAD_KEYS:
         return StorageError(
-            f"{config.endpoint or 'AWS'} does not accept the credentials for bucket {config.bucket} ({code}): check the "
-            "access key, the secret key and the session token, and that they belong to this endpoint",
+            f"{config.endpoint or 'AWS'} does not accept the credentials for bucket {config.bucket} ({code}): check "
+            "the access key, the secret key and the session token, and that they belong to this endpoint",
             reason="credentials-missing",
             key=where,
         )
@@ -126,5 +126,5 @@ def _denied(operation: str, where: str, config: S3Config) -> str:
     permission = PERMISSIONS[operation]
     message = f"access denied: {permission} is missing on {where}"
     if operation in ("get", "head"):
-        message += f" (or the object is missing and s3:ListBucket on s3://{config.bucket}, which would say so, is missing too)"
+        message += f" (or it does not exist, and s3:ListBucket on s3://{config.bucket}, which would say so, is missing)"
     return f"{message}. Grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket."

@@ -64,9 +64,7 @@ class Scan:
         """The live data files of the snapshot."""
         if self.snapshot is None:
             return []
-        return run(
-            _live_files(self.storage.root, self.metadata, self.snapshot, self.table_name), self.storage
-        )
+        return run(_live_files(self.storage.root, self.metadata, self.snapshot, self.table_name), self.storage)
 
     def count(self) -> int:
         """How many rows the scan has; without a condition no data file is opened."""
@@ -90,28 +88,26 @@ class Scan:
     def to_pandas(self) -> pd.DataFrame:
         """The rows as a pandas data frame (needs the extra ``pandas``)."""
         try:
-            import pandas as pd  # noqa: F401
+            import pandas  # noqa: F401 - the error below tells how to get it
         except ImportError as error:
-            raise ConfigurationError(
-                "to_pandas() needs pandas: pip install 'datashard-core[pandas]'"
-            ) from error
-        return self.to_arrow().to_pandas()
+            raise ConfigurationError("to_pandas() needs pandas: pip install 'datashard-core[pandas]'") from error
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
 
     def to_polars(self) -> pl.DataFrame:
         """The rows as a Polars data frame (needs the extra ``polars``)."""
         try:
             import polars as pl
         except ImportError as error:
-            raise ConfigurationError(
-                "to_polars() needs polars: pip install 'datashard-core[polars]'"
-            ) from error
+            raise ConfigurationError("to_polars() needs polars: pip install 'datashard-core[polars]'") from error
         frame = pl.from_arrow(self.to_arrow())
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as dictionaries of Python values."""
-        return self.to_arrow().to_pylist()
+        records: list[dict[str, Any]] = self.to_arrow().to_pylist()
+        return records
 
     def arrow_schema(self) -> pa.Schema:
         """Arrow schema of the rows."""
@@ -185,9 +181,7 @@ def check_columns(columns: Sequence[str] | None, schema: Schema, table_name: str
     known = [field.name for field in schema.fields]
     unknown = [name for name in columns if name not in known]
     if unknown:
-        raise ConfigurationError(
-            f"table {table_name} has no column {unknown[0]!r}; it has {', '.join(known)}"
-        )
+        raise ConfigurationError(f"table {table_name} has no column {unknown[0]!r}; it has {', '.join(known)}")
     if len(set(columns)) != len(columns) or not columns:
         raise ConfigurationError(f"columns={list(columns)!r}: name each column once, and at least one")
     return tuple(columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
@@ -290,7 +290,7 @@ class Table:
                 )
             return found
         if as_of is not None:
-            moment = as_of if as_of.tzinfo is not None else as_of.replace(tzinfo=timezone.utc)
+            moment = as_of if as_of.tzinfo is not None else as_of.replace(tzinfo=UTC)
             found = metadata.snapshot_as_of(int(moment.timestamp() * 1000))
             if found is None:
                 raise ConfigurationError(f"table {self._name} had no snapshot yet at {moment.isoformat()}")

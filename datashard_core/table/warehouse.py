@@ -86,9 +86,7 @@ class Warehouse:
         if found is None or found.newest.state == "dropped":
             self._check_free(parsed)
             check_conditional(storage)
-            made = run(
-                lifecycle.create(storage.root, str(parsed), schema, given, timeout), storage, self._clock
-            )
+            made = run(lifecycle.create(storage.root, str(parsed), schema, given, timeout), storage, self._clock)
             if made.made:
                 return self._table(storage, parsed, made.seen)
             table = self._table(storage, parsed, made.seen)

@@ -92,9 +92,7 @@ def what_is_absent_is_said_to_be_absent(storage: Storage) -> None:
 @_check
 def a_name_is_created_once(storage: Storage) -> None:
     version = storage.put_if_absent("metadata/v0.json", b"first")
-    _raises(
-        PreconditionFailedError, lambda: storage.put_if_absent("metadata/v0.json", b"x"), "a second create"
-    )
+    _raises(PreconditionFailedError, lambda: storage.put_if_absent("metadata/v0.json", b"x"), "a second create")
     found = storage.get("metadata/v0.json")
     _same((found.body, found.version), (b"first", version), "get after a refused create")
 
@@ -121,9 +119,7 @@ def an_object_is_replaced_on_condition(storage: Storage) -> None:
     first = storage.put("hint", b"1")
     second = storage.replace("hint", b"2", first)
     _same(storage.get("hint").body, b"2", "get after replace")
-    _raises(
-        PreconditionFailedError, lambda: storage.replace("hint", b"3", first), "replace of a stale version"
-    )
+    _raises(PreconditionFailedError, lambda: storage.replace("hint", b"3", first), "replace of a stale version")
     _same(storage.get("hint").body, b"2", "get after a refused replace")
     _raises(
         PreconditionFailedError,
@@ -155,9 +151,7 @@ def a_listing_is_sorted_and_knows_its_prefix(storage: Storage) -> None:
     found = list(storage.list("t/"))
     _same([info.key for info in found], sorted(key for key in keys if key.startswith("t/")), "list")
     _same([info.size for info in found], [len(info.key) for info in found], "sizes in a listing")
-    _same(
-        [info.key for info in storage.list("t/a")], ["t/a-b/1", "t/a.x", "t/a/10", "t/a/2"], "list of a part"
-    )
+    _same([info.key for info in storage.list("t/a")], ["t/a-b/1", "t/a.x", "t/a/10", "t/a/2"], "list of a part")
     _same([info.key for info in storage.list("t/", after="t/a/10")], ["t/a/2", "t/b"], "list after a key")
     _same(
         [info.key for info in storage.list("t/", after="t/a.y")],

@@ -75,9 +75,7 @@ class S3Server:
     def start(self) -> S3Server:
         """Start the process and wait until it answers."""
         command = [sys.executable, "-m", __name__, "--bucket", self.bucket, "--access-key", self.access_key]
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_"))
-        }
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_"))}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -174,7 +172,7 @@ def serve(bucket: str, access_key: str) -> None:
     """Serve on a free port until the standard input ends; print the endpoint as JSON first."""
     import logging
 
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Handler(WSGIRequestHandler):

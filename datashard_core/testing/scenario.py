@@ -256,11 +256,7 @@ class Scenario:
                 report.violations.append(f"append {tag} is in the table {count} times: {told}")
             if (told.committed or told.deferred) and count == 0:
                 report.violations.append(f"append {tag} was acknowledged and is lost: {told}")
-            if (
-                told.failed
-                and not (told.committed or told.unknown or told.deferred or told.running)
-                and count
-            ):
+            if told.failed and not (told.committed or told.unknown or told.deferred or told.running) and count:
                 report.violations.append(f"append {tag} was reported as failed and is there: {told}")
             for version in told.committed:
                 if history.rows_at(version).get(tag, 0) != 1 or history.rows_at(version - 1).get(tag, 0) != 0:
@@ -438,9 +434,7 @@ def _foreign_commit(name: str, keep_property: bool) -> Steps[str | None]:
         properties = dict(table.properties)
         if not keep_property:
             properties = {k: v for k, v in properties.items() if not k.startswith("datashard.")}
-        body = table.with_snapshot(snapshot, now_ms=now.wall_ms, previous_metadata=None).with_properties(
-            properties
-        )
+        body = table.with_snapshot(snapshot, now_ms=now.wall_ms, previous_metadata=None).with_properties(properties)
         yield from each((PutData(key, encoded.data), Put(manifest.key, manifest.data), Put(list_key, data)))
         version = found.newest.version + 1
         outcomes = yield (PutIfAbsent(version_key(version), body.to_json()),)

@@ -232,9 +232,7 @@ class Simulation:
     def _fate(self, running: _Running, index: int, request: Request, sent: float, took: float) -> None:
         """Decide what becomes of a request, and schedule its effect and its answer."""
         faults, effect, reply = self.faults, sent + took * 0.5, sent + took
-        if (self.throttle is not None and not self.throttle.admits(request, effect)) or self._in_burst(
-            effect
-        ):
+        if (self.throttle is not None and not self.throttle.admits(request, effect)) or self._in_burst(effect):
             self._answer(running, index, _failed(request, "503 SlowDown", throttled=True), reply)
         elif self._happens(faults.before):
             self._answer(running, index, _failed(request, "connection reset"), reply)

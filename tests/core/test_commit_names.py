@@ -87,4 +87,4 @@ def test_a_property_of_another_table_is_ignored_and_a_broken_one_stops_the_commi
     with pytest.raises(CorruptTableError, match=r"datashard\.commit"):
         n.parse({n.PROPERTY: text[:-20]}, TABLE)
     with pytest.raises(CorruptTableError):
-        n.parse({n.PROPERTY: '{"table": "%s", "version": "x"}' % TABLE}, TABLE)
+        n.parse({n.PROPERTY: f'{{"table": "{TABLE}", "version": "x"}}'}, TABLE)

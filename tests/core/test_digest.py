@@ -216,10 +216,7 @@ ROW = st.fixed_dictionaries(
         "map": st.none() | st.dictionaries(st.text(max_size=2), st.none() | st.uuids(), max_size=3),
         "struct": st.fixed_dictionaries(
             {"a": st.integers(-5, 5)},
-            optional={
-                "b": st.none()
-                | st.fixed_dictionaries({}, optional={"c": st.floats(width=32), "u": st.uuids()})
-            },
+            optional={"b": st.none() | st.fixed_dictionaries({}, optional={"c": st.floats(width=32), "u": st.uuids()})},
         ),
     },
 )
@@ -298,10 +295,7 @@ def test_what_differs_has_another_digest() -> None:
         one("timestamp", dt.datetime(1970, 1, 1)),
         one("timestamptz", EPOCH),
         one("time", dt.time()),
-        *(
-            one({"type": "list", "element-id": 2, "element": "long"}, value)
-            for value in ([], [None], [1], [1, 1])
-        ),
+        *(one({"type": "list", "element-id": 2, "element": "long"}, value) for value in ([], [None], [1], [1, 1])),
     ]
     assert len(set(digests)) == len(digests)
 

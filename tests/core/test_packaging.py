@@ -30,18 +30,14 @@ class Distribution:
 
 
 CORE = Distribution("datashard-core", ".", "datashard_core", "core")
-AIRFLOW = Distribution(
-    "airflow-provider-datashard", "providers/airflow", "airflow_provider_datashard", "airflow"
-)
+AIRFLOW = Distribution("airflow-provider-datashard", "providers/airflow", "airflow_provider_datashard", "airflow")
 PREFECT = Distribution("prefect-datashard", "providers/prefect", "prefect_datashard", "prefect")
 ALL = (CORE, AIRFLOW, PREFECT)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
     """Run a command with nothing of the checkout in its environment; return what it printed."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,

@@ -243,9 +243,7 @@ def test_null_and_absence_in_required_fields() -> None:
     schema = schema_of("long", required=True)
     with pytest.raises(InvalidRecordsError, match="row 1, field 'v': None in a required field of type long"):
         to_table([{"v": 1}, {"v": None}], schema, "t")
-    with pytest.raises(
-        InvalidRecordsError, match="row 1, field 'v': the required field of type long is missing"
-    ):
+    with pytest.raises(InvalidRecordsError, match="row 1, field 'v': the required field of type long is missing"):
         to_table([{"v": 1}, {}], schema, "t")
     assert to_table([{"v": 1}, {}], schema_of("long"), "t").to_pylist() == [{"v": 1}, {"v": None}]
 
@@ -282,9 +280,7 @@ def through_parquet(table: pa.Table) -> list[dict[str, Any]]:
 def test_a_null_struct_needs_none_of_its_required_fields(kind: Any, value: Any) -> None:
     """Parquet's writer refuses null in a required field, even where the struct around it is null."""
     fields = [{"name": "p", "type": kind, "required": True}, {"name": "q", "type": "int"}]
-    schema = Schema(
-        0, [{"name": "v", "type": {"type": "struct", "fields": fields}}, {"name": "w", "type": "int"}]
-    )
+    schema = Schema(0, [{"name": "v", "type": {"type": "struct", "fields": fields}}, {"name": "w", "type": "int"}])
     rows = [{"v": None, "w": None}, {"v": {"p": value, "q": None}, "w": None}, {"v": None, "w": 1}]
     table = to_table(rows, schema, "t")
     assert table.to_pylist() == rows
@@ -364,9 +360,7 @@ def test_rows_of_any_mapping_and_iterable() -> None:
 
 
 def test_the_table_has_the_schemas_own_arrow_form() -> None:
-    schema = Schema(
-        0, [{"name": "b", "type": list_of(POINT)}, {"name": "a", "type": map_of("string", "uuid")}]
-    )
+    schema = Schema(0, [{"name": "b", "type": list_of(POINT)}, {"name": "a", "type": map_of("string", "uuid")}])
     row = {"a": {"k": UUID}, "b": [{"x": 1.0, "y": 2}]}
     for data in ([row], to_table([row], schema, "t"), to_table([row], schema, "t").to_batches()):
         table = to_table(data, schema, "t")
@@ -389,9 +383,7 @@ VALUES = st.one_of(
     st.dates(),
     st.times(),
     st.datetimes(),
-    st.datetimes(
-        timezones=st.sampled_from([dt.UTC, ZoneInfo("Asia/Kolkata"), dt.timezone(dt.timedelta(hours=-3))])
-    ),
+    st.datetimes(timezones=st.sampled_from([dt.UTC, ZoneInfo("Asia/Kolkata"), dt.timezone(dt.timedelta(hours=-3))])),
     st.uuids(),
     st.uuids().map(str),
     st.lists(st.integers() | st.none(), max_size=3),
@@ -472,9 +464,7 @@ def cast(values: list[Any], source: pa.DataType) -> pa.Table:
         (list_of("string"), pa.array([["a"]], pa.list_(pa.dictionary(pa.int8(), pa.string()))), [["a"]]),
         (
             map_of("string", "long"),
-            pa.array(
-                [[("z", 0)], None, [("a", 1), ("b", None)]], pa.map_(pa.large_string(), pa.int8())
-            ).slice(1),
+            pa.array([[("z", 0)], None, [("a", 1), ("b", None)]], pa.map_(pa.large_string(), pa.int8())).slice(1),
             [None, [("a", 1), ("b", None)]],
         ),
         (
@@ -561,9 +551,7 @@ def test_arrow_columns_are_cast_without_loss(kind: Any, column: Any, expected: l
     ],
     ids=lambda value: str(getattr(value, "type", ""))[:40],
 )
-def test_arrow_columns_that_would_lose_something_are_refused(
-    kind: Any, column: Any, row: int, says: str
-) -> None:
+def test_arrow_columns_that_would_lose_something_are_refused(kind: Any, column: Any, row: int, says: str) -> None:
     data = pa.table({"v": column})
     schema = schema_of(kind)
     with pytest.raises(InvalidRecordsError, match=re.escape(says)) as caught:
@@ -612,16 +600,12 @@ def test_a_missing_column_is_null_or_refused() -> None:
 
 def test_structs_in_arrow_are_matched_by_name() -> None:
     swapped = pa.array([{"y": 1, "x": 2.0}], pa.struct([("y", pa.int64()), ("x", pa.float64())]))
-    assert to_table(pa.table({"v": swapped}), schema_of(POINT), "t").to_pylist() == [
-        {"v": {"x": 2.0, "y": 1}}
-    ]
+    assert to_table(pa.table({"v": swapped}), schema_of(POINT), "t").to_pylist() == [{"v": {"x": 2.0, "y": 1}}]
     for kind, says in (
         (pa.struct([("x", pa.float64()), ("z", pa.int64())]), "v.'z' is not in the schema"),
         (pa.struct([("x", pa.float64()), ("x", pa.float64())]), "v.'x' is there 2 times"),
     ):
-        column = pa.StructArray.from_arrays(
-            [pa.array([1.0]).cast(field.type) for field in kind], fields=list(kind)
-        )
+        column = pa.StructArray.from_arrays([pa.array([1.0]).cast(field.type) for field in kind], fields=list(kind))
         with pytest.raises(InvalidRecordsError, match=re.escape(says)):
             to_table(pa.table({"v": column}), schema_of(POINT), "t")
 
@@ -639,9 +623,7 @@ def streams() -> Iterator[Any]:
     yield pa.record_batch({"v": [1, 2, 3]})
 
 
-@pytest.mark.parametrize(
-    "data", list(streams()), ids=lambda data: type(data).__module__ + "." + type(data).__name__
-)
+@pytest.mark.parametrize("data", list(streams()), ids=lambda data: type(data).__module__ + "." + type(data).__name__)
 def test_every_kind_of_data_gives_the_same_rows(data: Any) -> None:
     table = to_table(data, schema_of("long", required=True), "t")
     assert table.to_pylist() == [{"v": 1}, {"v": 2}, {"v": 3}]
@@ -655,9 +637,7 @@ def test_pandas_columns_of_every_sort() -> None:
             "s": ["a", None],
             "c": pd.Categorical(["x", None]),
             "t": pd.Series([dt.datetime(2024, 1, 1), None], dtype="datetime64[ns]"),
-            "z": pd.Series([dt.datetime(2024, 1, 1), None], dtype="datetime64[us]").dt.tz_localize(
-                "Europe/Berlin"
-            ),
+            "z": pd.Series([dt.datetime(2024, 1, 1), None], dtype="datetime64[us]").dt.tz_localize("Europe/Berlin"),
             "d": pd.Series([dt.date(2024, 1, 1), None], dtype=object),
             "u": pd.Series([UUID, pd.NA], dtype=object),
             "m": pd.Series([D("1.5"), math.nan], dtype=object),
@@ -727,9 +707,7 @@ def test_polars_columns_of_every_sort() -> None:
             "s": ["a", None],
             "c": pl.Series(["x", None], dtype=pl.Categorical),
             "t": pl.Series([dt.datetime(2024, 1, 1), None], dtype=pl.Datetime("ns")),
-            "z": pl.Series(
-                [dt.datetime(2024, 1, 1, tzinfo=dt.UTC), None], dtype=pl.Datetime("ms", "Asia/Tokyo")
-            ),
+            "z": pl.Series([dt.datetime(2024, 1, 1, tzinfo=dt.UTC), None], dtype=pl.Datetime("ms", "Asia/Tokyo")),
             "o": [dt.time(1), None],
             "m": [D("1.5"), None],
             "l": [[1, 2], None],

@@ -88,9 +88,7 @@ def test_the_form_of_the_documentation() -> None:
     assert schema.names == ["user_id", "event"]
     assert schema.fields[0] == NestedField(1, "user_id", PrimitiveType("long"), True)
     assert schema.field("event").required is False
-    assert (
-        repr(schema) == "Schema(schema_id=1, fields=[1: user_id: required long, 2: event: optional string])"
-    )
+    assert repr(schema) == "Schema(schema_id=1, fields=[1: user_id: required long, 2: event: optional string])"
 
 
 def test_look_ups_reach_every_depth() -> None:
@@ -136,9 +134,7 @@ def test_ids_are_given_out_as_iceberg_does() -> None:
     """All fields of a struct first, then what is inside each of them."""
     inner = {"type": "struct", "fields": [{"name": "p", "type": "int"}, {"name": "q", "type": "int"}]}
     outer = {"type": "struct", "fields": [{"name": "x", "type": inner}, {"name": "y", "type": "int"}]}
-    schema = Schema(
-        0, [{"name": "a", "type": outer}, {"name": "b", "type": {"type": "list", "element": "int"}}]
-    )
+    schema = Schema(0, [{"name": "a", "type": outer}, {"name": "b", "type": {"type": "list", "element": "int"}}])
     paths = {path: field.field_id for path, field in walk(schema.fields)}
     assert paths == {"a": 1, "b": 2, "a.x": 3, "a.y": 4, "a.x.p": 5, "a.x.q": 6, "b.element": 7}
 

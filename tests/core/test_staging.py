@@ -81,9 +81,7 @@ def test_a_body_keeps_rows_field_ids_and_header() -> None:
 def test_a_body_describes_finished_data_files() -> None:
     from datashard_core.format.parquet import encode_parquet
 
-    file = encode_parquet(pa.table({"n": [1, 2]}, schema=SCHEMA.to_arrow()), SCHEMA).data_file(
-        "s3://b/t/data/x"
-    )
+    file = encode_parquet(pa.table({"n": [1, 2]}, schema=SCHEMA.to_arrow()), SCHEMA).data_file("s3://b/t/data/x")
     found = decode_body(encode_body(body(rows=None, files=(file,))), staged(0), UUID)
     assert found.rows is None
     assert found.files == (file,)

@@ -206,7 +206,7 @@ def test_conditions_columns_and_snapshots(any_warehouse: Warehouse) -> None:
     assert scan(where=pc.field("event").is_null()).to_records() == [{"user_id": 2, "event": None}]
     assert scan(where=pc.field("user_id") > 2, columns=["event"]).to_records() == [{"event": "logout"}]
     assert scan(snapshot_id=first.snapshot_id).to_records() == ROWS
-    moment = dt.datetime.fromtimestamp(first.timestamp_ms / 1000, tz=dt.timezone.utc)
+    moment = dt.datetime.fromtimestamp(first.timestamp_ms / 1000, tz=dt.UTC)
     assert scan(as_of=moment).count() == 2
     with pytest.raises(ds.ConfigurationError, match="had no snapshot yet"):
         scan(as_of=moment - dt.timedelta(days=1))
@@ -247,9 +247,7 @@ def test_a_data_file_that_is_gone_is_an_error_and_never_fewer_rows(
         table.scan().to_arrow()
 
 
-def test_a_manifest_that_cannot_be_read_stops_the_append(
-    any_warehouse: Warehouse, any_storage: Storage
-) -> None:
+def test_a_manifest_that_cannot_be_read_stops_the_append(any_warehouse: Warehouse, any_storage: Storage) -> None:
     any_warehouse.create_table("t", EVENTS).append(ROWS)
     table = any_warehouse.load_table("t")
     snapshot = table.current_snapshot()
