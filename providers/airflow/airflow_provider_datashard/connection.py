@@ -1,184 +1,225 @@
-"""From an Airflow connection to the configuration of a warehouse.
+"""From an Airflow connection to a warehouse's configuration. The environment is not looked at.
 
-Everything comes from the connection: no variable of the worker's environment is looked at, unless
-the connection itself says ``auth = instance_role``.
+Every setting is a key of the connection's extra (see :mod:`airflow_provider_datashard.fields`). A
+connection that is written as a URI may put four of them where URIs have them:
+``datashard://ACCESS_KEY:SECRET_KEY@bucket/prefix?endpoint=...``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, fields
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, cast
 
-from datashard_core import ConfigurationError, LocalConfig, S3Config
+from airflow_provider_datashard.fields import CONN_TYPE, INSTANCE_ROLE, NAMES
+from datashard_core.config import AddressingStyle, LocalConfig, S3Config, ServerSideEncryption
+from datashard_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from datashard_core.config import Credentials
+    from airflow_provider_datashard.version_compat import Connection
 
-INSTANCE_ROLE = "instance_role"
-FIELDS = frozenset(
-    {
-        "bucket",
-        "prefix",
-        "region",
-        "endpoint",
-        "access_key",
-        "secret_key",
-        "session_token",
-        "aws_conn_id",
-        "auth",
-        "addressing_style",
-        "verify",
-        "local_folder",
-        "deployment",
-    }
-)
+MAX_DEPLOYMENT_CHARACTERS = 100
+
+_OF_URI = {"host": "bucket", "schema": "prefix", "login": "access_key", "password": "secret_key"}
+_SECRETS = frozenset({"secret_key", "session_token"})
+_S3_ONLY = ("bucket", "prefix", "endpoint", "access_key", "secret_key", "session_token", "aws_conn_id", "auth")
 
 
-class AirflowConnection(Protocol):
-    """What is used of an Airflow connection."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long requests may take.
+
+    Attributes:
+        connect_timeout: seconds.
+        read_timeout: seconds.
+        max_attempts: tries of requests that may be repeated.
+    """
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    max_attempts: int = 5
+
+
+TASKS = Limits()
+TEST_BUTTON = Limits(connect_timeout=3.0, read_timeout=5.0, max_attempts=2)
+"""Somebody waits before a form, and a worker of the API server waits with them."""
+
+
+@dataclass(frozen=True, repr=False)
+class ConnectionSettings:
+    """A connection's settings, checked against each other. Its ``repr`` shows no secret.
+
+    Attributes:
+        conn_id: id of the connection, for messages.
+        verify_tls: True, False, the path of a CA bundle, or None if the connection does not say.
+
+    The others are the fields of the connection; None: not filled in.
+    """
 
     conn_id: str
-    login: str | None
-    password: str | None
+    bucket: str | None = None
+    prefix: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = None
+    session_token: str | None = None
+    aws_conn_id: str | None = None
+    auth: str | None = None
+    addressing_style: str | None = None
+    verify_tls: bool | str | None = None
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+    folder: str | None = None
+    deployment: str | None = None
 
-    @property
-    def extra_dejson(self) -> dict[str, Any]: ...
+    @classmethod
+    def of(cls, connection: Connection, conn_id: str) -> ConnectionSettings:
+        """The settings of a connection.
 
+        Args:
+            connection: as Airflow's secrets backends return it.
+            conn_id: the id that it was asked for by.
 
-def fields_of(connection: AirflowConnection) -> dict[str, str]:
-    """The connection's fields that are filled in; login and password stand in for the two keys.
-
-    Raises:
-        ConfigurationError: an extra is unknown, which would be a typing error that goes unnoticed.
-    """
-    extra = connection.extra_dejson
-    unknown = sorted(set(extra) - FIELDS)
-    if unknown:
-        raise ConfigurationError(
-            f"connection {connection.conn_id}: {unknown[0]!r} is no field of a datashard connection; the fields are "
-            f"{', '.join(sorted(FIELDS))}"
+        Raises:
+            ConfigurationError: something is missing, unknown, or there twice.
+        """
+        if connection.conn_type != CONN_TYPE:
+            raise ConfigurationError(
+                f"connection {conn_id!r} is of the type {connection.conn_type!r}: DataShard needs one of the type "
+                f"{CONN_TYPE!r}. Credentials of an aws connection are used by naming it in the field aws_conn_id."
+            )
+        values = _values(connection, conn_id)
+        verify = values.pop("verify_tls", None)
+        settings = cls(
+            conn_id=conn_id,
+            verify_tls=_parse_verify(verify),
+            **{name: str(value).strip() for name, value in values.items()},
         )
-    found = {name: str(value).strip() for name, value in extra.items() if value not in (None, "")}
-    if connection.login and "access_key" not in found:
-        found["access_key"] = connection.login
-    if connection.password and "secret_key" not in found:
-        found["secret_key"] = connection.password
+        settings._check()
+        return settings
+
+    def config(self, limits: Limits = TASKS) -> S3Config | LocalConfig:
+        """The warehouse's configuration; with an ``aws_conn_id`` that connection is looked up.
+
+        Args:
+            limits: how long requests may take.
+
+        Raises:
+            ConfigurationError: a setting is unusable, or the AWS connection is.
+        """
+        if self.folder is not None:
+            return LocalConfig(self.folder)
+        if self.aws_conn_id is None:
+            return self._s3_config(
+                limits,
+                access_key=self.access_key,
+                secret_key=self.secret_key,
+                session_token=self.session_token,
+                use_default_chain=self.auth == INSTANCE_ROLE,
+            )
+        from airflow_provider_datashard.aws import delegate
+
+        found = delegate(self.aws_conn_id, self.region, limits)
+        return self._s3_config(
+            limits,
+            credentials_provider=found.credentials,
+            endpoint=self.endpoint or found.endpoint,
+            region=self.region or found.region,
+            addressing_style=self.addressing_style or found.addressing_style or "auto",
+            verify_tls=found.verify_tls if self.verify_tls is None else self.verify_tls,
+        )
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{one.name}={'***' if one.name in _SECRETS else getattr(self, one.name)!r}"
+            for one in fields(self)
+            if getattr(self, one.name) is not None
+        ]
+        return f"ConnectionSettings({', '.join(shown)})"
+
+    def _s3_config(self, limits: Limits, **special: Any) -> S3Config:
+        values: dict[str, Any] = {
+            "bucket": self.bucket,
+            "prefix": self.prefix or "",
+            "endpoint": self.endpoint,
+            "region": self.region,
+            "addressing_style": cast(AddressingStyle, self.addressing_style or "auto"),
+            "verify_tls": True if self.verify_tls is None else self.verify_tls,
+            "sse": cast("ServerSideEncryption | None", self.sse),
+            "sse_kms_key_id": self.sse_kms_key_id,
+            "connect_timeout": limits.connect_timeout,
+            "read_timeout": limits.read_timeout,
+            "max_attempts": limits.max_attempts,
+        }
+        try:
+            return S3Config(**{**values, **special})
+        except ConfigurationError as error:
+            raise ConfigurationError(f"connection {self.conn_id!r}: {error}") from error
+
+    def _check(self) -> None:
+        if self.deployment is not None and len(self.deployment) > MAX_DEPLOYMENT_CHARACTERS:
+            self._refuse(f"deployment has more than {MAX_DEPLOYMENT_CHARACTERS} characters")
+        if self.folder is not None:
+            self._check_folder(self.folder)
+            return
+        if self.bucket is None:
+            self._refuse("it names neither a bucket nor a folder: fill in one of them")
+        if self.auth not in (None, INSTANCE_ROLE):
+            self._refuse(f"auth={self.auth!r}: the only choice is {INSTANCE_ROLE!r}; leave it empty for keys")
+        for one, other in (("access_key", "secret_key"), ("secret_key", "access_key"), ("session_token", "access_key")):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                self._refuse(f"{one} is filled in and {other} is not: keys come in pairs")
+        ways = [name for name in ("access_key", "aws_conn_id", "auth") if getattr(self, name) is not None]
+        if not ways:
+            self._refuse(
+                f"no credentials for the bucket {self.bucket}. Fill in access_key and secret_key, or aws_conn_id with "
+                f"the id of an aws connection, or auth={INSTANCE_ROLE} for the role of the machine that runs the task. "
+                "Variables of the worker are not looked at."
+            )
+        if len(ways) > 1:
+            self._refuse(f"{' and '.join(ways)} are filled in: credentials come from one of them")
+
+    def _check_folder(self, folder: str) -> None:
+        for name in _S3_ONLY:
+            if getattr(self, name) is not None:
+                self._refuse(f"folder and {name} are filled in: tables are in a folder or in a bucket")
+        if not PurePath(folder).is_absolute():
+            self._refuse(f"folder={folder!r} is not an absolute path, so each worker would find another one")
+
+    def _refuse(self, why: str) -> None:
+        raise ConfigurationError(f"connection {self.conn_id!r}: {why}")
+
+
+def _values(connection: Connection, conn_id: str) -> dict[str, Any]:
+    """What is filled in, wherever the connection has it; forms send empty fields as empty text or null."""
+    extra: Any = connection.extra_dejson
+    if connection.extra and not isinstance(extra, Mapping):
+        raise ConfigurationError(f"connection {conn_id!r}: its extra is no JSON object of settings")
+    found = {name: value for name, value in dict(extra).items() if value is not None and str(value).strip()}
+    if unknown := sorted(set(found) - set(NAMES)):
+        raise ConfigurationError(
+            f"connection {conn_id!r}: its extra has {', '.join(map(repr, unknown))}, which is no setting; there are "
+            f"{', '.join(NAMES)}"
+        )
+    if connection.port:
+        raise ConfigurationError(
+            f"connection {conn_id!r}: port {connection.port} has no meaning here; write the store's URL with its port "
+            "in the field endpoint"
+        )
+    for attribute, name in _OF_URI.items():
+        value = getattr(connection, attribute)
+        if not value:
+            continue
+        if found.get(name, value) != value:
+            raise ConfigurationError(f"connection {conn_id!r}: {name} in its extra and its {attribute} differ")
+        found[name] = value
     return found
 
 
-def connection_to_config(
-    connection: AirflowConnection, *, timeouts: Mapping[str, Any] | None = None
-) -> S3Config | LocalConfig:
-    """The warehouse that a connection of type ``datashard`` names.
-
-    Args:
-        connection: the connection.
-        timeouts: ``connect_timeout``, ``read_timeout`` and ``max_attempts``, where the usual ones are
-            too patient.
-
-    Raises:
-        ConfigurationError: the connection is incomplete or contradicts itself.
-    """
-    fields, name = fields_of(connection), f"connection {connection.conn_id}"
-    folder, bucket = fields.get("local_folder"), fields.get("bucket")
-    if bool(folder) == bool(bucket):
-        what = "both a bucket and a local folder" if folder else "neither a bucket nor a local folder"
-        raise ConfigurationError(f"{name} names {what}: fill in one of them")
-    if folder:
-        return LocalConfig(folder)
-    assert bucket is not None
-    return S3Config(
-        bucket=bucket,
-        prefix=fields.get("prefix", ""),
-        endpoint=fields.get("endpoint"),
-        region=fields.get("region"),
-        addressing_style=fields.get("addressing_style", "auto"),  # type: ignore[arg-type]
-        verify_tls=_verify(fields.get("verify", "true")),
-        **_credentials(fields, name),
-        **(timeouts or {}),
-    )
-
-
-def _credentials(fields: Mapping[str, str], name: str) -> dict[str, Any]:
-    """The one source of credentials that the connection names."""
-    auth = fields.get("auth")
-    if auth not in (None, INSTANCE_ROLE):
-        raise ConfigurationError(f"{name}: auth={auth!r} is unknown; the only value is {INSTANCE_ROLE!r}")
-    keys = "access_key" in fields or "secret_key" in fields
-    given = [source for source, there in (
-        ("access and secret key", keys),
-        ("aws_conn_id", "aws_conn_id" in fields),
-        (f"auth={INSTANCE_ROLE}", auth is not None),
-    ) if there]  # fmt: skip
-    if not given:
-        raise ConfigurationError(
-            f"{name} has no credentials: fill in the access key and the secret key, or aws_conn_id, or set auth to "
-            f"{INSTANCE_ROLE}"
-        )
-    if len(given) > 1:
-        raise ConfigurationError(f"{name} has more than one source of credentials ({', '.join(given)}): keep one")
-    if keys:
-        return {
-            "access_key": fields.get("access_key"),
-            "secret_key": fields.get("secret_key"),
-            "session_token": fields.get("session_token"),
-        }
-    if auth is not None:
-        return {"use_default_chain": True}
-    return {"credentials_provider": AwsConnectionCredentials(fields["aws_conn_id"], fields.get("region"))}
-
-
-class AwsConnectionCredentials:
-    """Credentials of an AWS connection of Airflow's, refreshed by its own session.
-
-    Args:
-        aws_conn_id: id of the connection.
-        region: region for the session, where the AWS connection names none.
-    """
-
-    def __init__(self, aws_conn_id: str, region: str | None) -> None:
-        self._conn_id = aws_conn_id
-        self._region = region
-        self._resolved: Any = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, AwsConnectionCredentials) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @property
-    def _key(self) -> tuple[str, str | None]:
-        return self._conn_id, self._region
-
-    def __call__(self) -> Credentials:
-        from datashard_core.config import Credentials
-
-        if self._resolved is None:
-            self._resolved = self._resolve()
-        frozen = self._resolved.get_frozen_credentials()
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-
-    def _resolve(self) -> Any:
-        from airflow_provider_datashard.version_compat import BaseHook
-
-        # Airflow's AWS hook only warns of a connection that does not exist, and takes the worker's
-        # own credentials instead.
-        BaseHook.get_connection(self._conn_id)
-        try:
-            from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-        except ImportError as error:
-            raise ConfigurationError(
-                "aws_conn_id needs Airflow's Amazon provider: pip install 'airflow-provider-datashard[amazon]'"
-            ) from error
-        hook: Any = AwsBaseHook(aws_conn_id=self._conn_id, client_type="s3")
-        session = hook.get_session(region_name=self._region or hook.region_name)
-        found = session.get_credentials()
-        if found is None:
-            raise ConfigurationError(f"AWS connection {self._conn_id} has no credentials")
-        return found
-
-
-def _verify(text: str) -> bool | str:
+def _parse_verify(value: Any) -> bool | str | None:
+    if value is None or isinstance(value, bool):
+        return value
+    text = str(value).strip()
     return {"true": True, "false": False}.get(text.lower(), text)
-

@@ -1,15 +1,40 @@
-"""Every name that differs between Airflow releases, in one place.
+"""What lies elsewhere in another release of Airflow; the only module that knows of releases.
 
-Airflow 3 moved what Dag authors use to ``airflow.sdk``; ``common.compat`` finds it in either.
+Airflow 3 keeps what Dags and providers need in ``airflow.sdk``; Airflow 2 had it in places of its own.
 """
 
 from __future__ import annotations
 
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowSkipException,
-    BaseHook,
-    BaseOperator,
-)
+from typing import TYPE_CHECKING
 
-__all__ = ["AirflowFailException", "AirflowSkipException", "BaseHook", "BaseOperator"]
+if TYPE_CHECKING:
+    from airflow.sdk import Asset, BaseHook, BaseOperator, Connection, Context, get_current_context
+    from airflow.sdk.exceptions import (
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+    )
+else:
+    try:
+        from airflow.sdk import Asset, BaseHook, BaseOperator, get_current_context
+    except ImportError:  # Airflow 2
+        from airflow.datasets import Dataset as Asset
+        from airflow.hooks.base import BaseHook
+        from airflow.models.baseoperator import BaseOperator
+        from airflow.operators.python import get_current_context
+    try:
+        from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+    except ImportError:  # before Airflow 3.2
+        from airflow.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+
+__all__ = [
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowSkipException",
+    "Asset",
+    "BaseHook",
+    "BaseOperator",
+    "Connection",
+    "Context",
+    "get_current_context",
+]

@@ -1,81 +1,78 @@
-"""The hook: tables of a warehouse that an Airflow connection names."""
+"""The hook: from the id of a connection to its warehouse and tables."""
 
 from __future__ import annotations
 
+import os
 import threading
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_datashard.connection import connection_to_config, fields_of
-from airflow_provider_datashard.version_compat import BaseHook
+from airflow_provider_datashard.append_id import task_append_id
+from airflow_provider_datashard.connection import TEST_BUTTON, ConnectionSettings
+from airflow_provider_datashard.fields import CONN_TYPE, HIDDEN_FIELDS, HOOK_NAME, PLACEHOLDERS, form_widgets
+from airflow_provider_datashard.schema import to_schema
+from airflow_provider_datashard.version_compat import AirflowNotFoundException, BaseHook, get_current_context
+from datashard_core.errors import ConfigurationError, DataShardError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from airflow_provider_datashard.schema import SchemaLike
+    from datashard_core import Table, Warehouse
 
-    import pyarrow as pa
-
-    from datashard_core import LocalConfig, S3Config, Schema, Table, Warehouse
-
-_SHORT = {"connect_timeout": 4.0, "read_timeout": 8.0, "max_attempts": 1}
-
-_warehouses: dict[Any, Warehouse] = {}
-_warehouses_lock = threading.Lock()
+_lock = threading.Lock()
+_warehouses: dict[Hashable, Warehouse] = {}
 
 
 class DataShardHook(BaseHook):
-    """Tables in the bucket or folder of a connection of type ``datashard``.
+    """Tables of the warehouse that a connection of the type ``datashard`` describes.
 
-    Credentials come from the connection alone: its keys, the AWS connection that it names, or the
-    instance role where it says so. No ``AWS_*`` or ``DATASHARD_*`` variable of the worker counts.
+    Where the tables are and with which credentials is in the connection alone: no ``DATASHARD_*`` or
+    ``AWS_*`` variable of the worker is looked at (but by AWS's default chain, where the connection, or
+    the aws connection that it names, leaves the credentials to it). Warehouses are kept for the life of
+    the process, as long as the connection says the same. Nothing is looked up before it is needed.
 
-    Args:
-        datashard_conn_id: id of the connection.
+    :param datashard_conn_id: id of the connection.
+    :param logger_name: name of the hook's logger.
 
-    Example:
-        >>> hook = DataShardHook(datashard_conn_id="datashard_default")
-        >>> hook.get_table("workflow_log").append([{"task": "extract", "state": "success"}]).rows
-        1
+    Example, appending in a TaskFlow task (a second try of it appends nothing twice)::
+
+        @task(retries=2)
+        def extract() -> dict:
+            hook = DataShardHook(datashard_conn_id="warehouse")
+            table = hook.load_table("shop.events")
+            return table.append(fetch_events(), append_id=hook.get_append_id()).to_dict()
     """
 
     conn_name_attr = "datashard_conn_id"
     default_conn_name = "datashard_default"
-    conn_type = "datashard"
-    hook_name = "DataShard"
+    conn_type = CONN_TYPE
+    hook_name = HOOK_NAME
 
-    def __init__(self, *, datashard_conn_id: str = default_conn_name, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, datashard_conn_id: str = default_conn_name, logger_name: str | None = None) -> None:
+        super().__init__(logger_name=logger_name)
         self.datashard_conn_id = datashard_conn_id
-
-    def get_conn(self) -> Warehouse:
-        """The warehouse; Airflow's usual name for what a hook connects to."""
-        return self.warehouse
+        self._settings: ConnectionSettings | None = None
+        self._warehouse: Warehouse | None = None
 
     def get_warehouse(self) -> Warehouse:
-        """The warehouse of the connection; one for each configuration in a process."""
-        return self.warehouse
-
-    @cached_property
-    def warehouse(self) -> Warehouse:
-        """The warehouse of the connection; one for each configuration in a process.
+        """The connection's warehouse.
 
         Raises:
-            ConfigurationError: the connection is incomplete, or names no credentials.
+            ConfigurationError: there is no such connection, or its settings are not usable.
         """
-        from datashard_core import connect
+        if self._warehouse is None:
+            self._warehouse = _shared(self.get_settings())
+        return self._warehouse
 
-        config = self._config()
-        with _warehouses_lock:
-            found = _warehouses.get(config)
-            if found is None:
-                found = _warehouses[config] = connect(config=config)
-            return found
+    @property
+    def warehouse(self) -> Warehouse:
+        """The same as :meth:`get_warehouse`."""
+        return self.get_warehouse()
 
-    @cached_property
-    def deployment(self) -> str | None:
-        """Name of this Airflow in append ids, if the connection gives one."""
-        return fields_of(self.get_connection(self.datashard_conn_id)).get("deployment")
+    def get_conn(self) -> Warehouse:
+        """The same as :meth:`get_warehouse`, under the name that every hook has."""
+        return self.get_warehouse()
 
-    def get_table(self, name: str) -> Table:
+    def load_table(self, name: str) -> Table:
         """Open a table at its newest version.
 
         Args:
@@ -84,35 +81,116 @@ class DataShardHook(BaseHook):
         Raises:
             NoSuchTableError: there is none of that name.
         """
-        return self.warehouse.load_table(name)
+        return self.get_warehouse().load_table(name)
 
-    load_table = get_table
+    def get_table(self, name: str) -> Table:
+        """The same as :meth:`load_table`."""
+        return self.load_table(name)
 
-    def create_table(self, name: str, schema: Schema, **options: Any) -> Table:
-        """Create a table; see :meth:`datashard_core.Warehouse.create_table`."""
-        return self.warehouse.create_table(name, schema, **options)
+    def create_table(
+        self,
+        name: str,
+        schema: SchemaLike,
+        *,
+        if_exists: Literal["error", "open"] = "error",
+        properties: Mapping[str, str] | None = None,
+    ) -> Table:
+        """Create a table.
 
-    def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Answer a SELECT over the warehouse's tables."""
-        return self.warehouse.sql(query, params)
+        Args:
+            name: ``[namespace.]table``.
+            schema: a Schema, a list of fields, or an Arrow schema.
+            if_exists: "error"; or "open" to get the table that is there, if its fields are the same.
+            properties: Iceberg table properties.
+
+        Raises:
+            TableExistsError: the name is taken, or the table there has other fields.
+        """
+        return self.get_warehouse().create_table(name, to_schema(schema), if_exists=if_exists, properties=properties)
+
+    def get_append_id(self, context: Mapping[str, Any] | None = None, part: str | None = None) -> str:
+        """The append id of a task: the same in every try, and of no other task.
+
+        Args:
+            context: the task's context; None: that of the task that runs now.
+            part: what tells several appends of one task to one table apart.
+
+        Example:
+            >>> DataShardHook(datashard_conn_id="warehouse").get_append_id()
+            'airflow:daily_sales/scheduled__2026-11-24T00:00:00+00:00/extract/-1'
+        """
+        found = get_current_context() if context is None else context
+        return task_append_id(found["ti"], deployment=self.get_settings().deployment, part=part)
+
+    def get_settings(self) -> ConnectionSettings:
+        """The connection's settings, looked up once by each hook.
+
+        Raises:
+            ConfigurationError: there is no such connection, or its settings contradict each other.
+        """
+        if self._settings is None:
+            conn_id = self.datashard_conn_id
+            try:
+                connection = self.get_connection(conn_id)
+            except AirflowNotFoundException as error:
+                raise ConfigurationError(
+                    f"there is no connection {conn_id!r}: create one of the type {CONN_TYPE!r}, or pass "
+                    "datashard_conn_id="
+                ) from error
+            self._settings = ConnectionSettings.of(connection, conn_id)
+        return self._settings
 
     def test_connection(self) -> tuple[bool, str]:
-        """The Test button: list the folders of the warehouse, with short time-outs.
+        """Whether tables can be listed, read and committed; for the form's Test button.
+
+        It writes a few small objects below ``_datashard/`` and deletes them. Time-outs are short.
 
         Returns:
-            Whether it works, and what was found or what to do.
+            Whether it works, and what to do if not.
         """
-        from datashard_core import DataShardError
-        from datashard_core.storage import open_storage
+        from datashard_core.storage import check_conditional, open_storage
 
         try:
-            storage = open_storage(self._config(_SHORT))
+            settings = self.get_settings()
+            storage = open_storage(settings.config(TEST_BUTTON))
             folders = storage.folders()
+            # A folder of its own: the proof is kept by folder, and here it is to be made each time.
+            check_conditional(storage.at(f"_datashard/test-{os.urandom(8).hex()}/table"))
         except DataShardError as error:
             return False, str(error)
-        except Exception as error:  # noqa: BLE001 - the button shows whatever went wrong
-            return False, f"{type(error).__name__}: {error}"
-        return True, f"{storage.root} can be read; it holds {len(folders)} folder(s)"
+        found = sum(not name.startswith("_") for name in folders)
+        where = f"{storage.root} can be read and written ({found} tables or namespaces)"
+        return True, where if settings.folder is None else f"{where} from the machine of the API server"
 
-    def _config(self, timeouts: Mapping[str, Any] | None = None) -> S3Config | LocalConfig:
-        return connection_to_config(self.get_connection(self.datashard_conn_id), timeouts=timeouts)
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The form's fields, for releases of Airflow before 3.2; later ones read the provider information."""
+        return form_widgets()
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """What the form hides and suggests, for releases of Airflow before 3.2."""
+        return {"hidden_fields": list(HIDDEN_FIELDS), "relabeling": {}, "placeholders": dict(PLACEHOLDERS)}
+
+
+def _shared(settings: ConnectionSettings) -> Warehouse:
+    """The process's warehouse for these settings: its clients and their connections are used again."""
+    from datashard_core import connect
+
+    # A forked child is another process: its parent's connections are not its own.
+    key = (os.getpid(), settings, _identity_of_aws(settings.aws_conn_id))
+    with _lock:
+        found = _warehouses.get(key)
+        if found is None:
+            found = _warehouses[key] = connect(config=settings.config())
+        return found
+
+
+def _identity_of_aws(aws_conn_id: str | None) -> Hashable:
+    """What an AWS connection says now, so that a changed one is not served from what is kept."""
+    if aws_conn_id is None:
+        return None
+    from airflow_provider_datashard.aws import check_exists
+
+    found = check_exists(aws_conn_id)
+    return found.login, found.password, found.host, found.port, found.extra
