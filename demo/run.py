@@ -31,9 +31,7 @@ def main() -> int:
         "as a connection and a block",
     )
     parser.add_argument("--keep", action="store_true", help="leave the tables, and say how to look at them")
-    parser.add_argument(
-        "--ui", action="store_true", help="leave Airflow's and Prefect's pages running until Ctrl-C"
-    )
+    parser.add_argument("--ui", action="store_true", help="leave Airflow's and Prefect's pages running until Ctrl-C")
     arguments = parser.parse_args()
     print("Environments (in .envs, kept for the next run):", flush=True)
     try:

@@ -48,9 +48,7 @@ def delays(part: Part) -> pa.Table:
     import pyarrow.compute as pc
 
     flights = _read(["month", "day", "origin", "carrier", "dep_delay", "arr_delay"])
-    days = pc.and_(
-        pc.greater_equal(flights["day"], part.first_day), pc.less_equal(flights["day"], part.last_day)
-    )
+    days = pc.and_(pc.greater_equal(flights["day"], part.first_day), pc.less_equal(flights["day"], part.last_day))
     flights = flights.filter(pc.and_(pc.equal(flights["month"], part.month), days))
     flights = flights.append_column("cancelled", pc.is_null(flights["dep_delay"]).cast(pa.int64()))
     sums = flights.group_by(list(KEYS)).aggregate(

@@ -49,9 +49,7 @@ def logged(warehouse: Warehouse, attempt: Try) -> Iterator[Try]:
     _append(warehouse, attempt, started, "success", None)
 
 
-def _append(
-    warehouse: Warehouse, attempt: Try, started: datetime, state: State, error: BaseException | None
-) -> None:
+def _append(warehouse: Warehouse, attempt: Try, started: datetime, state: State, error: BaseException | None) -> None:
     from datashard_core.workflow_log import TABLE, log_row, workflow_log_schema
 
     row = log_row(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -69,9 +70,7 @@ class Demo:
         overlap = report.overlap_seconds(log)
         self._console.print(f"Airflow and Prefect were at work at the same time for {overlap:.1f} s.")
         for name, seen in foreign.items():
-            self._console.print(
-                f"PyIceberg reads {seen['rows']} rows in {seen['snapshots']} snapshots of {name}."
-            )
+            self._console.print(f"PyIceberg reads {seen['rows']} rows in {seen['snapshots']} snapshots of {name}.")
         found = report.checks(warehouse, self._tasks, folder, overlap)
         good = report.print_checks(self._console, found)
         self._console.print(
@@ -80,34 +79,26 @@ class Demo:
         return good
 
     def _start_hosts(self) -> Flow:
-        half = {"halves": self._tasks == 24}
+        half: dict[str, Any] = {"halves": self._tasks == 24}
         with self.step("Airflow's database, Prefect's server"):
             self.prefect.start()
             self.airflow.start()
             self.prefect.wait_until_ready(READY_SECONDS)
         with self.step("the block is saved, the flow's process imports what it needs"):
-            self.prefect.save_block(self._place.block)
-            flow = self.prefect.start_flow(
-                {
-                    "first_month": 7,
-                    "last_month": 12,
-                    "fail_once_at": self._part(PREFECT_FAILS_ONCE_AT),
-                    **half,
-                }
-                | {"at_once": self._at_once}
-            )
+            self.prefect.save_block(self._place.fields)
+            parameters = {"first_month": 7, "last_month": 12, **half}
+            parameters["fail_once_at"] = self._part(PREFECT_FAILS_ONCE_AT)
+            flow = self.prefect.start_flow(parameters, self._at_once)
         with self.step("Airflow: API server, scheduler and Dag processor"):
             self.airflow.wait_until_ready(READY_SECONDS)
-            self.airflow.store_connection(self._place.connection)
+            self.airflow.store_connection(self._place.fields)
             flow.wait_until_ready(READY_SECONDS)
         return flow
 
     def _work(self, flow: Flow) -> None:
         """Both start together and append to the same two tables."""
         conf = {"first_month": 1, "last_month": 6, "halves": self._tasks == 24}
-        with self.step(
-            f"{self._tasks} tasks, half of them Airflow's and half Prefect's, append to the same tables"
-        ):
+        with self.step(f"{self._tasks} tasks, half of them Airflow's and half Prefect's, append to the same tables"):
             run_id = self.airflow.trigger({**conf, "fail_once_at": self._part(AIRFLOW_FAILS_ONCE_AT)})
             # Airflow's scheduler takes seconds to start its first task: until then the flow waits.
             self._processes.wait_for(
@@ -168,9 +159,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the demo in folders of its own; when this returns, nothing that it started is left."""
     with ExitStack() as stack:
         folder = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="datashard-demo-", ignore_cleanup_errors=True)
-            )
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="datashard-demo-", ignore_cleanup_errors=True))
         )
         place = stack.enter_context(open_place(arguments.warehouse, keep=arguments.keep))
         console.print(f"The tables are in {place.warehouse.uri}")

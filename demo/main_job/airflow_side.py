@@ -76,22 +76,22 @@ class Airflow:
     def wait_until_ready(self, timeout: float) -> None:
         """Wait until it answers and knows the Dag."""
         self._processes.wait_for("Airflow answers", self._answers, timeout)
-        self._token = self._call("POST", "/auth/token", {"username": USER, "password": self.password})[
-            "access_token"
-        ]
+        self._token = self._call("POST", "/auth/token", {"username": USER, "password": self.password})["access_token"]
         self._processes.wait_for(f"Airflow knows the Dag {DAG_ID}", self._knows_the_dag, timeout)
 
-    def store_connection(self, connection: Mapping[str, Any]) -> None:
+    def store_connection(self, fields: Mapping[str, Any]) -> None:
         """Put the connection into Airflow's store, and look whether it lies there encrypted.
+
+        Args:
+            fields: the settings of a connection of the type ``datashard``.
 
         Raises:
             ChildError: its secrets can be read in the database.
         """
-        self._call("POST", "/api/v2/connections", {"connection_id": CONNECTION_ID, **connection})
+        connection = {"connection_id": CONNECTION_ID, "conn_type": "datashard", "extra": json.dumps(fields)}
+        self._call("POST", "/api/v2/connections", connection)
         with sqlite3.connect(f"file:{self._home / 'airflow.db'}?mode=ro", uri=True) as database:
-            query = (
-                "select is_encrypted, is_extra_encrypted, password, extra from connection where conn_id = ?"
-            )
+            query = "select is_encrypted, is_extra_encrypted, password, extra from connection where conn_id = ?"
             encrypted, extra_encrypted, *stored = database.execute(query, [CONNECTION_ID]).fetchone()
         if (stored[0] and not encrypted) or (stored[1] and not extra_encrypted):
             raise ChildError(f"Airflow's database holds the connection {CONNECTION_ID} in plain text.")

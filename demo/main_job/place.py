@@ -99,9 +99,7 @@ def open_place(uri: str | None, keep: bool) -> Iterator[Place]:
     if uri is None:
         with ExitStack() as stack:
             with _deaf_to_interrupts():
-                server = stack.enter_context(
-                    S3Server(access_key=secrets.token_hex(8), secret_key=secrets.token_hex())
-                )
+                server = stack.enter_context(S3Server(access_key=secrets.token_hex(8), secret_key=secrets.token_hex()))
             yield Place(server.config("flights"), ends_with_the_demo=True)
         return
     # A prefix of its own: the sums are right whatever is there already, and removing it harms nobody.
@@ -121,11 +119,12 @@ def open_place(uri: str | None, keep: bool) -> Iterator[Place]:
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """What is started inside does not hear Ctrl-C: the demo ends it, when nobody needs it any more."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Blocked, not ignored: a child inherits it for good, and here it is only put off.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _with_keys(config: S3Config | LocalConfig) -> S3Config | LocalConfig:

@@ -55,14 +55,17 @@ class Prefect:
         script = [self._python, "-P", _HERE / "save_block.py", BLOCK]
         self._processes.run("prefect-block", script, self._variables, text=json.dumps(block))
 
-    def start_flow(self, parameters: Mapping[str, Any]) -> Flow:
-        """Start the flow's process; it imports what it needs, then waits to be released."""
+    def start_flow(self, parameters: Mapping[str, Any], at_once: int) -> Flow:
+        """Start the flow's process; it imports what it needs, then waits to be released.
+
+        Args:
+            parameters: the flow's own.
+            at_once: how many of its tasks run at a time.
+        """
         ready = self._processes.folder / "flow-is-ready"
         given = json.dumps({"block": BLOCK, **parameters})
-        script = [self._python, "-P", _HERE / "run_flow.py", ready, given]
-        return Flow(
-            self._processes, self._processes.start("prefect-flow", script, self._variables, talk=True), ready
-        )
+        script = [self._python, "-P", _HERE / "run_flow.py", ready, at_once, given]
+        return Flow(self._processes, self._processes.start("prefect-flow", script, self._variables, talk=True), ready)
 
     def _answers(self) -> bool:
         try:

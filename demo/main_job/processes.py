@@ -86,9 +86,7 @@ class Processes:
         own = {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp"), "DO_NOT_TRACK": "1"}
         return {**kept, **own, **more}
 
-    def start(
-        self, name: str, command: Sequence[object], variables: Mapping[str, str], *, talk: bool = False
-    ) -> Child:
+    def start(self, name: str, command: Sequence[object], variables: Mapping[str, str], *, talk: bool = False) -> Child:
         """Start a process in a session of its own; ``talk`` leaves its standard input open."""
         log = self.logs / f"{name}.log"
         with log.open("a") as output:
@@ -193,7 +191,7 @@ class Processes:
             _reap(process)
         if sys.platform != "linux":
             return {child.process.pid for child in self.children if child.process.poll() is None}
-        return {process for process in alive if _state(process) not in (None, "Z")}
+        return alive
 
 
 def send(child: Child, text: str) -> None:
@@ -225,11 +223,6 @@ def _stat(process: int) -> list[str] | None:
     except OSError:
         return None  # it has ended
     return text.rpartition(")")[2].split()
-
-
-def _state(process: int) -> str | None:
-    stat = _stat(process)
-    return stat[0] if stat else None
 
 
 def _descendants(root: int) -> Iterable[int]:

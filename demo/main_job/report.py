@@ -74,9 +74,7 @@ class Check:
 
 def show(console: Console, warehouse: Warehouse) -> None:
     """Print the answers of SQL and the history of the table."""
-    print_rows(
-        console, "Which tasks ran, how long, how many rows, which failed and why?", warehouse, WHICH_TASKS
-    )
+    print_rows(console, "Which tasks ran, how long, how many rows, which failed and why?", warehouse, WHICH_TASKS)
     print_rows(console, "The carriers that came latest", warehouse, WORST_CARRIERS)
     table = warehouse.load_table(DELAYS)
     shown = RichTable(title=f"The history of {DELAYS} (version {table.version})", title_justify="left")
@@ -139,21 +137,15 @@ def checks(warehouse: Warehouse, tasks: int, foreign: Path, overlap: float) -> l
     found = [Check(f"{DELAYS}: {name}", value, sums[name]) for name, value in EXPECTED_SUMS.items()]
     states = {row["state"]: row for row in warehouse.sql(STATES).to_pylist()}
     found.append(
-        Check(
-            f"{LOG}: tries", {"success": tasks, "failed": 2}, {key: row["n"] for key, row in states.items()}
-        )
+        Check(f"{LOG}: tries", {"success": tasks, "failed": 2}, {key: row["n"] for key, row in states.items()})
     )
     logged = sum(row["rows"] or 0 for row in states.values())
     found.append(Check(f"{LOG}: rows that the tries say they wrote", EXPECTED_SUMS["rows"], logged))
     for name in (DELAYS, LOG):
         found.append(
-            Check(
-                f"{name}: PyIceberg reads the same values", "yes", same(warehouse.load_table(name), foreign)
-            )
+            Check(f"{name}: PyIceberg reads the same values", "yes", same(warehouse.load_table(name), foreign))
         )
-    found.append(
-        Check("Airflow and Prefect were at work at the same time", "yes", "yes" if overlap > 0 else "no")
-    )
+    found.append(Check("Airflow and Prefect were at work at the same time", "yes", "yes" if overlap > 0 else "no"))
     return found
 
 
