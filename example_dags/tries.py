@@ -23,7 +23,7 @@ class Try:
         workflow: Dag id or flow name.
         run_id: id of the run.
         task_id: id or name of the task.
-        map_index: which of the mapped tasks.
+        map_index: which of the mapped tasks; None if it is not mapped.
         number: 1 for the first try.
         rows: how many rows it wrote; the task fills it in.
     """
@@ -32,7 +32,7 @@ class Try:
     workflow: str
     run_id: str
     task_id: str
-    map_index: int
+    map_index: int | None
     number: int
     rows: int = 0
 

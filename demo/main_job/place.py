@@ -104,9 +104,12 @@ def open_place(uri: str | None, keep: bool) -> Iterator[Place]:
         return
     # A prefix of its own: the sums are right whatever is there already, and removing it harms nobody.
     name = f"datashard-demo-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    place = Place(_with_keys(resolve_warehouse(f"{uri.rstrip('/')}/{name}", None)), ends_with_the_demo=False)
+    config = _with_keys(resolve_warehouse(f"{uri.rstrip('/')}/{name}"))
+    if isinstance(config, LocalConfig):
+        config = LocalConfig(str(Path(config.folder).resolve()))  # the children run elsewhere
+    place = Place(config, ends_with_the_demo=False)
     given = Path(uri)
-    made_by_us = isinstance(place.config, LocalConfig) and not given.exists()
+    made_by_us = isinstance(config, LocalConfig) and not given.exists()
     try:
         yield place
     finally:

@@ -33,25 +33,26 @@ TABLE = "flight_delays"
 )
 def flight_delays() -> None:
     @task
-    def plan(params: dict[str, Any]) -> list[list[int]]:
+    def plan() -> list[list[int]]:
         """The parts of the year, one for each mapped task."""
+        params = get_current_context()["params"]
         chosen = flights.parts(params["first_month"], params["last_month"], params["halves"])
         return [list(part) for part in chosen]
 
     @task(retries=1, retry_delay=timedelta(seconds=2))
-    def add_up(part: list[int], params: dict[str, Any]) -> dict[str, Any]:
+    def add_up(part: list[int]) -> dict[str, Any]:
         """Append the sums of one part; return what the append did."""
-        ti = get_current_context()["ti"]
-        warehouse = DataShardHook(datashard_conn_id=CONNECTION_ID).get_warehouse()
+        context = get_current_context()
+        ti = context["ti"]
+        hook = DataShardHook(datashard_conn_id=CONNECTION_ID)
         attempt = tries.Try("airflow", ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
-        with tries.logged(warehouse, attempt):
+        with tries.logged(hook.warehouse, attempt):
             days = flights.Part(*part)
-            table = warehouse.create_table(TABLE, Schema(fields=flights.FIELDS), if_exists="open")
+            table = hook.create_table(TABLE, Schema(fields=flights.FIELDS), if_exists="open")
             # The id is the same in a second try, which then finds the rows in the table and adds none.
-            append_id = f"airflow/{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}"
-            result = table.append(flights.delays(days), append_id=append_id)
+            result = table.append(flights.delays(days), append_id=hook.get_append_id())
             attempt.rows = 0 if result.already_appended else result.rows
-            if params["fail_once_at"] == days.label and ti.try_number == 1:
+            if context["params"]["fail_once_at"] == days.label and ti.try_number == 1:
                 raise ConnectionError(f"{days.label}: lost after the append, on purpose, in the first try")
             return result.to_dict()
 
