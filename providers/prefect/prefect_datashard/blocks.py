@@ -1,0 +1,487 @@
+"""The block: where tables are, with which credentials, and how a flow appends to them and reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from prefect.blocks.core import Block
+from prefect.exceptions import MissingContextError
+from prefect.logging.loggers import get_logger, get_run_logger
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from datashard_core import LocalConfig, S3Config, connect
+from datashard_core.errors import ConfigurationError, InvalidRecordsError
+from prefect_datashard.append_ids import append_id_maker
+from prefect_datashard.credentials import credentials_types, s3_settings, secrets_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from prefect_aws import AwsCredentials, MinIOCredentials
+
+    from datashard_core import AppendResult, NestedField, Scan, Schema, Table, Warehouse
+
+    SchemaLike: TypeAlias = Schema | Sequence[NestedField | Mapping[str, Any]] | pa.Schema
+
+Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+MAX_WAREHOUSES = 64
+_METADATA = ("block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous")
+_SECRETS = ("access_key", "secret_key", "session_token")
+_S3_ONLY = (
+    *("bucket", "prefix", "endpoint", "region", *_SECRETS, "credentials", "use_instance_role"),
+    *("sse", "sse_kms_key_id"),
+)
+_MASKED = (
+    "{field} holds a mask ({mask}) and not a secret. Prefect masks secrets where a block is made into parameters or "
+    "printed: pass the block's name, and load it where it is used with DataShardBlock.load(name)."
+)
+
+_lock = threading.Lock()
+_warehouses: dict[tuple[int, S3Config | LocalConfig], Warehouse] = {}
+
+
+class DataShardBlock(Block):
+    """Tables in a bucket or a local folder, to which flows append and which they read.
+
+    Credentials come from this block alone: two keys, a nested AwsCredentials or MinIOCredentials block, or
+    the role of the machine. No variable of the worker is looked at, but with ``use_instance_role``.
+
+    Appends know the run that they are made in: a task or flow that is retried appends nothing twice
+    (``prefect_datashard.append_ids`` says how, and what it cannot see).
+
+    Example:
+        Append in a task:
+        ```python
+        from prefect import flow, task
+        from prefect_datashard import DataShardBlock
+
+        @task(retries=2)
+        def load(rows):
+            block = DataShardBlock.load("BLOCK_NAME")
+            return block.append("events", rows)
+
+        @flow
+        def etl():
+            load([{"user_id": 1, "event": "login"}])
+        ```
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,  # it would show the secrets
+        json_schema_extra=Block.model_config["json_schema_extra"],
+    )
+    _block_type_name = "DataShard"
+    _block_type_slug = "datashard"
+
+    bucket: str | None = Field(default=None, description="Name of the bucket that holds the tables.")
+    prefix: str | None = Field(
+        default=None, description="Folder of the tables within the bucket; empty for the whole bucket."
+    )
+    endpoint: str | None = Field(
+        default=None,
+        title="Endpoint URL",
+        description="URL of the store, such as http://minio:9000; empty for that of the nested credentials, or AWS.",
+    )
+    region: str | None = Field(
+        default=None, description="Region of the bucket; empty for that of the nested credentials, or found out."
+    )
+    access_key: SecretStr | None = Field(default=None, description="Access key id, with its secret key.")
+    secret_key: SecretStr | None = Field(default=None, description="Secret access key.")
+    session_token: SecretStr | None = Field(default=None, description="Token of temporary credentials.")
+    credentials: AwsCredentials | MinIOCredentials | None = Field(
+        default=None,
+        description="AwsCredentials or MinIOCredentials block to take credentials and endpoint from, instead of keys.",
+    )
+    use_instance_role: bool = Field(
+        default=False,
+        description="Use the role of the machine: what AWS's default chain finds where the flow runs.",
+    )
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto",
+        description="Whether the bucket goes into the path or the host name; auto: path with an endpoint.",
+    )
+    verify_tls: bool | str = Field(
+        default=True,
+        title="Check Certificates",
+        description="Whether to check certificates, or the path of a CA bundle to check them with.",
+    )
+    sse: Literal["AES256", "aws:kms"] | None = Field(
+        default=None, title="Encryption", description="Server-side encryption; empty for the bucket's default."
+    )
+    sse_kms_key_id: str | None = Field(
+        default=None, title="KMS Key", description="Id of the key for the encryption aws:kms."
+    )
+    folder: str | None = Field(
+        default=None, description="Absolute path of a local folder that holds the tables, instead of a bucket."
+    )
+    deployment: str | None = Field(
+        default=None,
+        max_length=100,
+        description="Name of this Prefect in append ids; needed where two of them append to one table.",
+    )
+
+    # -- what Prefect and pydantic ask of the class -------------------------------------------------
+
+    @classmethod
+    def __dispatch_key__(cls) -> str:
+        """The slug, without the schema that the base class makes for it: that would import boto3."""
+        return cls.get_block_type_slug()
+
+    @classmethod
+    def model_rebuild(
+        cls,
+        *,
+        force: bool = False,
+        raise_errors: bool = True,
+        _parent_namespace_depth: int = 2,
+        _types_namespace: Any = None,
+    ) -> bool | None:
+        """Find the types of the nested credentials when they are first needed."""
+        if not cls.__pydantic_complete__:
+            _types_namespace = {**(_types_namespace or {}), **credentials_types()}
+        return super().model_rebuild(
+            force=force,
+            raise_errors=raise_errors,
+            _parent_namespace_depth=_parent_namespace_depth + 1,
+            _types_namespace=_types_namespace,
+        )
+
+    @classmethod
+    async def aregister_type_and_schema(cls, *args: Any, **kwargs: Any) -> None:
+        """Register the block type, and those of the nested blocks first."""
+        cls.model_rebuild()
+        await super().aregister_type_and_schema(*args, **kwargs)
+
+    @classmethod
+    def register_type_and_schema(cls, *args: Any, **kwargs: Any) -> Any:
+        """Register the block type, and those of the nested blocks first."""
+        cls.model_rebuild()
+        return super().register_type_and_schema(*args, **kwargs)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_metadata(cls, values: Any) -> Any:
+        """A saved or serialised block carries Prefect's own keys; forms send empty text for no value."""
+        if not isinstance(values, Mapping):
+            return values
+        slug = values.get("block_type_slug")
+        if slug not in (None, "", cls.get_block_type_slug()):
+            raise ValueError(f"this is a block of the type {slug!r}, not {cls.get_block_type_slug()!r}")
+        return {
+            key: None if isinstance(value, str) and not value.strip() else value
+            for key, value in values.items()
+            if key not in _METADATA
+        }
+
+    @field_validator(*_SECRETS)
+    @classmethod
+    def _no_mask(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value().strip():
+            return None
+        if _is_mask(value.get_secret_value()):
+            raise ValueError(_MASKED.format(field="this field", mask=value.get_secret_value()))
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> DataShardBlock:
+        if self.folder is not None:
+            self._check_folder(self.folder)
+        elif self.bucket is None:
+            raise ValueError("it names neither a bucket nor a folder: fill in one of them")
+        else:
+            self._check_sources()
+            try:
+                self.get_config()
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    def _check_folder(self, folder: str) -> None:
+        given = [name for name in _S3_ONLY if getattr(self, name)]
+        if given:
+            raise ValueError(f"folder and {given[0]} are filled in: tables are in a folder or in a bucket")
+        if not PurePath(folder).is_absolute():
+            raise ValueError(f"folder={folder!r} is not an absolute path, so each worker would find another one")
+
+    def _check_sources(self) -> None:
+        for one, other in (("access_key", "secret_key"), ("secret_key", "access_key"), ("session_token", "access_key")):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                raise ValueError(f"{one} is filled in and {other} is not: keys come in pairs")
+        sources = [name for name in ("access_key", "credentials", "use_instance_role") if getattr(self, name)]
+        if not sources:
+            raise ValueError(
+                f"no credentials for the bucket {self.bucket}. Fill in access_key and secret_key, or nest an "
+                "AwsCredentials or MinIOCredentials block as credentials, or set use_instance_role. Variables of the "
+                "worker are not looked at."
+            )
+        if len(sources) > 1:
+            raise ValueError(f"{' and '.join(sources)} are filled in: credentials come from one of them")
+        for secret in secrets_of(self.credentials):
+            if _is_mask(secret):
+                raise ValueError(_MASKED.format(field="the nested credentials block", mask=secret))
+
+    # -- what flows use -----------------------------------------------------------------------------
+
+    @property
+    def logger(self) -> Logger:
+        """The logger of the run, or of this block outside runs."""
+        try:
+            return get_run_logger()
+        except MissingContextError:
+            return get_logger(type(self).__name__)
+
+    def get_config(self) -> S3Config | LocalConfig:
+        """The configuration that the block describes. It holds the secrets: do not log or return it.
+
+        Raises:
+            ConfigurationError: a setting is not usable.
+        """
+        if self.folder is not None:
+            return LocalConfig(self.folder)
+        nested = s3_settings(self.credentials) if self.credentials is not None else {}
+        own = {
+            "prefix": self.prefix,
+            "endpoint": self.endpoint,
+            "region": self.region,
+            **{name: secret.get_secret_value() for name in _SECRETS if (secret := getattr(self, name)) is not None},
+            "addressing_style": self.addressing_style if self.addressing_style != "auto" else None,
+            "verify_tls": self.verify_tls if self.verify_tls is not True else None,
+            "sse": self.sse,
+            "sse_kms_key_id": self.sse_kms_key_id,
+        }
+        settings = {**nested, **{name: value for name, value in own.items() if value is not None}}
+        return S3Config(bucket=self.bucket or "", use_default_chain=self.use_instance_role, **settings)
+
+    def get_warehouse(self) -> Warehouse:
+        """The warehouse; blocks of one process that say the same share one, and its connections.
+
+        Tables that are taken from it know nothing of Prefect: appends through them get no id of the run.
+
+        Example:
+            >>> DataShardBlock.load("warehouse").get_warehouse().list_tables()
+            ['flight_delays', 'workflow_log']
+        """
+        # By what the block says, so nothing that cannot be pickled is kept on it; by process, because a
+        # forked child must not use its parent's connections.
+        key = (os.getpid(), self.get_config())
+        with _lock:
+            found = _warehouses.get(key)
+            if found is None:
+                while len(_warehouses) >= MAX_WAREHOUSES:
+                    del _warehouses[next(iter(_warehouses))]
+                found = _warehouses[key] = connect(config=key[1])
+            return found
+
+    def load_table(self, name: str) -> Table:
+        """Open a table at its newest version.
+
+        Args:
+            name: ``[namespace.]table``.
+
+        Raises:
+            NoSuchTableError: there is none of that name.
+        """
+        return self.get_warehouse().load_table(name)
+
+    def create_table(
+        self,
+        name: str,
+        schema: SchemaLike,
+        *,
+        if_exists: Literal["error", "open"] = "error",
+        properties: Mapping[str, str] | None = None,
+    ) -> Table:
+        """Create a table.
+
+        Args:
+            name: ``[namespace.]table``.
+            schema: a Schema, a list of fields, or an Arrow schema.
+            if_exists: "error"; or "open" to get the table that is there, if its fields are the same.
+            properties: Iceberg table properties.
+
+        Raises:
+            TableExistsError: the name is taken, or the table there has other fields.
+        """
+        return self.get_warehouse().create_table(name, to_schema(schema), if_exists=if_exists, properties=properties)
+
+    def append(
+        self,
+        table: str,
+        data: Any,
+        *,
+        append_id: str | None = None,
+        schema: SchemaLike | None = None,
+        create_if_missing: bool = False,
+        base: int | None = None,
+        timeout: float = 120.0,
+        commit: Literal["now", "deferred"] = "now",
+    ) -> AppendResult:
+        """Append rows, once, however often the task or flow around it is retried.
+
+        It blocks until the rows are in the table: in async code use :meth:`aappend`.
+
+        Args:
+            table: ``[namespace.]table``.
+            data: a list of dictionaries, a pyarrow Table or record batches, or a pandas or Polars frame.
+            append_id: an id that stays the same when the same work is tried again. By default, in a flow
+                or task, made of the run, the task, the rows and their ordinal; outside, each call is an
+                append of its own.
+            schema: if given, the table has to have these fields.
+            create_if_missing: create the table with ``schema`` if it is not there.
+            base: only with the ``append_id`` that a ``CommitStateUnknownError`` carried: its ``base``.
+            timeout: seconds after which it gives up.
+            commit: "now"; or "deferred": durable when this returns, visible with the next commit.
+
+        Raises:
+            InvalidRecordsError: the rows do not fit; nothing was written.
+            NoSuchTableError: there is no such table, and it was not to be created.
+            AppendIdConflictError: ``append_id`` was used with other rows.
+            CommitStateUnknownError: it may or may not be in the table; a retry of the task finds out.
+            DataShardError: see ``datashard_core.Table.append``.
+
+        Example:
+            >>> DataShardBlock.load("warehouse").append("events", [{"user_id": 1}]).rows
+            1
+        """
+        opened = self._open(table, schema, create_if_missing)
+        maker = None if append_id is not None else append_id_maker(opened.uri, self.deployment, self.logger)
+        chosen = maker if append_id is None else append_id
+        try:
+            result = opened.append(data, append_id=chosen, base=base, timeout=timeout, commit=commit)
+        except BaseException:
+            if maker is not None:
+                maker.failed()
+            raise
+        if result.already_appended:
+            self.logger.info(
+                "Nothing was appended: these rows are in %s since version %s, by an earlier try (append id %s)",
+                opened.uri,
+                result.version,
+                result.append_id,
+            )
+        else:
+            self.logger.info("Appended %d rows to %s, version %s", result.rows, opened.uri, result.version)
+        return result
+
+    async def aappend(
+        self,
+        table: str,
+        data: Any,
+        *,
+        append_id: str | None = None,
+        schema: SchemaLike | None = None,
+        create_if_missing: bool = False,
+        base: int | None = None,
+        timeout: float = 120.0,
+        commit: Literal["now", "deferred"] = "now",
+    ) -> AppendResult:
+        """Append rows without blocking the event loop: :meth:`append`, in a thread that knows the run.
+
+        If it is cancelled, the thread goes on, and its rows may still get into the table, once; a retry
+        of the task or flow finds them. Calling again in the same try would be one more append.
+
+        Args and errors: as :meth:`append`.
+
+        Example:
+            >>> (await block.aappend("events", [{"user_id": 1}])).rows
+            1
+        """
+        return await asyncio.to_thread(
+            self.append,
+            table,
+            data,
+            append_id=append_id,
+            schema=schema,
+            create_if_missing=create_if_missing,
+            base=base,
+            timeout=timeout,
+            commit=commit,
+        )
+
+    def scan(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        where: str | pc.Expression | None = None,
+        snapshot_id: int | None = None,
+        as_of: datetime | None = None,
+    ) -> Scan:
+        """Read rows of the newest version, or of an earlier snapshot.
+
+        Args:
+            table: ``[namespace.]table``.
+            columns: names of the columns wanted; None for all.
+            where: a condition as SQL text (needs the extra ``sql``) or a ``pyarrow.compute`` expression.
+            snapshot_id: read that snapshot.
+            as_of: read what was current at that time.
+
+        Returns:
+            The scan: ``.to_arrow()``, ``.to_pandas()``, ``.to_records()`` or ``.to_batches()`` read it.
+
+        Raises:
+            ConfigurationError: an unknown column, condition, snapshot or time.
+        """
+        opened = self.load_table(table)
+        return opened.scan(columns=columns, where=where, snapshot_id=snapshot_id, as_of=as_of)
+
+    def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+        """Answer a SELECT over the tables that it names (needs the extra ``sql``).
+
+        Example:
+            >>> block.sql("select count(*) as n from workflow_log").to_pylist()
+            [{'n': 14}]
+        """
+        return self.get_warehouse().sql(query, params)
+
+    def _open(self, table: str, schema: SchemaLike | None, create_if_missing: bool) -> Table:
+        if schema is None:
+            if create_if_missing:
+                raise ConfigurationError(
+                    f"table {table}: create_if_missing=True needs schema=, to make the table of. Schema.from_arrow and "
+                    "Schema.infer make one of data."
+                )
+            return self.load_table(table)
+        wanted = to_schema(schema)
+        if create_if_missing:
+            return self.get_warehouse().create_table(table, wanted, if_exists="open")
+        opened = self.load_table(table)
+        if differences := opened.schema.differences(wanted):
+            raise InvalidRecordsError(f"table {table}: schema= is not the table's: {'; '.join(differences)}")
+        return opened
+
+
+def to_schema(schema: SchemaLike) -> Schema:
+    """A Schema from the forms in which a flow may state one.
+
+    Args:
+        schema: a Schema; a list of fields, as in ``Schema(fields=...)``; or a pyarrow Schema.
+
+    Raises:
+        ConfigurationError: it is none of these, or has a fault.
+    """
+    from datashard_core import Schema
+
+    if isinstance(schema, Schema):
+        return schema
+    if isinstance(schema, (list, tuple)):
+        return Schema(fields=schema)
+    if hasattr(schema, "__arrow_c_schema__"):
+        return Schema.from_arrow(schema)
+    raise ConfigurationError(
+        f"schema={schema!r:.80} is a {type(schema).__name__}: pass a datashard_core.Schema, a list of fields such as "
+        "[{'name': 'day', 'type': 'date'}], or a pyarrow schema"
+    )
+
+
+def _is_mask(text: str) -> bool:
+    """Prefect's server masks with eight asterisks, pydantic with ten."""
+    return len(text) >= 4 and set(text) == {"*"}
