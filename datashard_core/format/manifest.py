@@ -6,26 +6,41 @@ would lose data files, so the counts in the manifest list are held against what 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import msgspec
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format import avro
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.manifest_schema import MANIFEST_FILE_SCHEMA, manifest_entry_schema
+from datashard_core.format.manifest_schema import FIELD_NAMES, MANIFEST_FILE_SCHEMA, manifest_entry_schema
 from datashard_core.format.partition import PartitionSpec
 from datashard_core.format.schema import Schema
 
 EXISTING, ADDED, DELETED = 0, 1, 2
-ENTRIES = "datashard.entries"
-"""Our files say in their header how many entries they have: the format itself cannot tell when a
-file was cut between two blocks."""
-
 _FORMAT_VERSION = "2"
+_COUNTS = (
+    "added_files_count",
+    "existing_files_count",
+    "deleted_files_count",
+    "added_rows_count",
+    "existing_rows_count",
+    "deleted_rows_count",
+)
+_REQUIRED = (
+    "manifest_path",
+    "manifest_length",
+    "partition_spec_id",
+    "content",
+    "sequence_number",
+    "min_sequence_number",
+    "added_snapshot_id",
+)
+_SINCE_V2 = (517, 515, 516)
+"""Field ids of content, sequence_number and min_sequence_number: lists of format version 1 lack them."""
+
 _INT_MAPS = (
     "column_sizes",
     "value_counts",
@@ -96,7 +111,13 @@ def encode_manifest(entries: Sequence[ManifestEntry], *, schema: Schema, spec: P
         entries: its files; added ones leave sequence numbers None, the others carry them.
         schema: the table's schema at the time.
         spec: the partition spec of the files.
+
+    Raises:
+        UnsupportedTableError: a file does not have the partition values that the spec asks for.
+        CorruptTableError: an entry that is not new lacks its snapshot or sequence number.
     """
+    for entry in entries:
+        _check_writable(entry, spec)
     metadata = {
         "schema": msgspec.json.encode(schema.to_dict()).decode(),
         "schema-id": str(schema.schema_id),
@@ -115,7 +136,7 @@ def encode_manifest(entries: Sequence[ManifestEntry], *, schema: Schema, spec: P
         }
         for entry in entries
     ]
-    return _write_avro(manifest_entry_schema(spec, schema), rows, metadata)
+    return avro.write(manifest_entry_schema(spec, schema), rows, metadata)
 
 
 def decode_manifest(data: bytes, manifest: ManifestFile) -> list[ManifestEntry]:
@@ -125,11 +146,12 @@ def decode_manifest(data: bytes, manifest: ManifestFile) -> list[ManifestEntry]:
         CorruptTableError: it is cut short or damaged, or holds other counts than the list says.
     """
     where = manifest.manifest_path
-    if manifest.manifest_length and len(data) != manifest.manifest_length:
+    if len(data) != manifest.manifest_length:
         raise CorruptTableError(
             f"manifest {where} has {len(data)} bytes, and the manifest list says {manifest.manifest_length}: restore it"
         )
-    entries = [_entry(row, manifest, where) for row in _read_avro(data, where)]
+    records = avro.read(data, where, lambda header: {**FIELD_NAMES, **_partition_names(header, where)})
+    entries = [_entry(row, manifest, where) for row in records.rows]
     _check_counts(entries, manifest)
     return entries
 
@@ -148,6 +170,9 @@ def encode_manifest_list(
         snapshot_id: the snapshot.
         parent_snapshot_id: the one before.
         sequence_number: that of the snapshot.
+
+    Raises:
+        CorruptTableError: a count of a manifest is not known: readers skip a manifest that seems empty.
     """
     metadata = {
         "snapshot-id": str(snapshot_id),
@@ -155,7 +180,7 @@ def encode_manifest_list(
         "sequence-number": str(sequence_number),
         "format-version": _FORMAT_VERSION,
     }
-    return _write_avro(MANIFEST_FILE_SCHEMA, [_manifest_to_row(manifest) for manifest in manifests], metadata)
+    return avro.write(MANIFEST_FILE_SCHEMA, [_manifest_to_row(manifest) for manifest in manifests], metadata)
 
 
 def decode_manifest_list(data: bytes, where: str = "the manifest list") -> list[ManifestFile]:
@@ -164,69 +189,38 @@ def decode_manifest_list(data: bytes, where: str = "the manifest list") -> list[
     Raises:
         CorruptTableError: it is cut short or damaged.
     """
-    return [_manifest(row, where) for row in _read_avro(data, where)]
+    records = avro.read(data, where, lambda _: FIELD_NAMES)
+    version_1 = records.header.get("format-version", "1") == "1" and not records.field_ids & set(_SINCE_V2)
+    return [_manifest({**_FIRST_VERSION, **row} if version_1 else row, where) for row in records.rows]
 
 
-# Avro ----------------------------------------------------------------------------------------
-
-
-@cache
-def _parsed(text: str) -> Any:
-    import fastavro
-
-    return fastavro.parse_schema(msgspec.json.decode(text), named_schemas={})
-
-
-def _write_avro(schema: Mapping[str, Any], rows: Sequence[Any], metadata: Mapping[str, str]) -> bytes:
-    import fastavro
-
-    sink = io.BytesIO()
-    fastavro.writer(
-        sink,
-        _parsed(msgspec.json.encode(schema).decode()),
-        rows,
-        codec="deflate",
-        metadata={**metadata, ENTRIES: str(len(rows))},
-    )
-    return sink.getvalue()
-
-
-def _read_avro(data: bytes, where: str) -> list[dict[str, Any]]:
-    """The records by the field names that we use, whatever the writer called them: ids decide."""
-    import fastavro
-
+def _partition_names(header: Mapping[str, str], where: str) -> dict[int, str]:
+    """Names of partition fields by id: Avro's names have few characters, so writers replace the others."""
+    if "partition-spec" not in header:
+        return {}
     try:
-        reader = fastavro.reader(io.BytesIO(data))
-        schema: Any = reader.writer_schema
-        told: str | None = reader.metadata.get(ENTRIES)
-        rows: list[Any] = list(reader)
-    except (ValueError, EOFError, LookupError, TypeError, OSError, AssertionError) as error:
+        fields = msgspec.json.decode(header["partition-spec"], type=list[dict[str, Any]])
+        return {field["field-id"]: field["name"] for field in fields if "field-id" in field}
+    except (msgspec.DecodeError, KeyError) as error:
         raise CorruptTableError(
-            f"{where} is not readable as Avro ({type(error).__name__}: {error}): restore it"
+            f"{where}: the partition spec in the header is damaged ({error}): restore it"
         ) from error
-    if told is not None and int(told) != len(rows):
-        raise CorruptTableError(f"{where} holds {len(rows)} entries, and its header says {told}: restore it")
-    return [_renamed(row, schema) for row in rows] if _needs_renaming(schema) else rows
 
 
-_OUR_NAMES = {
-    504: "added_files_count",
-    505: "existing_files_count",
-    506: "deleted_files_count",
-}
-
-
-def _needs_renaming(schema: Any) -> bool:
-    names = {field.get("field-id"): field["name"] for field in schema["fields"]}
-    return any(names.get(number, name) != name for number, name in _OUR_NAMES.items())
-
-
-def _renamed(row: Mapping[str, Any], schema: Any) -> dict[str, Any]:
-    names = {field["name"]: _OUR_NAMES.get(field.get("field-id"), field["name"]) for field in schema["fields"]}
-    return {names[key]: value for key, value in row.items()}
-
-
-# Rows and values -----------------------------------------------------------------------------
+def _check_writable(entry: ManifestEntry, spec: PartitionSpec) -> None:
+    file = entry.data_file
+    wanted = {field.name for field in spec.fields}
+    if set(file.partition) != wanted:
+        raise UnsupportedTableError(
+            f"data file {file.file_path} has partition values for {sorted(file.partition)}, and the table is "
+            f"partitioned by {sorted(wanted)}. This release writes to tables without partitions only: append with "
+            "the engine that partitioned it. Nothing was written."
+        )
+    if entry.status != ADDED and None in (entry.snapshot_id, entry.sequence_number, entry.file_sequence_number):
+        raise CorruptTableError(
+            f"data file {file.file_path} is not new, and its snapshot or sequence number is not known. "
+            "Nothing was written."
+        )
 
 
 def _file_to_row(file: DataFile) -> dict[str, Any]:
@@ -254,56 +248,69 @@ def _entry(row: Mapping[str, Any], manifest: ManifestFile, where: str) -> Manife
         added = status == ADDED
         sequence = row.get("sequence_number")
         file_sequence = row.get("file_sequence_number")
-        if sequence is None and not added and manifest.sequence_number:
-            raise CorruptTableError(f"manifest {where}: an entry that is not new has no sequence number")
+        if status not in (EXISTING, ADDED, DELETED):
+            raise CorruptTableError(f"manifest {where}: an entry has the status {status!r}: restore it")
+        if None in (sequence, file_sequence) and not added and manifest.sequence_number:
+            raise CorruptTableError(
+                f"manifest {where}: {row['data_file']['file_path']} is not new, and has no sequence number: restore it"
+            )
         snapshot_id = row.get("snapshot_id")
         return ManifestEntry(
             status=status,
             snapshot_id=manifest.added_snapshot_id if snapshot_id is None else snapshot_id,
             sequence_number=manifest.sequence_number if sequence is None else sequence,
             file_sequence_number=manifest.sequence_number if file_sequence is None else file_sequence,
-            data_file=_file(row["data_file"], manifest.partition_spec_id),
+            data_file=_file(row["data_file"], manifest),
         )
     except KeyError as error:
         raise CorruptTableError(f"manifest {where}: an entry lacks {error}: restore it") from error
 
 
-def _file(row: Mapping[str, Any], spec_id: int) -> DataFile:
+def _file(row: Mapping[str, Any], manifest: ManifestFile) -> DataFile:
     if row.get("key_metadata"):
         raise UnsupportedTableError(f"data file {row['file_path']} is encrypted: read the table with its own engine")
-    maps = {
-        name: {pair["key"]: pair["value"] for pair in row.get(name) or ()} if not isinstance(row.get(name), dict)
-        else {int(key): value for key, value in row[name].items()}
-        for name in _INT_MAPS
-    }  # fmt: skip
+    maps = {name: _int_map(row.get(name)) for name in _INT_MAPS}
     offsets, equality = row.get("split_offsets"), row.get("equality_ids")
     return DataFile(
         file_path=row["file_path"],
         record_count=row["record_count"],
         file_size_in_bytes=row["file_size_in_bytes"],
         partition=row.get("partition") or {},
-        content=row.get("content") or 0,
+        content=_content(row, manifest.content),
         file_format=str(row["file_format"]).upper(),
         split_offsets=tuple(offsets) if offsets else None,
         equality_ids=tuple(equality) if equality else None,
         sort_order_id=row.get("sort_order_id"),
-        spec_id=spec_id,
+        spec_id=manifest.partition_spec_id,
         **maps,
     )
 
 
-def _manifest_to_row(manifest: ManifestFile) -> dict[str, Any]:
-    counts = {
-        name: getattr(manifest, name) or 0
-        for name in (
-            "added_files_count",
-            "existing_files_count",
-            "deleted_files_count",
-            "added_rows_count",
-            "existing_rows_count",
-            "deleted_rows_count",
+def _content(row: Mapping[str, Any], of_manifest: int) -> int:
+    """What a file holds. Manifests of format version 1 do not say: they only have data files."""
+    content = row["content"] if of_manifest else row.get("content", 0)
+    if content not in (0, 1, 2) or (content == 0) != (of_manifest == 0):
+        raise CorruptTableError(
+            f"{row['file_path']} has content {content!r} in a manifest of content {of_manifest}: restore the manifest"
         )
-    }
+    return int(content)
+
+
+def _int_map(value: Any) -> dict[int, Any]:
+    """A map with int keys: pairs in Avro, a map with text keys from writers that do not mind."""
+    if isinstance(value, dict):
+        return {int(key): inside for key, inside in value.items()}
+    return {pair["key"]: pair["value"] for pair in value or ()}
+
+
+def _manifest_to_row(manifest: ManifestFile) -> dict[str, Any]:
+    counts = {name: getattr(manifest, name) for name in _COUNTS}
+    unknown = [name for name in _COUNTS if counts[name] is None]
+    if unknown:
+        raise CorruptTableError(
+            f"the manifest list does not say {', '.join(unknown)} of {manifest.manifest_path}, and readers would skip "
+            "it: rewrite the table's manifests with the engine that made it. Nothing was written."
+        )
     return {
         "manifest_path": manifest.manifest_path,
         "manifest_length": manifest.manifest_length,
@@ -318,28 +325,26 @@ def _manifest_to_row(manifest: ManifestFile) -> dict[str, Any]:
     }
 
 
+_FIRST_VERSION = {"content": 0, "sequence_number": 0, "min_sequence_number": 0}
+"""What the spec says of manifests in lists of format version 1."""
+
+
 def _manifest(row: Mapping[str, Any], where: str) -> ManifestFile:
     partitions = row.get("partitions")
     try:
-        return ManifestFile(
-            manifest_path=row["manifest_path"],
-            manifest_length=row["manifest_length"],
-            partition_spec_id=row["partition_spec_id"],
-            content=row.get("content") or 0,
-            sequence_number=row.get("sequence_number") or 0,
-            min_sequence_number=row.get("min_sequence_number") or 0,
-            added_snapshot_id=row["added_snapshot_id"],
-            added_files_count=row.get("added_files_count"),
-            existing_files_count=row.get("existing_files_count"),
-            deleted_files_count=row.get("deleted_files_count"),
-            added_rows_count=row.get("added_rows_count"),
-            existing_rows_count=row.get("existing_rows_count"),
-            deleted_rows_count=row.get("deleted_rows_count"),
-            partitions=tuple(partitions) if partitions is not None else None,
-            key_metadata=row.get("key_metadata"),
-        )
+        required: dict[str, Any] = {name: row[name] for name in _REQUIRED}
     except KeyError as error:
         raise CorruptTableError(f"{where}: an entry lacks {error}: restore it") from error
+    empty = [name for name, value in required.items() if value is None]
+    if empty:
+        raise CorruptTableError(f"{where}: an entry has no {empty[0]}: restore it")
+    counts: dict[str, Any] = {name: row.get(name) for name in _COUNTS}
+    return ManifestFile(
+        **required,
+        **counts,
+        partitions=tuple(partitions) if partitions is not None else None,
+        key_metadata=row.get("key_metadata"),
+    )
 
 
 def _check_counts(entries: Sequence[ManifestEntry], manifest: ManifestFile) -> None:

@@ -157,3 +157,22 @@ MANIFEST_FILE_SCHEMA: AvroSchema = {
         _optional(519, "key_metadata", "bytes"),
     ],
 }
+
+
+def _names(schema: AvroSchema) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for field in schema["fields"]:
+        found[field["field-id"]] = field["name"]
+        kind = field["type"]
+        inside = kind[1] if isinstance(kind, list) else kind
+        items = inside.get("items", inside) if isinstance(inside, dict) else inside
+        if isinstance(items, dict) and items.get("type") == "record":
+            found |= _names(items)
+    return found
+
+
+FIELD_NAMES: dict[int, str] = {
+    **_names(MANIFEST_FILE_SCHEMA),
+    **_names(manifest_entry_schema(PartitionSpec(), Schema(0, [{"id": 1, "name": "_", "type": "int"}]))),
+}
+"""What this library calls the fields of manifests and manifest lists, by Iceberg's field ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_GROUP_ROWS = 1_000_000
+ROW_GROUP_BYTES = 128 * 2**20
+"""Batches are gathered up to so many rows or bytes (in memory, before encoding) for one row group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +52,23 @@ def encode_parquet(table: pa.Table, schema: Schema) -> EncodedParquet:
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
-    metrics, sizes, offsets = _write(table, schema, sink)
+    metrics, sizes, offsets = _write([table], schema, sink)
     return EncodedParquet(sink.getvalue(), table.num_rows, metrics, sizes, offsets)
 
 
-def write_parquet(table: pa.Table, schema: Schema, sink: Any, file_path: str) -> DataFile:
-    """Write rows to a stream, row group by row group.
+def write_parquet(
+    rows: pa.Table | Iterable[pa.Table | pa.RecordBatch], schema: Schema, sink: Any, file_path: str
+) -> DataFile:
+    """Write rows to a stream, row group by row group: of a stream of batches, no more is held in memory.
 
     Args:
-        table: rows in the schema's Arrow form.
+        rows: a table, or tables and batches one after the other, in the schema's Arrow form.
         schema: the schema.
-        sink: a binary stream; it is left open.
+        sink: a binary stream; it is left open. If this raises, what it holds is no file.
         file_path: the URI that the file will have.
     """
     counted = _Counted(sink)
-    metrics, sizes, offsets = _write(table, schema, counted)
+    metrics, sizes, offsets = _write(_row_groups(rows), schema, counted)
     return _describe(file_path, counted.written, metrics, sizes, offsets)
 
 
@@ -100,11 +105,30 @@ class _Counted:
         """The sink belongs to the caller."""
 
 
-def _write(table: pa.Table, schema: Schema, sink: Any) -> tuple[Metrics, dict[int, int], tuple[int, ...]]:
+def _row_groups(rows: pa.Table | Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows in tables of about one row group each (the writer divides larger ones)."""
+    import pyarrow as pa
+
+    if isinstance(rows, pa.Table):
+        yield rows
+        return
+    waiting: list[pa.Table] = []
+    count = size = 0
+    for part in rows:
+        table = pa.Table.from_batches([part]) if isinstance(part, pa.RecordBatch) else part
+        waiting.append(table)
+        count, size = count + table.num_rows, size + table.nbytes
+        if count >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting, count, size = [], 0, 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _write(tables: Iterable[pa.Table], schema: Schema, sink: Any) -> tuple[Metrics, dict[int, int], tuple[int, ...]]:
     import pyarrow.parquet as pq
 
     metrics = Metrics()
-    metrics.add(table, schema)
     footers: list[Any] = []
     with pq.ParquetWriter(
         sink,
@@ -114,9 +138,12 @@ def _write(table: pa.Table, schema: Schema, sink: Any) -> tuple[Metrics, dict[in
         # The field ids and Parquet's own types say all that a reader needs; Arrow's copy of the
         # schema would be a third of a small file.
         store_schema=False,
+        store_decimal_as_integer=True,  # as the spec has it: int32 and int64 where the precision fits
         metadata_collector=footers,
     ) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        for table in tables:
+            metrics.add(table, schema)
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return metrics, _sizes(footers[0], schema), _offsets(footers[0])
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.data_file import DataFile
 
@@ -61,7 +63,7 @@ class Snapshot:
         """Read a snapshot from Iceberg's JSON.
 
         Raises:
-            CorruptTableError: a key is missing.
+            CorruptTableError: a key is missing, or holds something else than it should.
             UnsupportedTableError: it lists its manifests in the way of format version 1.
         """
         if "manifests" in raw and "manifest-list" not in raw:
@@ -70,17 +72,29 @@ class Snapshot:
                 "version 2 with the engine that made it"
             )
         try:
-            return cls(
-                snapshot_id=raw["snapshot-id"],
-                parent_snapshot_id=raw.get("parent-snapshot-id"),
-                sequence_number=raw.get("sequence-number", 0),
-                timestamp_ms=raw["timestamp-ms"],
-                manifest_list=raw["manifest-list"],
-                summary=raw.get("summary") or {},
-                schema_id=raw.get("schema-id"),
-            )
-        except KeyError as error:
-            raise CorruptTableError(f"not a snapshot ({error} is missing): {raw!r:.200}") from error
+            told = msgspec.convert(raw, _Shape)
+        except msgspec.ValidationError as error:
+            raise CorruptTableError(f"not a snapshot ({error}): {raw!r:.200}") from error
+        return cls(
+            snapshot_id=told.snapshot_id,
+            parent_snapshot_id=told.parent_snapshot_id,
+            sequence_number=told.sequence_number,
+            timestamp_ms=told.timestamp_ms,
+            manifest_list=told.manifest_list,
+            summary=told.summary or {},
+            schema_id=told.schema_id,
+        )
+
+
+class _Shape(msgspec.Struct, rename="kebab"):
+    snapshot_id: int
+    timestamp_ms: int
+    manifest_list: str
+    # The spec gives 0 to snapshots from before version 2, which have no such key.
+    sequence_number: int = 0
+    parent_snapshot_id: int | None = None
+    summary: dict[str, str] | None = None
+    schema_id: int | None = None
 
 
 def append_summary(
@@ -123,4 +137,4 @@ def _total(parent: Snapshot | None, key: str, known: Mapping[str, int]) -> int |
     if parent is None:
         return 0
     told = parent.summary.get(key, "")
-    return int(told) if told.isdigit() else known.get(key)
+    return int(told) if told.isdecimal() else known.get(key)

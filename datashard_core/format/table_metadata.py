@@ -18,17 +18,31 @@ from datashard_core.format.schema import Schema
 from datashard_core.format.snapshot import Snapshot
 
 FORMAT_VERSION = 2
-_REQUIRED = (
-    "table-uuid",
-    "location",
-    "last-sequence-number",
-    "last-updated-ms",
-    "last-column-id",
-    "schemas",
-    "current-schema-id",
-    "partition-specs",
-    "default-spec-id",
-)
+
+
+class _LogEntry(msgspec.Struct, rename="kebab"):
+    snapshot_id: int
+    timestamp_ms: int
+
+
+class _Shape(msgspec.Struct, rename="kebab"):
+    """What the format demands, as far as this library builds on it; other keys are not looked at."""
+
+    table_uuid: str
+    location: str
+    last_sequence_number: int
+    last_updated_ms: int
+    last_column_id: int
+    schemas: list[dict[str, Any]]
+    current_schema_id: int
+    partition_specs: list[dict[str, Any]]
+    default_spec_id: int
+    current_snapshot_id: int | None = None
+    properties: dict[str, str] | None = None
+    snapshots: list[dict[str, Any]] | None = None
+    snapshot_log: list[_LogEntry] | None = None
+    metadata_log: list[dict[str, Any]] | None = None
+    refs: dict[str, dict[str, Any]] | None = None
 
 
 class TableMetadata:
@@ -172,10 +186,9 @@ class TableMetadata:
         raw_snapshot["timestamp-ms"] = max(snapshot.timestamp_ms, advanced["last-updated-ms"])
         advanced["last-updated-ms"] = raw_snapshot["timestamp-ms"]
         entry = {"snapshot-id": snapshot.snapshot_id, "timestamp-ms": raw_snapshot["timestamp-ms"]}
-        refs = {
-            **(self._raw.get("refs") or {}),
-            "main": {"snapshot-id": snapshot.snapshot_id, "type": "branch"},
-        }
+        refs = dict(self._raw.get("refs") or {})
+        # Another engine may have set how long the branch's snapshots are kept.
+        refs["main"] = {**refs.get("main", {}), "snapshot-id": snapshot.snapshot_id, "type": "branch"}
         return TableMetadata(
             {
                 **self._raw,
@@ -195,6 +208,50 @@ class TableMetadata:
         return {"last-updated-ms": max(now_ms, self.last_updated_ms + 1), "metadata-log": log}
 
 
+def parse_raw(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object of a metadata file, whatever kind it is.
+
+    Args:
+        data: its bytes.
+        where: its URI, for messages.
+
+    Raises:
+        CorruptTableError: it is not a JSON object.
+    """
+    try:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptTableError(f"{where} is not JSON ({error}): restore it") from error
+    if not isinstance(raw, dict):
+        raise CorruptTableError(f"{where} holds {type(raw).__name__}, not a JSON object: restore it")
+    return raw
+
+
+def is_marker(raw: Mapping[str, Any]) -> bool:
+    """Whether a JSON object only keeps a version's name taken and holds no table: see ``docs/design``."""
+    return "format-version" not in raw
+
+
+def metadata_from(raw: Mapping[str, Any], where: str) -> TableMetadata:
+    """The metadata in an object that :func:`parse_raw` gave; raises as :func:`parse_metadata` does."""
+    if is_marker(raw):
+        raise UnsupportedTableError(
+            f"{where} holds no table: it has no format-version. The table was dropped, or the version is kept by "
+            "name only; read its newest version."
+        )
+    version = raw["format-version"]
+    if version != FORMAT_VERSION:
+        raise UnsupportedTableError(
+            f"{where} has Iceberg format version {version!r}, and this release reads and writes {FORMAT_VERSION}. "
+            "Use the engine that made it, or rewrite it as version 2."
+        )
+    try:
+        msgspec.convert(raw, _Shape)
+    except msgspec.ValidationError as error:
+        raise CorruptTableError(f"{where} is not table metadata ({error}): restore it") from error
+    return TableMetadata(raw)
+
+
 def parse_metadata(data: bytes, where: str) -> TableMetadata:
     """Read a metadata file.
 
@@ -203,25 +260,10 @@ def parse_metadata(data: bytes, where: str) -> TableMetadata:
         where: its URI, for messages.
 
     Raises:
-        CorruptTableError: it is not JSON, or a key that the format demands is missing.
-        UnsupportedTableError: it has another format version than 2.
+        CorruptTableError: it is not JSON, or a key that the format demands is missing or of another type.
+        UnsupportedTableError: it has another format version than 2, or none (then it holds no table).
     """
-    try:
-        raw = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
-        raise CorruptTableError(f"{where} is not JSON ({error}): restore it") from error
-    if not isinstance(raw, dict):
-        raise CorruptTableError(f"{where} holds no JSON object: restore it")
-    version = raw.get("format-version")
-    if version != FORMAT_VERSION:
-        raise UnsupportedTableError(
-            f"{where} has Iceberg format version {version!r}, and this release reads and writes {FORMAT_VERSION}. "
-            "Use the engine that made it, or rewrite it as version 2."
-        )
-    missing = [key for key in _REQUIRED if key not in raw]
-    if missing:
-        raise CorruptTableError(f"{where} lacks {', '.join(map(repr, missing))}: restore it")
-    return TableMetadata(raw)
+    return metadata_from(parse_raw(data, where), where)
 
 
 def new_table_metadata(
@@ -252,7 +294,7 @@ def new_table_metadata(
             "default-sort-order-id": 0,
             "sort-orders": [{"order-id": 0, "fields": []}],
             "properties": dict(properties),
-            # Absent and null are refused by one reader or the other; -1 is read by all.
+            # Readers of today take -1, null and no such key alike; older Java readers demand a number.
             "current-snapshot-id": -1,
             "refs": {},
             "snapshots": [],

@@ -1,0 +1,155 @@
+"""Avro container files as Iceberg uses them: fields are told apart by id, whatever they are called.
+
+Avro does not say how many records a file has, so one that was cut between two blocks reads as a
+shorter list, without an error. Files of ours carry the count in their header; of others it is
+checked that the file ends where a block ends.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from datashard_core.errors import CorruptTableError
+
+ENTRIES = "datashard.entries"
+"""Key in the header of our files: how many records follow."""
+
+_SYNC_BYTES = 16
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+    zlib.error,
+)
+"""What reading damaged bytes raises: the reader takes them for lengths, names and numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a file holds.
+
+    Attributes:
+        rows: its records; fields have the names that were asked for by id.
+        header: the key-value pairs of its header, the schema left out.
+        field_ids: ids of the fields of a record, as far as the file tells.
+    """
+
+    rows: list[dict[str, Any]]
+    header: Mapping[str, str]
+    field_ids: frozenset[int]
+
+
+def write(schema: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], header: Mapping[str, str]) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        schema: its Avro schema, with field ids.
+        rows: its records.
+        header: key-value pairs for its header.
+    """
+    import fastavro
+
+    sink = io.BytesIO()
+    fastavro.writer(
+        sink,
+        _parsed(msgspec.json.encode(schema)),
+        rows,
+        codec="deflate",
+        metadata={**header, ENTRIES: str(len(rows))},
+    )
+    return sink.getvalue()
+
+
+def read(data: bytes, where: str, names: Callable[[Mapping[str, str]], Mapping[int, str]]) -> Records:
+    """The records of a file.
+
+    Args:
+        data: its bytes.
+        where: its URI, for messages.
+        names: given the header, what the fields are to be called, by field id. A field without an id, or
+            with another one, keeps its name.
+
+    Raises:
+        CorruptTableError: it is cut short or damaged.
+    """
+    import fastavro
+    from fastavro.schema import SchemaParseException
+
+    try:
+        reader = fastavro.reader(io.BytesIO(data))
+        schema: Any = reader.writer_schema
+        header = {key: value for key, value in reader.metadata.items() if key != "avro.schema"}
+        rows: list[Any] = list(reader)
+        ids = frozenset(field["field-id"] for field in schema["fields"] if "field-id" in field)
+        told = int(header[ENTRIES]) if ENTRIES in header else None
+    except (*_DAMAGE, SchemaParseException) as error:
+        raise CorruptTableError(
+            f"{where} is not readable as Avro ({type(error).__name__}: {error}): restore it"
+        ) from error
+    if told is not None and told != len(rows):
+        raise CorruptTableError(f"{where} holds {len(rows)} entries, and its header says {told}: restore it")
+    if not _ends_with_a_block(data, bool(rows)):
+        raise CorruptTableError(f"{where} ends in the middle of a block: restore it")
+    renaming = _renaming(schema, names(header))
+    return Records([_renamed(row, renaming) for row in rows] if renaming else rows, header, ids)
+
+
+@cache
+def _parsed(text: bytes) -> Any:
+    import fastavro
+
+    return fastavro.parse_schema(msgspec.json.decode(text), named_schemas={})
+
+
+def _ends_with_a_block(data: bytes, has_rows: bool) -> bool:
+    """Whether the last bytes are the file's sync marker: it ends the header and every block."""
+    first = data.find(data[-_SYNC_BYTES:])
+    return first < len(data) - _SYNC_BYTES if has_rows else True
+
+
+Renaming = dict[str, tuple[str, "Renaming"]]
+"""Name in the file -> name wanted, and the same for what is inside; empty where nothing changes."""
+
+
+def _renaming(kind: Any, names: Mapping[int, str]) -> Renaming:
+    if isinstance(kind, list):
+        return next((found for part in kind if (found := _renaming(part, names))), {})
+    if not isinstance(kind, dict):
+        return {}
+    if kind.get("type") == "array":
+        return _renaming(kind["items"], names)
+    if kind.get("type") != "record":
+        return {}
+    fields = {
+        field["name"]: (names.get(field.get("field-id"), field["name"]), _renaming(field["type"], names))
+        for field in kind["fields"]
+    }
+    changes = any(name != wanted or inside for name, (wanted, inside) in fields.items())
+    return fields if changes else {}
+
+
+def _renamed(value: Any, renaming: Renaming) -> Any:
+    if isinstance(value, list):
+        return [_renamed(one, renaming) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        renaming[name][0]: _renamed(inside, renaming[name][1]) if renaming[name][1] else inside
+        for name, inside in value.items()
+    }
