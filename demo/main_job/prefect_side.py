@@ -62,10 +62,15 @@ class Prefect:
             parameters: the flow's own.
             at_once: how many of its tasks run at a time.
         """
+        variables = {**self._variables, "PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS": str(at_once)}
         ready = self._processes.folder / "flow-is-ready"
         given = json.dumps({"block": BLOCK, **parameters})
-        script = [self._python, "-P", _HERE / "run_flow.py", ready, at_once, given]
-        return Flow(self._processes, self._processes.start("prefect-flow", script, self._variables, talk=True), ready)
+        script = [self._python, "-P", _HERE / "run_flow.py", ready, given]
+        return Flow(
+            self._processes,
+            self._processes.start("prefect-flow", script, variables, talk=True, may_end=True),
+            ready,
+        )
 
     def _answers(self) -> bool:
         try:

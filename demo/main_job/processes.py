@@ -31,20 +31,28 @@ class ChildError(Exception):
 
 @dataclass(frozen=True)
 class Child:
-    """A process that was started, and the file that its output goes to."""
+    """A process that was started.
+
+    Attributes:
+        name: for messages.
+        process: the process.
+        log: the file that its output goes to.
+        may_end: whether it has an end of its own, as a service has not.
+    """
 
     name: str
     process: subprocess.Popen[str]
     log: Path
+    may_end: bool = False
 
     def check(self) -> None:
-        """Raise unless it is alive.
+        """Raise unless it is alive, or has ended well and may.
 
         Raises:
             ChildError: it ended.
         """
         code = self.process.poll()
-        if code is not None:
+        if code is not None and not (self.may_end and code == 0):
             raise ChildError(f"{self.name} ended with exit code {code}.\n{self.tail()}")
 
     def tail(self, lines: int = 25) -> str:
@@ -86,8 +94,24 @@ class Processes:
         own = {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp"), "DO_NOT_TRACK": "1"}
         return {**kept, **own, **more}
 
-    def start(self, name: str, command: Sequence[object], variables: Mapping[str, str], *, talk: bool = False) -> Child:
-        """Start a process in a session of its own; ``talk`` leaves its standard input open."""
+    def start(
+        self,
+        name: str,
+        command: Sequence[object],
+        variables: Mapping[str, str],
+        *,
+        talk: bool = False,
+        may_end: bool = False,
+    ) -> Child:
+        """Start a process in a session of its own.
+
+        Args:
+            name: for messages and the name of its log.
+            command: program and arguments.
+            variables: environment variables, besides those that :meth:`variables` keeps.
+            talk: leave its standard input open.
+            may_end: it has an end of its own, as a service has not.
+        """
         log = self.logs / f"{name}.log"
         with log.open("a") as output:
             process = subprocess.Popen(
@@ -100,7 +124,7 @@ class Processes:
                 text=True,
                 start_new_session=True,
             )
-        child = Child(name, process, log)
+        child = Child(name, process, log, may_end)
         self.children.append(child)
         return child
 
@@ -121,7 +145,7 @@ class Processes:
         Raises:
             ChildError: it failed, or took more than ``timeout`` seconds.
         """
-        child = self.start(name, command, variables, talk=text is not None)
+        child = self.start(name, command, variables, talk=text is not None, may_end=True)
         if text is not None:
             send(child, text)
         self.finish(child, timeout)

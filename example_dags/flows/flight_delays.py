@@ -12,16 +12,14 @@ Run it in the folder above this one, which holds the modules ``flights`` and ``t
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
-from prefect.task_runners import ThreadPoolTaskRunner
 
 import flights
 import tries
-from datashard_core import Schema
 from prefect_datashard import DataShardBlock
 
 TABLE = "flight_delays"
@@ -33,19 +31,19 @@ def add_up(block: str, part: list[int], map_index: int, fail_once_at: str) -> di
     context = TaskRunContext.get()
     assert context is not None, "add_up is called by the flow"
     run = context.task_run
-    warehouse = DataShardBlock.load(block).warehouse()
+    saved = cast(DataShardBlock, DataShardBlock.load(block))
     attempt = tries.Try("prefect", "flight_delays", str(run.flow_run_id), "add_up", map_index, run.run_count)
-    with tries.logged(warehouse, attempt):
+    with tries.logged(saved.get_warehouse(), attempt):
         days = flights.Part(*part)
-        table = warehouse.create_table(TABLE, Schema(fields=flights.FIELDS), if_exists="open")
-        result = table.append(flights.delays(days), append_id=f"prefect/{run.flow_run_id}/add_up/{map_index}")
+        # The id of the append is made of the run: a second try finds the rows in the table and adds none.
+        result = saved.append(TABLE, flights.delays(days), schema=flights.FIELDS, create_if_missing=True)
         attempt.rows = 0 if result.already_appended else result.rows
         if fail_once_at == days.label and attempt.number == 1:
             raise ConnectionError(f"{days.label}: lost after the append, on purpose, in the first try")
         return result.to_dict()
 
 
-@flow(name="flight_delays", task_runner=ThreadPoolTaskRunner(max_workers=4))
+@flow(name="flight_delays")
 def flight_delays(
     block: str, first_month: int = 7, last_month: int = 12, halves: bool = False, fail_once_at: str = ""
 ) -> list[dict[str, Any]]:
