@@ -9,7 +9,6 @@ import json
 import sys
 from pathlib import Path
 
-
 from flows.flight_delays import flight_delays
 
 
