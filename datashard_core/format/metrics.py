@@ -14,7 +14,8 @@ from datashard_core.format.schema import Schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FLOATS = (t.PrimitiveType("float"), t.PrimitiveType("double"))
+FLOATS = (t.PrimitiveType("float"), t.PrimitiveType("double"))
+"""Types that have NaN."""
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class Metrics:
         number, kind = leaf.field_id, leaf.type
         _increase(self.value_counts, number, len(values))
         _increase(self.null_value_counts, number, values.null_count)
-        if kind in _FLOATS:
+        if kind in FLOATS:
             values, nans = _without_nan(values)
             _increase(self.nan_value_counts, number, nans)
         found = _min_max(values, kind)
@@ -55,8 +56,17 @@ class Metrics:
         return {number: lower_bound(kind, low) for number, (kind, low, _) in self._extremes.items()}
 
     def upper_bounds(self) -> dict[int, bytes]:
-        """Upper bounds by field id, where one can be told."""
-        bounds = {number: upper_bound(kind, high) for number, (kind, _, high) in self._extremes.items()}
+        """Upper bounds by field id, where one can be told.
+
+        NaN belongs in no bound (spec, "Data file fields"). Yet to DuckDB and
+        Spark it is above every number, and DuckDB does not ask for the count of NaNs before it leaves a file
+        unread: a column with NaN gets no upper bound.
+        """
+        bounds = {
+            number: upper_bound(kind, high)
+            for number, (kind, _, high) in self._extremes.items()
+            if not self.nan_value_counts.get(number)
+        }
         return {number: bound for number, bound in bounds.items() if bound is not None}
 
 
@@ -105,7 +115,7 @@ def _min_max(values: Any, kind: t.IcebergType) -> tuple[Any, Any] | None:
         return None
     if isinstance(kind, t.DecimalType):
         return _unscaled(lowest, kind.scale), _unscaled(highest, kind.scale)
-    if kind in _FLOATS and (math.isnan(lowest) or math.isnan(highest)):
+    if kind in FLOATS and (math.isnan(lowest) or math.isnan(highest)):
         return None
     return lowest, highest
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.format import types as t
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.metrics import Metrics
+from datashard_core.format.metrics import FLOATS, Metrics
 from datashard_core.format.schema import Schema
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def encode_parquet(table: pa.Table, schema: Schema) -> EncodedParquet:
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
-    metrics, sizes, offsets = _write([table], schema, sink)
+    metrics, sizes, offsets = _write(table, schema, sink)
     return EncodedParquet(sink.getvalue(), table.num_rows, metrics, sizes, offsets)
 
 
@@ -68,7 +68,7 @@ def write_parquet(
         file_path: the URI that the file will have.
     """
     counted = _Counted(sink)
-    metrics, sizes, offsets = _write(_row_groups(rows), schema, counted)
+    metrics, sizes, offsets = _write(rows, schema, counted)
     return _describe(file_path, counted.written, metrics, sizes, offsets)
 
 
@@ -125,11 +125,17 @@ def _row_groups(rows: pa.Table | Iterable[pa.Table | pa.RecordBatch]) -> Iterato
         yield pa.concat_tables(waiting)
 
 
-def _write(tables: Iterable[pa.Table], schema: Schema, sink: Any) -> tuple[Metrics, dict[int, int], tuple[int, ...]]:
+def _write(
+    rows: pa.Table | Iterable[pa.Table | pa.RecordBatch], schema: Schema, sink: Any
+) -> tuple[Metrics, dict[int, int], tuple[int, ...]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     metrics = Metrics()
     footers: list[Any] = []
+    known = isinstance(rows, pa.Table)
+    if known:
+        metrics.add(rows, schema)
     with pq.ParquetWriter(
         sink,
         schema.to_arrow(),
@@ -139,29 +145,55 @@ def _write(tables: Iterable[pa.Table], schema: Schema, sink: Any) -> tuple[Metri
         # schema would be a third of a small file.
         store_schema=False,
         store_decimal_as_integer=True,  # as the spec has it: int32 and int64 where the precision fits
+        write_statistics=_columns_with_statistics(schema, metrics if known else None),
         metadata_collector=footers,
     ) as writer:
-        for table in tables:
-            metrics.add(table, schema)
+        for table in _row_groups(rows):
+            if not known:
+                metrics.add(table, schema)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return metrics, _sizes(footers[0], schema), _offsets(footers[0])
 
 
+def _columns_with_statistics(schema: Schema, metrics: Metrics | None) -> list[str] | bool:
+    """The columns for whose row groups Parquet is to keep lowest and highest values; True for all.
+
+    Parquet leaves NaN out of them, and to DuckDB NaN is above every number: asked for ``x > 5`` or
+    ``x <> 5`` it would pass over row groups that hold NaN. So columns with NaN get none; where rows
+    are still to come (no ``metrics`` yet), no column of floating-point numbers does.
+    """
+    chosen, left_out = [], False
+    for path, leaf in _leaves("", schema.fields):
+        is_float = leaf.type in FLOATS
+        # elements of lists and maps are not counted
+        if is_float and (metrics is None or metrics.nan_value_counts.get(leaf.field_id, 1)):
+            left_out = True
+        else:
+            chosen.append(path)
+    return chosen if left_out else True
+
+
+_REPEATED = {t.ListType: "list.", t.MapType: "key_value."}
+
+
+def _leaves(prefix: str, fields: Iterable[t.NestedField]) -> Iterator[tuple[str, t.NestedField]]:
+    """The primitive fields with their paths in the file, in the file's order."""
+    for field in fields:
+        inside = t.children(field.type)
+        if inside:
+            yield from _leaves(f"{prefix}{field.name}.{_REPEATED.get(type(field.type), '')}", inside)
+        else:
+            yield f"{prefix}{field.name}", field
+
+
 def _sizes(footer: Any, schema: Schema) -> dict[int, int]:
     """Bytes on disk by field id; leaves of the file come in the schema's own order."""
-    ids = [leaf for column in schema.fields for leaf in _leaf_ids(column.field_id, column.type)]
+    ids = [leaf.field_id for _, leaf in _leaves("", schema.fields)]
     sizes = dict.fromkeys(ids, 0)
     for group in range(footer.num_row_groups):
         for index, leaf in enumerate(ids):
             sizes[leaf] += footer.row_group(group).column(index).total_compressed_size
     return sizes
-
-
-def _leaf_ids(field_id: int, kind: t.IcebergType) -> list[int]:
-    inside = t.children(kind)
-    if not inside:
-        return [field_id]
-    return [leaf for child in inside for leaf in _leaf_ids(child.field_id, child.type)]
 
 
 def _offsets(footer: Any) -> tuple[int, ...]:
