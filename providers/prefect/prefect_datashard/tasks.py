@@ -2,7 +2,7 @@
 
 The rows of a task are best given as an Arrow table or a data frame: Prefect walks through lists and
 dictionaries for futures that they might hold, some 20 s for 300,000 rows (``prefect.utilities.annotations.quote``
-keeps it from that).
+keeps it from that). In ``map``, pass the block's name or ``unmapped(block)``: Prefect would map over its fields.
 """
 
 from __future__ import annotations
