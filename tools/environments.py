@@ -217,9 +217,7 @@ def _make_with_virtualenv(environment: Environment) -> subprocess.CompletedProce
     done = _run([*_pip(), "install", "--quiet", "--upgrade", "--target", str(folder), "virtualenv"])
     if done.returncode != 0:
         return done
-    return _run(
-        [sys.executable, "-m", "virtualenv", "--clear", str(environment.folder)], {"PYTHONPATH": str(folder)}
-    )
+    return _run([sys.executable, "-m", "virtualenv", "--clear", str(environment.folder)], {"PYTHONPATH": str(folder)})
 
 
 def _works(environment: Environment) -> bool:
@@ -232,9 +230,7 @@ def _works(environment: Environment) -> bool:
 
 def _run(command: list[str], variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     own = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "PIP_NO_INPUT": "1"}
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")
-    }
+    inherited = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     return subprocess.run(
         command,
         env={**inherited, **own, **(variables or {})},
