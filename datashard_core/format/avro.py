@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from datashard_core.errors import CorruptTableError
+from datashard_core.format.partition import FIRST_FIELD_ID
 
 ENTRIES = "datashard.entries"
 """Key in the header of our files: how many records follow."""
@@ -136,12 +137,19 @@ def _renaming(kind: Any, names: Mapping[int, str]) -> Renaming:
         return _renaming(kind["items"], names)
     if kind.get("type") != "record":
         return {}
-    fields = {
-        field["name"]: (names.get(field.get("field-id"), field["name"]), _renaming(field["type"], names))
-        for field in kind["fields"]
-    }
+    fields = {field["name"]: (_wanted(field, names), _renaming(field["type"], names)) for field in kind["fields"]}
     changes = any(name != wanted or inside for name, (wanted, inside) in fields.items())
     return fields if changes else {}
+
+
+def _wanted(field: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    number, name = field.get("field-id"), str(field["name"])
+    if number is None:
+        return name
+    if number in names:
+        return names[number]
+    # A field that is not ours may have a name of ours.
+    return f"{name} (id {number})" if number < FIRST_FIELD_ID and name in names.values() else name
 
 
 def _renamed(value: Any, renaming: Renaming) -> Any:

@@ -15,7 +15,8 @@ class DataFile:
         file_path: its URI.
         record_count: rows in it.
         file_size_in_bytes: its size.
-        partition: partition values by field name; empty for an unpartitioned table.
+        partition: partition values by field name (those of uuid columns as 16 bytes); empty for an
+            unpartitioned table.
         content: 0 data, 1 position deletes, 2 equality deletes.
         file_format: "PARQUET".
         column_sizes: field id -> bytes on disk.

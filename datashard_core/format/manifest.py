@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -228,7 +229,9 @@ def _file_to_row(file: DataFile) -> dict[str, Any]:
         "content": file.content,
         "file_path": file.file_path,
         "file_format": file.file_format,
-        "partition": dict(file.partition),
+        "partition": {
+            name: value.bytes if isinstance(value, UUID) else value for name, value in file.partition.items()
+        },
         "record_count": file.record_count,
         "file_size_in_bytes": file.file_size_in_bytes,
         "key_metadata": None,
