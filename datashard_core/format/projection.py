@@ -41,16 +41,17 @@ def project(table: pa.Table, wanted: pa.Schema, where: str) -> pa.Table:
     """
     import pyarrow as pa
 
-    by_id = {_id_of(field): index for index, field in enumerate(table.schema)}
+    by_id = {_id_of(field): index for index, field in enumerate(table.schema) if _id_of(field) is not None}
     columns = []
     for field in wanted:
         index = by_id.get(_id_of(field))
         if index is None:
-            columns.append(_absent(field, table.num_rows, where))
+            columns.append(_absent(field, table.num_rows, None, where))
             continue
         source = table.schema.field(index)
         column = table.column(index)
-        if source.type != field.type:
+        # Names and types alone do not tell: two fields of a struct may have swapped their names.
+        if not source.type.equals(field.type, check_metadata=True):
             chunks = [_adapt(chunk, source, field, where) for chunk in column.chunks]
             column = pa.chunked_array(chunks, type=field.type)
         columns.append(column)
@@ -66,13 +67,27 @@ def with_ids(file_schema: pa.Schema, current: Schema) -> pa.Schema:
 
     if any(_id_of(field) is not None for field in file_schema):
         return file_schema
-    ours = current.to_arrow()
-    return pa.schema(
-        [
-            field.with_metadata(ours.field(field.name).metadata) if field.name in ours.names else field
-            for field in file_schema
-        ]
-    )
+    return pa.schema(_named(list(file_schema), list(current.to_arrow())))
+
+
+def _named(fields: Sequence[pa.Field], ours: Sequence[pa.Field]) -> list[pa.Field]:
+    """Fields with the ids of ours that have their names, at every depth."""
+    by_name = {field.name: field for field in ours}
+    return [_with_id(field, by_name[field.name]) if field.name in by_name else field for field in fields]
+
+
+def _with_id(field: pa.Field, ours: pa.Field) -> pa.Field:
+    import pyarrow as pa
+
+    kind, own = field.type, ours.type
+    if pa.types.is_struct(kind) and pa.types.is_struct(own):
+        kind = pa.struct(_named(list(kind), list(own)))
+    elif _is_list(kind) and _is_list(own):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        kind = make(_with_id(kind.value_field, own.value_field))
+    elif pa.types.is_map(kind) and pa.types.is_map(own):
+        kind = pa.map_(_with_id(kind.key_field, own.key_field), _with_id(kind.item_field, own.item_field))
+    return field.with_type(kind).with_metadata(ours.metadata)
 
 
 def _id_of(field: pa.Field) -> int | None:
@@ -85,47 +100,57 @@ def _by_id(fields: Sequence[pa.Field]) -> Mapping[int | None, pa.Field]:
     return {_id_of(field): field for field in fields if _id_of(field) is not None}
 
 
-def _absent(field: pa.Field, rows: int, where: str) -> Any:
-    import pyarrow as pa
-
-    if not field.nullable:
+def _absent(field: pa.Field, rows: int, nobody: Any, where: str) -> Any:
+    """A column that the file lacks: null, or whatever where the struct around it is null (``nobody``)."""
+    if field.nullable:
+        return _nulls(rows, field.type)
+    if rows and (nobody is None or not nobody.true_count == rows):
         raise CorruptTableError(f"{where}: required field {field.name!r} is not in the file")
-    return pa.nulls(rows, field.type)
+    return _fillers(rows, field.type)
 
 
 def _adapt(array: Any, source: pa.Field, target: pa.Field, where: str) -> Any:
     """One array in the target's type; children of structs, lists and maps are found by id as well."""
     import pyarrow as pa
 
-    if source.type == target.type:
-        return array
     kind = target.type
     if pa.types.is_struct(kind) and pa.types.is_struct(source.type):
-        by_id = {_id_of(child): index for index, child in enumerate(source.type)}
-        children = []
-        for child in kind:
-            index = by_id.get(_id_of(child))
-            if index is None:
-                children.append(pa.nulls(len(array), child.type))
-            else:
-                # flatten-like access that keeps the parent's nulls out of the way
-                children.append(_adapt(array.field(index), source.type.field(index), child, where))
-        mask = array.is_null() if array.null_count else None
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
+        return _adapt_struct(array, source, target, where)
     if _is_list(kind) and _is_list(source.type):
-        values = _adapt(array.values, source.type.value_field, kind.value_field, where)
-        offsets = _offsets(array)
+        offsets, (values,) = _window(array, [array.values])
+        values = _adapt(values, source.type.value_field, kind.value_field, where)
         return type(pa.array([], kind)).from_arrays(offsets, values, type=kind, mask=_mask(array))
     if pa.types.is_map(kind) and pa.types.is_map(source.type):
-        keys = _adapt(array.keys, source.type.key_field, kind.key_field, where)
-        items = _adapt(array.items, source.type.item_field, kind.item_field, where)
-        return pa.MapArray.from_arrays(_offsets(array), keys, items, type=kind, mask=_mask(array))
+        offsets, (keys, items) = _window(array, [array.keys, array.items])
+        keys = _adapt(keys, source.type.key_field, kind.key_field, where)
+        items = _adapt(items, source.type.item_field, kind.item_field, where)
+        return pa.MapArray.from_arrays(offsets, keys, items, type=kind, mask=_mask(array))
+    if array.type == kind:
+        return array
     try:
         return array.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except pa.ArrowException as error:
         raise CorruptTableError(
             f"{where}: column {source.name!r} of type {source.type} does not fit {kind}: {error}"
         ) from error
+
+
+def _adapt_struct(array: Any, source: pa.Field, target: pa.Field, where: str) -> Any:
+    import pyarrow as pa
+
+    by_id = {_id_of(child): index for index, child in enumerate(source.type) if _id_of(child) is not None}
+    mask = _mask(array)
+    children = []
+    for child in target.type:
+        index = by_id.get(_id_of(child))
+        if index is None:
+            children.append(_absent(child, len(array), mask, where))
+            continue
+        found = _adapt(array.field(index), source.type.field(index), child, where)
+        if not child.nullable and mask is not None:
+            found = _without_nulls(found)
+        children.append(found)
+    return pa.StructArray.from_arrays(children, fields=list(target.type), mask=mask)
 
 
 def _is_list(kind: Any) -> bool:
@@ -134,9 +159,57 @@ def _is_list(kind: Any) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def _offsets(array: Any) -> Any:
-    return array.offsets
+def _window(array: Any, values: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """Offsets that begin at zero, and the values that they point into: a slice shows a part of its values."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+    offsets = pc.subtract(array.offsets, pa.scalar(first, array.offsets.type)).cast(pa.int32())
+    return offsets, [one.slice(first, last - first) for one in values]
 
 
 def _mask(array: Any) -> Any:
     return array.is_null() if array.null_count else None
+
+
+def _nulls(count: int, kind: Any) -> Any:
+    """Nothing but nulls, in the form that Arrow's Parquet writer takes: see :func:`_without_nulls`."""
+    import pyarrow as pa
+
+    if not pa.types.is_struct(kind):
+        return pa.nulls(count, kind)
+    return pa.StructArray.from_arrays(
+        [_nulls(count, child.type) if child.nullable else _fillers(count, child.type) for child in kind],
+        fields=list(kind),
+        mask=pa.array([True] * count, pa.bool_()),
+    )
+
+
+def _without_nulls(array: Any) -> Any:
+    """Some value in the place of each null.
+
+    Arrow's Parquet writer refuses a null in a required field even where the struct around it is null.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not array.null_count:
+        return array
+    places = pc.if_else(array.is_null(), len(array), pa.array(range(len(array)), pa.int64()))
+    return pa.concat_arrays([array, _fillers(1, array.type)]).take(places)
+
+
+def _fillers(count: int, kind: Any) -> Any:
+    """Values that nobody sees: zeros, empty texts, empty lists."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, _fillers(count, kind.storage_type))
+    if pa.types.is_struct(kind):
+        children = [_nulls(count, one.type) if one.nullable else _fillers(count, one.type) for one in kind]
+        return pa.StructArray.from_arrays(children, fields=list(kind))
+    if _is_list(kind) or pa.types.is_map(kind):
+        return pa.array([[]] * count, kind)
+    # An array of nulls lies on zeros.
+    return pa.Array.from_buffers(kind, count, [None, *pa.nulls(count, kind).buffers()[1:]], null_count=0)

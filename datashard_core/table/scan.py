@@ -165,7 +165,8 @@ class Scan:
                 f"{file.record_count}"
             )
         named = pa.schema([file_schema.field(name) for name in rows.schema.names])
-        return project(rows.cast(named) if rows.schema != named else rows, wanted, file.file_path)
+        # The ids of a file without ids stand in this schema alone.
+        return project(pa.Table.from_arrays(rows.columns, schema=named), wanted, file.file_path)
 
 
 def check_columns(columns: Sequence[str] | None, schema: Schema, table_name: str) -> tuple[str, ...] | None:
