@@ -1,0 +1,191 @@
+"""Configuration: what is refused, what is shown, and where a script's tables live."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from datashard_core.config import (
+    DEFAULT_FOLDER,
+    Credentials,
+    LocalConfig,
+    S3Config,
+    resolve_warehouse,
+    split_table_uri,
+)
+from datashard_core.errors import ConfigurationError
+
+KEYS: dict[str, Any] = {"access_key": "AKIAPUBLIC", "secret_key": "very-secret-key"}
+
+
+def _provider() -> Credentials:
+    return Credentials("AKIAPUBLIC", "very-secret-key")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bucket": ""}, "bucket"),
+        ({"bucket": "No_Such"}, "name of a bucket"),
+        ({"bucket": "ab"}, "name of a bucket"),
+        ({"prefix": "a//b"}, "prefix='a//b'"),
+        ({"prefix": "späti"}, "prefix"),
+        ({"endpoint": "localhost:9000"}, "is not a URL"),
+        ({"endpoint": "http://localhost:9000/path"}, "is not a URL"),
+        ({"secret_key": None}, "secret_key is missing"),
+        ({"access_key": None}, "access_key is missing"),
+        ({"access_key": None, "secret_key": None}, "no credentials"),
+        ({"access_key": None, "secret_key": None, "session_token": "t"}, "session_token needs"),
+        ({"use_default_chain": True}, "more than one source"),
+        ({"credentials_provider": _provider}, "more than one source"),
+        ({"addressing_style": "dns"}, "addressing_style"),
+        ({"sse": "rot13"}, "sse"),
+    ],
+)
+def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        S3Config(**{"bucket": "bucket", **KEYS, **changes})
+    assert "very-secret-key" not in str(caught.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    config = S3Config(bucket="bucket", prefix="p", session_token="very-secret-token", **KEYS)
+    for text in (repr(config), str(config), f"{config}", f"{[config]}"):
+        assert "very-secret" not in text
+        assert "bucket='bucket'" in text
+        assert "***" in text
+    assert "very-secret" not in repr(_provider())
+    assert "very-secret" not in f"{_provider()}"
+    with_provider = repr(S3Config(bucket="bucket", credentials_provider=_provider))
+    assert "_provider at" not in with_provider
+
+
+@pytest.mark.parametrize(
+    "config", [S3Config(bucket="bucket", **KEYS), S3Config("bucket", credentials_provider=_provider)]
+)
+def test_secrets_are_not_pickled(config: S3Config) -> None:
+    with pytest.raises(TypeError, match="not pickled") as caught:
+        pickle.dumps(config)
+    assert "very-secret-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_what_holds_no_secrets_is_pickled(protocol: int) -> None:
+    config = S3Config(bucket="bucket", prefix="a/b", endpoint="http://localhost:1", use_default_chain=True)
+    assert pickle.loads(pickle.dumps(config, protocol)) == config
+
+
+@pytest.mark.parametrize(("given", "kept"), [("", ""), ("a", "a"), ("/a/b/", "a/b"), ("a/b", "a/b")])
+def test_uri(given: str, kept: str) -> None:
+    config = S3Config(bucket="bucket", prefix=given, **KEYS)
+    assert config.prefix == kept
+    assert config.uri == (f"s3://bucket/{kept}" if kept else "s3://bucket")
+
+
+@pytest.mark.parametrize(
+    ("style", "endpoint", "path"),
+    [
+        ("auto", None, False),
+        ("auto", "http://localhost:1", True),
+        ("path", None, True),
+        ("virtual", "http://localhost:1", False),
+    ],
+)
+def test_addressing(style: Any, endpoint: str | None, path: bool) -> None:
+    assert S3Config(bucket="bucket", endpoint=endpoint, addressing_style=style, **KEYS).uses_path_style is path
+
+
+CONFIG = S3Config(bucket="other", prefix="q", endpoint="http://localhost:1", **KEYS)
+PAIR = {"DATASHARD_S3_ACCESS_KEY": "AKIAPUBLIC", "DATASHARD_S3_SECRET_KEY": "very-secret-key"}
+S3 = {"DATASHARD_STORAGE_TYPE": "s3", "DATASHARD_S3_BUCKET": "bucket", **PAIR}
+BARE: dict[str, Any] = {"bucket": "bucket", "use_default_chain": True}
+
+
+@pytest.mark.parametrize(
+    ("environ", "uri", "config", "expected"),
+    [
+        ({}, None, None, LocalConfig(DEFAULT_FOLDER)),
+        ({"DATASHARD_STORAGE_TYPE": "local"}, None, None, LocalConfig(DEFAULT_FOLDER)),
+        ({}, "/srv/tables", None, LocalConfig("/srv/tables")),
+        ({}, "file:///srv/tables", None, LocalConfig("/srv/tables")),
+        (S3, "folder", None, LocalConfig("folder")),
+        (S3, None, LocalConfig("mine"), LocalConfig("mine")),
+        (S3, None, CONFIG, CONFIG),
+        (S3, None, None, S3Config("bucket", **KEYS)),
+        ({**S3, "DATASHARD_STORAGE_TYPE": " S3 "}, None, None, S3Config("bucket", **KEYS)),
+        ({**S3, "DATASHARD_S3_PREFIX": "a/b/"}, None, None, S3Config("bucket", "a/b", **KEYS)),
+        ({**S3, "DATASHARD_S3_REGION": "eu-west-1"}, None, None, S3Config("bucket", region="eu-west-1", **KEYS)),
+        (
+            {**S3, "DATASHARD_S3_ENDPOINT": "http://minio:9000/"},
+            None,
+            None,
+            S3Config("bucket", endpoint="http://minio:9000", **KEYS),
+        ),
+        ({**S3, "DATASHARD_S3_ENDPOINT": "https://s3.amazonaws.com"}, None, None, S3Config("bucket", **KEYS)),
+        ({**S3, "DATASHARD_S3_SESSION_TOKEN": "tok"}, None, None, S3Config("bucket", session_token="tok", **KEYS)),
+        (
+            {"DATASHARD_STORAGE_TYPE": "s3", "DATASHARD_S3_BUCKET": "bucket", "DATASHARD_S3_SESSION_TOKEN": "tok"},
+            None,
+            None,
+            S3Config(**BARE),
+        ),
+        ({}, "s3://bucket/a", None, S3Config(prefix="a", **BARE)),
+        ({}, "s3a://bucket/a/b", None, S3Config(prefix="a/b", **BARE)),
+        ({"DATASHARD_STORAGE_TYPE": "local", **PAIR}, "s3://bucket", None, S3Config("bucket", **KEYS)),
+        ({**S3, "DATASHARD_S3_PREFIX": "not"}, "s3://elsewhere/p", None, S3Config("elsewhere", "p", **KEYS)),
+        (S3, "s3://bucket/p", CONFIG, S3Config("bucket", "p", endpoint="http://localhost:1", **KEYS)),
+    ],
+)
+def test_where_a_script_has_its_tables(environ: dict[str, str], uri: str | None, config: Any, expected: Any) -> None:
+    assert resolve_warehouse(uri, config, environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "uri", "config", "message"),
+    [
+        ({"DATASHARD_STORAGE_TYPE": "gcs"}, None, None, "gcs"),
+        ({"DATASHARD_STORAGE_TYPE": "s3"}, None, None, "DATASHARD_S3_BUCKET is not set"),
+        ({**S3, "DATASHARD_S3_SECRET_KEY": ""}, None, None, "DATASHARD_S3_SECRET_KEY is not set"),
+        ({**S3, "DATASHARD_S3_ACCESS_KEY": ""}, None, None, "DATASHARD_S3_ACCESS_KEY is not set"),
+        ({**S3, "DATASHARD_S3_ENDPOINT": "minio:9000"}, None, None, "minio:9000"),
+        ({}, "file://relative", None, "three slashes"),
+        ({}, "gs://bucket/a", None, "gs://bucket/a"),
+        ({}, "s3://", None, "bucket"),
+        ({}, "", None, "is no place"),
+        ({}, "s3://bucket/a", LocalConfig("folder"), "names the folder 'folder'"),
+    ],
+)
+def test_what_leads_nowhere_is_refused(environ: dict[str, str], uri: str | None, config: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        resolve_warehouse(uri, config, environ)
+    assert "very-secret-key" not in str(caught.value)
+
+
+def test_the_variables_of_the_process_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in S3.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_warehouse() == S3Config("bucket", **KEYS)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("events", (None, "events")),
+        ("sales.events", (None, "sales.events")),
+        ("s3://bucket/events", ("s3://bucket", "events")),
+        ("s3://bucket/a/b/events/", ("s3://bucket/a/b", "events")),
+        ("file:///srv/events", ("file:///srv", "events")),
+        ("/srv/tables/events", ("/srv/tables", "events")),
+        ("tables/events", ("tables", "events")),
+    ],
+)
+def test_a_tables_uri_is_split(given: str, expected: tuple[str | None, str]) -> None:
+    assert split_table_uri(given) == expected
+
+
+@pytest.mark.parametrize("given", ["", "  ", "s3://bucket", "s3://", "s3:events", "file:///", "/events", "/"])
+def test_what_names_no_table_is_refused(given: str) -> None:
+    with pytest.raises(ConfigurationError):
+        split_table_uri(given)
