@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from datashard_core.config import Credentials, S3Config
@@ -40,9 +41,13 @@ class S3Clients:
 
     Args:
         config: the store and the credentials.
+
+    Raises:
+        ConfigurationError: boto3 is not installed.
     """
 
     def __init__(self, config: S3Config) -> None:
+        _check_installed(config)
         self.config = config
         self._lock = threading.RLock()
         self._session: Any = None
@@ -159,14 +164,19 @@ class S3Clients:
         return str(headers.get("x-amz-bucket-region") or "us-east-1")
 
 
-def _make_session(config: S3Config, clients: S3Clients) -> Any:
+def _check_installed(config: S3Config) -> None:
+    """Look for boto3 without importing it: connecting stays quick, and what is missing is told at once."""
     try:
-        import boto3  # noqa: F401 - the extra is boto3; its botocore is what is used
-        import botocore.session
-    except ImportError as error:
-        raise ConfigurationError(
-            f"tables in s3://{config.bucket} need boto3: pip install 'datashard-core[s3]'"
-        ) from error
+        found = all(find_spec(name) for name in ("boto3", "botocore"))
+    except ImportError:
+        found = False
+    if not found:
+        raise ConfigurationError(f"tables in s3://{config.bucket} need boto3: pip install 'datashard-core[s3]'")
+
+
+def _make_session(config: S3Config, clients: S3Clients) -> Any:
+    import botocore.session
+
     if config.use_default_chain:
         return botocore.session.Session()
     # Every variable that the environment could set is given a name of its own that nobody sets, so
