@@ -16,6 +16,7 @@ from pyiceberg.conversions import from_bytes, to_bytes
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.manifest import read_manifest_list
 from pyiceberg.table import Table as ForeignTable
+from pyiceberg.table.metadata import TableMetadataV2
 
 from datashard_core import Schema
 from datashard_core.format.columns import column_array
@@ -33,6 +34,8 @@ from datashard_core.format.manifest import (
 )
 from datashard_core.format.metrics import Metrics
 from datashard_core.format.partition import PartitionSpec
+from datashard_core.format.snapshot import Snapshot, append_summary
+from datashard_core.format.table_metadata import new_table_metadata, parse_metadata
 from datashard_core.format.types import NestedField, parse_type
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "a", "type": "long"}, {"id": 2, "name": "b", "type": "double"}])
@@ -138,3 +141,30 @@ def test_manifests_of_pyiceberg_are_read(tmp_path: Path, version: str) -> None:
             for name in ("file_path", "record_count", "file_size_in_bytes", "lower_bounds", "upper_bounds"):
                 assert getattr(ours.data_file, name) == getattr(other.data_file, name)
             assert ours.data_file.null_value_counts == other.data_file.null_value_counts
+
+
+def test_pyiceberg_takes_our_metadata() -> None:
+    new = new_table_metadata(
+        table_uuid="9c12d441-03fe-4693-9a96-a0705ddf69c1",
+        location="s3://bucket/t",
+        schema=SCHEMA,
+        properties={"owner": "us"},
+        now_ms=1000,
+    )
+    assert TableMetadataV2.model_validate_json(new.to_json()).current_snapshot() is None
+    snapshot = Snapshot(7, None, 1, 2000, "s3://bucket/t/metadata/s.avro", append_summary(None, [_file(3)]), 0)
+    data = new.with_snapshot(
+        snapshot, now_ms=2000, previous_metadata="s3://bucket/t/metadata/v1.metadata.json"
+    ).to_json()
+    theirs = TableMetadataV2.model_validate_json(data)
+    assert (theirs.current_snapshot_id, theirs.last_sequence_number, theirs.last_updated_ms) == (7, 1, 2000)
+    assert [entry.snapshot_id for entry in theirs.snapshot_log] == [7]
+    assert [entry.timestamp_ms for entry in theirs.metadata_log] == [1000]
+    assert theirs.refs["main"].snapshot_id == 7
+    assert [field.name for field in theirs.schema().fields] == ["a", "b"]
+    current = theirs.current_snapshot()
+    assert current is not None
+    assert current.summary is not None
+    assert current.summary["total-records"] == "3"
+    again = parse_metadata(theirs.model_dump_json().encode(), "theirs")
+    assert again.current_snapshot == snapshot
