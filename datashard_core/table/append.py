@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,17 @@ class AppendResult:
         return asdict(self)
 
 
-def check_append_id(append_id: str | None) -> None:
+AppendId = str | Callable[[str], str]
+"""An id, or a function that makes one of the digest of the rows."""
+
+
+def check_append_id(append_id: AppendId | None) -> None:
     """Refuse an id that no orchestrator would mean.
 
     Raises:
         ConfigurationError: it is not text, is empty, or has more than 1,024 characters.
     """
-    if append_id is None:
+    if append_id is None or callable(append_id):
         return
     if not isinstance(append_id, str) or not append_id.strip() or len(append_id) > MAX_ID_CHARACTERS:
         raise ConfigurationError(
@@ -69,7 +74,7 @@ def plan_append(
     location: str,
     storage: Storage,
     clock: Clock,
-    append_id: str | None,
+    append_id: AppendId | None,
     base: int | None,
     known_version: int,
 ) -> Append:
@@ -89,7 +94,9 @@ def plan_append(
     if append_id is None:
         own, digest, base = f"datashard:{unique}", LIBRARY_MADE, known_version if base is None else base
     else:
-        own, digest = append_id, rows_digest(rows, schema)
+        digest = rows_digest(rows, schema)
+        own = append_id(digest) if callable(append_id) else append_id
+        check_append_id(own)
     files: tuple[DataFile, ...] = ()
     if rows.nbytes > MAX_BODY_BYTES:
         # Too large to be copied twice: written once now, and described wherever it is staged.

@@ -20,7 +20,7 @@ from datashard_core.format.schema import Schema
 from datashard_core.query.sql import run_sql
 from datashard_core.query.where import check_where
 from datashard_core.storage.driver import run
-from datashard_core.table.append import AppendResult, check_append_id, plan_append
+from datashard_core.table.append import AppendId, AppendResult, check_append_id, plan_append
 from datashard_core.table.dataset import arrow_dataset
 from datashard_core.table.scan import Scan, check_columns
 from datashard_core.table.shared import SharedCommits
@@ -104,7 +104,7 @@ class Table:
         self,
         data: Any,
         *,
-        append_id: str | None = None,
+        append_id: AppendId | None = None,
         base: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         commit: CommitMode = "now",
@@ -115,7 +115,8 @@ class Table:
             data: a list of dictionaries, a pyarrow Table or RecordBatch, record batches, or a
                 pandas or Polars frame; its columns are matched with the schema by name.
             append_id: an id that stays the same when the same work is tried again. A second call
-                with it and the same rows appends nothing and returns the first result.
+                with it and the same rows appends nothing and returns the first result. A function
+                makes the id of the rows' digest.
             base: only with the ``append_id`` that a :class:`CommitStateUnknownError` carried: its
                 ``base``.
             timeout: seconds after which it gives up.
