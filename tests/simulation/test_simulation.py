@@ -1,0 +1,76 @@
+"""The real commit code over a model of S3 in virtual time, with everything that can go wrong going wrong.
+
+DATASHARD_SIMULATION_SEEDS says how many seeds run (150 if it does not). Many more are run by
+``python -m datashard_core.testing.simulate --seeds 50000 --state FILE``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from datashard_core.testing.scenario import Mix, mix_for, run_seed
+from datashard_core.testing.simulate import run_chunk
+from datashard_core.testing.simulation import Faults
+from datashard_core.testing.teeth import TEETH, Tooth
+
+SEEDS = int(os.environ.get("DATASHARD_SIMULATION_SEEDS", "150"))
+CHUNKS = 10
+
+FAILED_ONCE: tuple[int, ...] = (67, 170)
+"""Seeds that once showed a violation: of the protocol, or of the harness itself."""
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_no_seed_violates_an_invariant(chunk: int) -> None:
+    reports = run_chunk(range(chunk, SEEDS, CHUNKS))
+    assert {report.seed: report.violations for report in reports if report.violations} == {}
+    assert sum(report.acknowledged for report in reports) > len(reports)
+
+
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_a_seed_that_failed_once_stays_mended(seed: int) -> None:
+    assert run_seed(seed, mix_for(seed)).violations == []
+
+
+def test_a_seed_replays_exactly() -> None:
+    first, second = (run_seed(7, mix_for(7)) for _ in range(2))
+    assert (first.latencies, first.requests, first.ended_at) == (second.latencies, second.requests, second.ended_at)
+    assert first.versions == second.versions > 1
+
+
+@pytest.mark.parametrize("tooth", TEETH, ids=lambda tooth: tooth.rule)
+def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
+    with tooth.off():
+        noticed = [seed for seed in range(12) if _violates(seed, tooth.mix)]
+    assert noticed, f"with {tooth.rule!r} switched off, no seed showed a violation"
+    assert not any(_violates(seed, tooth.mix) for seed in noticed[:2]), "the same seeds are clean with the rule"
+
+
+def _violates(seed: int, mix: Mix) -> bool:
+    return bool(run_seed(seed, mix).violations)
+
+
+def test_a_lone_writer_costs_what_it_should() -> None:
+    """At most 6.2 requests that cost money an append, and 4 sequential round trips when warm."""
+    mix = Mix(writers=1, appends=60, think=1.0, handed_in=0, twins=0, deferred=0, fresh=0, foreign=0, faults=Faults())
+    report = run_seed(3, mix)
+    paid = sum(report.requests[kind] for kind in ("Put", "PutData", "PutIfAbsent", "Replace", "ListPage"))
+    assert paid / 60 <= 6.3  # creation and the closing flush included
+    assert sorted(report.latencies)[30] < 0.45
+    assert replace(mix, writers=2).writers == 2
+
+
+@pytest.mark.parametrize(("writers", "at_least", "p99"), [(8, 10.0, 2.0), (32, 28.0, 2.5)])
+def test_writers_that_race_are_carried(writers: int, at_least: float, p99: float) -> None:
+    mix = Mix(
+        writers=writers, appends=12, think=0, handed_in=0, twins=0, deferred=0, fresh=0, foreign=0, faults=Faults()
+    )
+    report = run_seed(5, mix)
+    assert report.violations == []
+    ordered = sorted(report.latencies)
+    assert len(ordered) == writers * 12
+    assert ordered[int(0.99 * len(ordered))] < p99
+    assert len(ordered) / report.ended_at > at_least * 0.5  # the start and the end of so short a run count in
