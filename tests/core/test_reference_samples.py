@@ -12,7 +12,7 @@ import pytest
 
 from datashard_core.testing.s3_server import S3Server
 
-BASIC = '''
+BASIC = """
 from datashard_core import create_table, Schema
 # Configure S3 via environment variables
 # Then use DataShard normally - API is identical!
@@ -31,9 +31,9 @@ table.append_records([
     {"user_id": 1, "event": "login", "timestamp": 1700000000},
     {"user_id": 2, "event": "purchase", "timestamp": 1700000100}
 ], schema)
-'''
+"""
 
-WORKER_1 = '''
+WORKER_1 = """
 from datashard_core import create_table, Schema
 schema = Schema(schema_id=1, fields=[
     {"id": 1, "name": "task_id", "type": "string", "required": True},
@@ -43,9 +43,9 @@ table = create_table("task-results", schema)
 table.append_records([
     {"task_id": "t1", "status": "success"}
 ], schema)
-'''
+"""
 
-WORKER_2 = '''
+WORKER_2 = """
 from datashard_core import load_table
 # Loads from S3, sees Worker 1's table
 table = load_table("task-results")
@@ -54,16 +54,16 @@ schema = table.schema
 table.append_records([
     {"task_id": "t2", "status": "success"}
 ], schema)
-'''
+"""
 
-ANALYSIS = '''
+ANALYSIS = """
 from datashard_core import load_table
 # Query from different region
 table = load_table("task-results")
 # Get current snapshot
 snapshot = table.current_snapshot()
 print(f"Snapshot ID: {snapshot.snapshot_id}")
-'''
+"""
 
 
 @pytest.fixture(params=["local", "s3"])
