@@ -33,11 +33,13 @@ class Environment:
         name: its folder below ``.envs`` and its file below ``constraints``.
         projects: our own distributions in it (folders of the checkout), installed editable.
         extras: extras of the core whose packages are in it.
+        on_demand: made only when it is named.
     """
 
     name: str
     projects: tuple[str, ...]
     extras: tuple[str, ...]
+    on_demand: bool = False
 
     @property
     def folder(self) -> Path:
@@ -59,6 +61,12 @@ ENVIRONMENTS: Mapping[str, Environment] = {
         Environment("airflow", (".", "providers/airflow"), ("s3", "sql")),
         Environment("prefect", (".", "providers/prefect"), ("s3", "sql")),
         Environment("interop", (".",), ("all",)),
+        # Made on demand, by the benchmarks: what measures, then each system that is measured, with what it needs.
+        Environment("bench", (".",), ("all",), on_demand=True),
+        Environment("bench-core", (".",), ("s3",), on_demand=True),
+        Environment("bench-deltalake", (), (), on_demand=True),
+        Environment("bench-pyiceberg", (), (), on_demand=True),
+        Environment("bench-datashard", (), (), on_demand=True),
     )
 }
 
@@ -106,7 +114,8 @@ def lock(names: Iterable[str]) -> None:
         plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--upgrade"]
         oldest = ".".join(map(str, OLDEST_PYTHON))
         asked = environment.constraints.with_suffix(".in")
-        files = [str(ROOT / "pyproject.toml"), str(asked), "--output-file", str(environment.constraints)]
+        sources = [str(ROOT / "pyproject.toml")] if environment.projects else []
+        files = [*sources, str(asked), "--output-file", str(environment.constraints)]
         done = _run([uv, "pip", "compile", "--quiet", "--python-version", oldest, *plain, *extras, *files])
         if done.returncode != 0:
             raise InstallError(f"{asked} cannot be resolved:\n{_tail(done)}")
@@ -259,7 +268,8 @@ def main(arguments: list[str]) -> int:
         print(f"No environment is called {', '.join(unknown)}; there are {', '.join(ENVIRONMENTS)}.")
         return 2
     try:
-        (lock if locking else prepare)(names or ENVIRONMENTS)
+        usual = [name for name, environment in ENVIRONMENTS.items() if not environment.on_demand]
+        (lock if locking else prepare)(names or usual)
     except InstallError as error:
         print(error)
         return 1

@@ -1,0 +1,1 @@
+"""What the benchmark programs share: a store with latencies, worker processes, statistics, reports."""
