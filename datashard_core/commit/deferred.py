@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from datashard_core.commit.fold import commit
+from datashard_core.commit.carry import commit
+from datashard_core.commit.lead import finish
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import find_current
@@ -108,7 +109,7 @@ def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
             yield from _breathe(error, deadline, target, len(goal))
             continue
         if outcome.created is not None:
-            state = outcome.created
+            state = yield from finish(target, outcome, deadline)
         elif outcome.nothing:
             # Their bodies were not to be had: gone (so named in a newer version), or not just now.
             goal &= set((yield from staged_names()))

@@ -50,6 +50,9 @@ class CommitNames:
         commit_id: digest of the commit's own id.
         since: lowest version whose names are told here.
         names: for each version from ``since`` to ``version``, digest of append id -> record.
+        next: digest of the append id whose owner is expected to commit next; empty if nobody is.
+            Only speed depends on it.
+        line: how many waited then, as far as one page of a listing shows; likewise.
     """
 
     table: str
@@ -58,6 +61,8 @@ class CommitNames:
     commit_id: str
     since: int
     names: Mapping[int, Mapping[str, Record]] = field(default_factory=dict)
+    next: str = ""
+    line: int = 0
 
     def tells(self, version: int) -> bool:
         """Whether the names of that version are known from here."""
@@ -92,6 +97,8 @@ def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
                 int(version): {append_id: _decode_record(record) for append_id, record in named.items()}
                 for version, named in raw["names"].items()
             },
+            next=str(raw.get("next", "")),
+            line=int(raw.get("line", 0)),
         )
     except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptTableError(
@@ -173,6 +180,7 @@ def encode(names: CommitNames) -> str:
             "first": names.first,
             "id": names.commit_id,
             "since": names.since,
+            **({"next": names.next, "line": names.line} if names.next else {}),
             "names": {
                 str(version): {append_id: _encode_record(record) for append_id, record in named.items()}
                 for version, named in sorted(names.names.items())

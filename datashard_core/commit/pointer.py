@@ -94,6 +94,18 @@ def find_current(root: str, seen: VersionBody | None = None) -> Steps[Found | No
     return Found(newest, search.bodies, hint)
 
 
+def read_next(root: str, seen: VersionBody) -> Steps[Found | None]:
+    """The version after one that is known, if it exists: one read, for those who look often."""
+    search = _Search(root)
+    yield from _read(search, [seen.version + 1])
+    if not search.bodies:
+        return None
+    following = search.bodies[search.highest]
+    if following.state == "tombstone":  # we have slept for days
+        return (yield from find_current(root, seen))
+    return Found(following, {following.version: following, seen.version: seen})
+
+
 def _read(search: _Search, versions: Sequence[int]) -> Steps[int]:
     """Read versions in parallel; how many of them exist."""
     outcomes = yield [Get(version_key(version)) for version in versions]

@@ -18,11 +18,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from datashard_core.commit.fold import commit
+from datashard_core.commit.carry import commit
 from datashard_core.commit.history import Named
+from datashard_core.commit.lead import finish
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Refusal
-from datashard_core.commit.pointer import Found, find_current, move_hint
+from datashard_core.commit.pointer import Found, find_current, move_hint, read_next
 from datashard_core.commit.staging import PREFIX, StagedBody, StagedName, encode_body, parse_listed
 from datashard_core.commit.state import Append, Committed, Seen, Target, is_hot, read_version, settle
 from datashard_core.commit.version import VersionBody
@@ -58,7 +59,10 @@ BEFORE_FIRST_LISTING = 0.1  # seconds: others that arrive in this while are seen
 SHORTEST_LOOK = 0.1  # seconds between two looks for the next version
 WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
 PATIENCE = 0.5  # seconds without a new version after which the second in line commits
+LIST_AFTER = 4  # versions that came without us before we look whether our object is still there
 CROWD = 8  # appends that wait: a newcomer gets in line instead of racing them
+SLOW = 0.5  # seconds that a store is left alone after its first "slow down"; doubled by each further one
+SLOWEST = 8.0
 SAY_AFTER = 5.0  # seconds of waiting before the log says what for
 LASTING: frozenset[StorageReason] = frozenset({"access-denied", "bucket-missing", "credentials-missing", "unsupported"})
 
@@ -77,6 +81,10 @@ class _Group:
     results: dict[str, Result] = field(default_factory=dict)
     staged: dict[str, StagedName] = field(default_factory=dict)
     sent: bool = False
+    tried: bool = False
+    throttled: float = 0.0
+    behind: bool = False
+    unlisted: int = 0
     said: bool = False
     cause: DataShardError | None = None
     state: Seen | None = None
@@ -190,9 +198,12 @@ def _try(group: _Group, listed: Sequence[StagedName]) -> Steps[None]:
     """Commit once; whoever loses reads on, and finds itself carried or not."""
     _check_deadline(group, (yield from ask(Now())))
     try:
-        outcome = yield from commit(group.target, group.known, listed, group.waiting, tuple(group.staged.values()))
+        group.tried = True
+        staged = tuple(group.staged.values())
+        outcome = yield from commit(group.target, group.known, listed, group.waiting, staged, leads=True)
         if outcome.created is not None:
             _all_committed(group, outcome.created)
+            group.state = yield from finish(group.target, outcome, group.deadline)
             return
         if outcome.cause is not None:
             group.sent = True
@@ -210,10 +221,17 @@ def _all_committed(group: _Group, created: Seen) -> None:
     group.state = created
 
 
-def _read_on(group: _Group) -> Steps[bool]:
+def _look(group: _Group) -> Steps[bool]:
+    """Look for the next version as one of those who wait: one read, more once we have fallen behind."""
+    newer: bool = yield from _read_on(group, whole=group.behind)
+    group.behind = newer
+    return newer
+
+
+def _read_on(group: _Group, *, whole: bool = True) -> Steps[bool]:
     """Look for newer versions, and for our ids in every one of them; whether there was any."""
     state = group.known
-    found = yield from find_current(group.target.root, state.body)
+    found = yield from (find_current if whole else read_next)(group.target.root, state.body)
     if found is None or found.newest.version == state.body.version:
         return False
     words = yield from look_up(
@@ -227,7 +245,8 @@ def _read_on(group: _Group) -> Steps[bool]:
     group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
     if group.waiting or found.newest.state == "table":
         group.state = settle(found, state, group.target)
-    if not group.waiting and found.newest.state == "table":
+    if not group.waiting and group.tried and found.newest.state == "table":
+        # It may have been our own try that landed, with nobody to move the hint after it.
         hint = yield from move_hint(found.newest.version, group.known.hint, group.target.root)
         group.state = replace(group.known, hint=hint)
     return True
@@ -266,7 +285,14 @@ def body_of(item: Append, state: Seen) -> StagedBody:
 
 
 def _in_line(group: _Group) -> Steps[None]:
-    """One stay in line: list, find one's place, and wait to be carried or commit."""
+    """One stay in line: wait to be carried, or list, find one's place, and wait or commit."""
+    newest = group.known.body
+    turn = newest.next
+    if turn and turn not in group.waiting and group.unlisted < LIST_AFTER:
+        group.unlisted += 1
+        if (yield from _watch(group, newest.line, PATIENCE)):
+            return
+    group.unlisted = 0
     try:
         page = yield from _first_page()
         listed = parse_listed(page)
@@ -276,11 +302,11 @@ def _in_line(group: _Group) -> Steps[None]:
             if group.waiting:
                 yield from _stage_again(group, listed)
             return
-        rank = yield from _rank(group, listed)
+        rank = 0 if turn in group.waiting else (yield from _rank(group, listed))
     except StorageError as error:
         yield from _breathe(group, error)
         return
-    if rank == 0 or not (yield from _watch(group, rank)):
+    if rank == 0 or not (yield from _watch(group, rank, PATIENCE * math.log2(1 + rank))):
         yield from _try(group, listed)
 
 
@@ -323,22 +349,22 @@ def _rank(group: _Group, listed: Sequence[StagedName]) -> Steps[int]:
     return sum(1 for name in before if not (name.id in words and words[name.id].version > name.base))
 
 
-def _watch(group: _Group, rank: int) -> Steps[bool]:
+def _watch(group: _Group, line: int, patience: float) -> Steps[bool]:
     """Look for new versions for as long as the place in line demands; whether one came."""
-    pause = max(SHORTEST_LOOK, rank / WRITERS_PER_SECOND)
     begun: Instant = yield from ask(Now())
-    patience = PATIENCE * math.log2(1 + rank)
     while True:
         fraction: float = yield from ask(Random())
+        pause = max(SHORTEST_LOOK, line / WRITERS_PER_SECOND, group.throttled)
         yield from ask(Sleep(pause * (0.75 + 0.5 * fraction)))
         try:
-            if (yield from _read_on(group)):
+            if (yield from _look(group)):
                 return True
+            group.throttled /= 2
         except StorageError as error:
             yield from _breathe(group, error)
         now: Instant = yield from ask(Now())
         _check_deadline(group, now)
-        _say(group, now, rank)
+        _say(group, now, line)
         if now.monotonic - begun.monotonic > patience:
             return False
 
@@ -380,8 +406,11 @@ def conflict(target: Target, item: Append, word: Named) -> AppendIdConflictError
 
 
 def _endure(group: _Group, error: StorageError) -> None:
-    """Once something was sent, a passing failure of the store is waited out; else it is the answer."""
-    if not group.sent:
+    """Once something was sent, a passing failure of the store is waited out; else it is the answer.
+
+    A store that is overloaded is waited for in any case.
+    """
+    if not group.sent and error.reason != "throttled":
         raise error
     group.cause = error
     if error.reason in LASTING:
@@ -389,11 +418,13 @@ def _endure(group: _Group, error: StorageError) -> None:
 
 
 def _breathe(group: _Group, error: StorageError) -> Steps[None]:
-    """Wait out a failure; a store that says it is overloaded is left alone for longer."""
+    """Wait out a failure; a store that says it is overloaded is left alone for longer each time."""
     _endure(group, error)
     fraction, now = yield from each((Random(), Now()))
     _check_deadline(group, now)
-    yield from ask(Sleep((0.5 + fraction) * (2.0 if error.reason == "throttled" else 0.3)))
+    if error.reason == "throttled":
+        group.throttled = min(max(SLOW, 2 * group.throttled), SLOWEST)
+    yield from ask(Sleep((0.5 + fraction) * (group.throttled or 0.3)))
 
 
 def _check_deadline(group: _Group, now: Instant) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datashard_core.commit import names as names_module
 from datashard_core.commit.names import CommitNames, Record
@@ -69,6 +69,11 @@ class NextVersion:
     metadata: TableMetadata
     body: VersionBody
     data: bytes
+
+    @property
+    def commit_id(self) -> str:
+        """Digest of the commit's own id."""
+        return self.body.names.commit_id if self.body.names is not None else ""
 
 
 def snapshot_id_from(unique: str) -> int:
@@ -164,6 +169,15 @@ def append_version(
         body=VersionBody(version, "table", metadata, property_),
         data=metadata.to_json(),
     )
+
+
+def with_next(prepared: NextVersion, next_id: str, line: int) -> NextVersion:
+    """The same version, saying whose turn it is after it, and how many wait."""
+    assert prepared.body.names is not None
+    names = replace(prepared.body.names, next=next_id, line=line)
+    metadata = prepared.metadata.with_properties(_restored(prepared.metadata.properties, names))
+    body = replace(prepared.body, metadata=metadata, names=names)
+    return replace(prepared, metadata=metadata, body=body, data=metadata.to_json())
 
 
 def _totals(live: Sequence[ManifestFile]) -> dict[str, int]:

@@ -51,6 +51,16 @@ class VersionBody:
         return names_module.named_by(self.version, self.names)
 
     @property
+    def next(self) -> str:
+        """Digest of the append id whose owner is expected to commit next; empty if nobody is."""
+        return self.names.next if self.names is not None and self.names.version == self.version else ""
+
+    @property
+    def line(self) -> int:
+        """How many waited when this version was committed, as far as its committer saw."""
+        return self.names.line if self.names is not None and self.next else 0
+
+    @property
     def table(self) -> TableMetadata:
         """The Iceberg metadata of a live table."""
         if self.metadata is None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from datashard_core.errors import DataShardError
 from datashard_core.storage.base import Version
 
 if TYPE_CHECKING:
@@ -175,3 +176,47 @@ def each(requests: Batch) -> Steps[Sequence[Any]]:
     """One batch; every result, or the first error raised."""
     outcomes = yield requests
     return [value(outcome) for outcome in outcomes]
+
+
+class Beside(Generic[T]):
+    """Work that goes on beside somebody else's batches: each of its rounds joins one of theirs.
+
+    Attributes:
+        batch: what it asks for next; None once it has ended.
+        outcome: then, its result, or the error of ours that it ended with.
+    """
+
+    def __init__(self, steps: Steps[T]) -> None:
+        self._steps = steps
+        self.batch: Batch | None = None
+        self.outcome: T | DataShardError | None = None
+        self._advance(lambda: next(steps))
+
+    def take(self, outcomes: Sequence[Any]) -> None:
+        """Hand over the outcomes of :attr:`batch`."""
+        self._advance(lambda: self._steps.send(outcomes))
+
+    def _advance(self, step: Callable[[], Batch]) -> None:
+        try:
+            self.batch = step()
+        except StopIteration as stop:
+            self.batch, self.outcome = None, stop.value
+        except DataShardError as error:
+            self.batch, self.outcome = None, error
+
+
+def joined(batch: Batch, *beside: Beside[Any]) -> Steps[Sequence[Any]]:
+    """One batch together with the next round of what goes on beside it; the outcomes of the batch."""
+    rounds = [(part, part.batch) for part in beside if part.batch is not None]
+    outcomes = yield [*batch, *(request for _, theirs in rounds for request in theirs)]
+    position = len(batch)
+    for part, theirs in rounds:
+        part.take(outcomes[position : position + len(theirs)])
+        position += len(theirs)
+    return outcomes[: len(batch)]
+
+
+def rest(*beside: Beside[Any]) -> Steps[None]:
+    """The rounds that are left of what went on beside."""
+    while any(part.batch is not None for part in beside):
+        yield from joined((), *beside)

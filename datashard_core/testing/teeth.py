@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from datashard_core.commit import fold, protocol
+from datashard_core.commit import carry, fold, protocol
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.staging import Judged, StagedName, UnreadableBodyError
@@ -71,9 +71,9 @@ def _no_look_after_taken() -> Iterator[None]:
     """A lost race is a lost race: nobody looks whether the winner was oneself."""
     real = protocol._read_on
 
-    def read_on(group: Any) -> Steps[bool]:
+    def read_on(group: Any, *, whole: bool = True) -> Steps[bool]:
         if group.staged:
-            return (yield from real(group))
+            return (yield from real(group, whole=whole))
         found = yield from find_current(group.target.root, group.known.body)
         newer = found is not None and found.newest.version > group.known.body.version
         if newer:
@@ -91,7 +91,7 @@ def _unknown_taken_for_failed() -> Iterator[None]:
     from datashard_core.errors import StorageError
     from datashard_core.storage.base import OutcomeUnknownError
 
-    real = fold.commit
+    real = carry.commit
 
     def commit(*arguments: Any, **options: Any) -> Steps[Any]:
         outcome = yield from real(*arguments, **options)
@@ -126,7 +126,7 @@ def _many_bodies_for_one_id() -> Iterator[None]:
 @contextmanager
 def _staged_objects_deleted_on_a_guess() -> Iterator[None]:
     """What a try has taken along is deleted whether or not its version came to be."""
-    real = fold._take
+    real = fold.take
 
     def take(target: Any, state: Any, chosen: Sequence[StagedName], load: Any) -> Steps[Any]:
         known = yield from real(target, state, chosen, load)
@@ -134,7 +134,7 @@ def _staged_objects_deleted_on_a_guess() -> Iterator[None]:
             yield (Delete(tuple(name.key for name in chosen)),)
         return known
 
-    with mock.patch.object(fold, "_take", take):
+    with mock.patch.object(carry, "take", take):
         yield
 
 
@@ -143,7 +143,7 @@ def _clean_up_on_a_guess() -> Iterator[None]:
     """A try whose outcome is unknown deletes "its" files."""
     from datashard_core.storage.base import OutcomeUnknownError
 
-    real = fold.commit
+    real = carry.commit
 
     def commit(*arguments: Any, **options: Any) -> Steps[Any]:
         steps, lists = real(*arguments, **options), list[str]()
@@ -174,7 +174,7 @@ def _uncommitted_refusals() -> Iterator[None]:
 
     from datashard_core.commit.staging import decode_body as real
 
-    real_take = fold._take
+    real_take = fold.take
 
     def take(target: Any, state: Any, chosen: Sequence[StagedName], load: Any) -> Steps[Any]:
         known = yield from real_take(target, state, chosen, load)
@@ -200,7 +200,7 @@ def _uncommitted_refusals() -> Iterator[None]:
 
     with (
         mock.patch.object(fold, "decode_body", decode),
-        mock.patch.object(fold, "_take", take),
+        mock.patch.object(carry, "take", take),
         mock.patch.object(protocol, "_rank", rank),
     ):
         yield

@@ -1,0 +1,255 @@
+"""How many writers one table takes: the real commit code in virtual time, from 1 to 10,000 writers.
+
+    python benchmarks/simulated_scale.py                    # every case; minutes to hours of real time
+    python benchmarks/simulated_scale.py --only 64 --cpu 1.5
+
+Each writer appends one row after another (a closed loop). Requests take lognormal times around those
+of S3 Standard, each costs its client some CPU, and the store refuses with 503 what is above 3,500
+writes or 5,500 reads a second. Nothing else is simulated: the code that decides is the product's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datashard_core.commit.deferred import Deferred, defer, flush
+from datashard_core.commit.lifecycle import create
+from datashard_core.commit.names import LIBRARY_MADE
+from datashard_core.commit.pointer import find_current
+from datashard_core.commit.protocol import append
+from datashard_core.commit.state import Append, Committed, Seen, Target
+from datashard_core.format.digest import id_digest, rows_digest
+from datashard_core.format.schema import Schema
+from datashard_core.storage.requests import Now, Sleep, Steps, Unique, ask
+from datashard_core.testing.scenario import percentile
+from datashard_core.testing.simulation import Process, Simulation, Throttle
+
+ROOT = "s3://simulated/table"
+SCHEMA = Schema(schema_id=0, fields=[{"id": 1, "name": "tag", "type": "string", "required": True}])
+PAID = ("Put", "PutData", "PutIfAbsent", "Replace", "ListPage")
+READS = ("Get", "Head")
+TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table.
+
+    Attributes:
+        name: how it is called there.
+        writers: how many append at the same time.
+        seconds: virtual seconds of the closed loop.
+        fresh: every append comes from a new process, which knows nothing of the table.
+        handed_in: append ids come from the caller, and are looked up.
+        deferred: appends are staged, and a flush ends the run.
+        once: every writer appends once, all within a second.
+    """
+
+    name: str
+    writers: int
+    seconds: float = 20.0
+    fresh: bool = False
+    handed_in: bool = False
+    deferred: bool = False
+    once: bool = False
+
+
+CASES = (
+    Case("1", 1, seconds=60.0),
+    Case("8", 8),
+    Case("64", 64),
+    Case("64 fresh", 64, fresh=True),
+    Case("64 fresh, ids handed in", 64, fresh=True, handed_in=True),
+    Case("256", 256),
+    Case("1,000", 1000),
+    Case("10,000", 10000, seconds=60.0),
+    Case("burst of 500 fresh", 500, fresh=True, once=True),
+    Case("64 deferred", 64, deferred=True),
+)
+
+
+@dataclass
+class Measured:
+    """What a case came to."""
+
+    latencies: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+    requests: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    versions: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    real_seconds: float = 0.0
+
+    @property
+    def appends(self) -> int:
+        return len(self.latencies)
+
+    @property
+    def rate(self) -> float:
+        return self.appends / self.seconds if self.seconds else 0.0
+
+    def per_append(self, kinds: Sequence[str]) -> float:
+        return sum(self.requests[kind] for kind in kinds) / max(1, self.appends)
+
+
+class Scale:
+    """One case in one simulation."""
+
+    def __init__(self, case: Case, cpu: float, seed: int) -> None:
+        self.case = case
+        self.throttle = Throttle()
+        self.simulation = Simulation(seed, cpu=cpu, throttle=self.throttle)
+        self.measured = Measured()
+        self.processes: list[Process] = []
+        made = self._now(create(ROOT, "t", SCHEMA, {}, TIMEOUT))
+        self.seen: Seen = made.seen
+        self.target = Target(ROOT, "t", self.seen.body.table.table_uuid)
+        self.processes.clear()
+
+    def run(self) -> Measured:
+        begun, start = time.monotonic(), self.simulation.now
+        for number in range(self.case.writers):
+            process = self._process()
+            self.simulation.start(self._writer(number, process, start), process, self._ended)
+        self.simulation.run()
+        if self.case.deferred:
+            self._now(flush(self.target, None, TIMEOUT))
+        measured = self.measured
+        for process in self.processes:
+            measured.requests.update(process.requests)
+        found = self._now(find_current(ROOT))
+        measured.versions = found.newest.version
+        measured.refused = self.throttle.refused
+        measured.seconds = (max(measured.ended, default=start) - start) if self.case.once else self.case.seconds
+        measured.real_seconds = time.monotonic() - begun
+        return measured
+
+    def _process(self) -> Process:
+        process = self.simulation.process("writer")
+        self.processes.append(process)
+        return process
+
+    def _now(self, steps: Steps[Any]) -> Any:
+        results: list[Any] = []
+        self.simulation.start(steps, self._process(), results.append)
+        self.simulation.run()
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
+
+    def _ended(self, result: Any) -> None:
+        if isinstance(result, Exception):
+            self.measured.failures.append(f"{type(result).__name__}: {result}")
+
+    def _writer(self, number: int, process: Process, start: float) -> Steps[None]:
+        """Append in a closed loop until the time is over; what began in time is finished and counted."""
+        seen: Seen | None = None if self.case.fresh else self.seen
+        pause = self.simulation.random.random()
+        yield from ask(Sleep(pause if self.case.once else 0.1 * pause))
+        turn = 0
+        while True:
+            begun = (yield from ask(Now())).monotonic
+            if begun - start > self.case.seconds:
+                return
+            seen = yield from self._one(f"{number}/{turn}", None if self.case.fresh else seen)
+            ended = (yield from ask(Now())).monotonic
+            self.measured.latencies.append(ended - begun)
+            self.measured.ended.append(ended)
+            turn += 1
+            if self.case.once:
+                return
+
+    def _one(self, tag: str, seen: Seen | None) -> Steps[Seen]:
+        if seen is None:
+            found = yield from find_current(ROOT)  # what opening a table does
+            assert found is not None
+            seen = Seen(found.newest, None, found.hint)
+        item = _item(tag, (yield from ask(Unique())), seen.body.version, handed_in=self.case.handed_in)
+        if self.case.deferred:
+            result, seen = yield from defer(item, self.target, seen)
+            if isinstance(result, Deferred) and result.commits:
+                seen = yield from flush(self.target, seen, TIMEOUT)
+            return seen
+        results, known = yield from append([item], self.target, seen, TIMEOUT)
+        if not isinstance(results[item.id], Committed):
+            self.measured.failures.append(f"{tag}: {results[item.id]!r}")
+        return known or seen
+
+
+def _item(tag: str, unique: str, known: int, *, handed_in: bool) -> Append:
+    import pyarrow as pa
+
+    own = f"run/{tag}/{unique}"
+    rows = pa.table({"tag": [tag]}, schema=SCHEMA.to_arrow())
+    digest = rows_digest(rows, SCHEMA) if handed_in else LIBRARY_MADE
+    return Append(own, id_digest(own), digest, rows, (), SCHEMA, None if handed_in else known)
+
+
+HEADINGS = (
+    "writers",
+    "CPU a request",
+    "appends/s",
+    "p50 s",
+    "p99 s",
+    "max s",
+    "appends a version",
+    "PUT+LIST",
+    "GET",
+    "503",
+    "failed",
+)
+
+
+def line(case: Case, cpu: float, measured: Measured) -> str:
+    cells = (
+        case.name,
+        f"{cpu * 1000:.1f} ms",
+        f"{measured.rate:.1f}",
+        f"{percentile(measured.latencies, 0.5):.2f}",
+        f"{percentile(measured.latencies, 0.99):.2f}",
+        f"{max(measured.latencies, default=0.0):.2f}",
+        f"{measured.appends / max(1, measured.versions):.1f}",
+        f"{measured.per_append(PAID):.2f}",
+        f"{measured.per_append(READS):.1f}",
+        str(measured.refused),
+        str(len(measured.failures)),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", help="name of a case; may be given again")
+    parser.add_argument("--cpu", type=float, action="append", help="milliseconds of CPU a request (1.5 and 0.4)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, help="virtual seconds of a closed loop")
+    options = parser.parse_args(arguments)
+    logging.disable(logging.CRITICAL)
+    print("| " + " | ".join(HEADINGS) + " |")
+    print("|" + " --- |" * len(HEADINGS), flush=True)
+    failed = 0
+    cases = [dataclasses.replace(case, seconds=options.seconds) if options.seconds else case for case in CASES]
+    for case in cases:
+        if options.only and case.name not in options.only:
+            continue
+        for cpu in options.cpu or (1.5, 0.4):
+            measured = Scale(case, cpu / 1000.0, options.seed).run()
+            print(line(case, cpu / 1000.0, measured), flush=True)
+            print(f"{case.name}: {measured.real_seconds:.0f} s of real time", file=sys.stderr)
+            for failure in measured.failures[:3]:
+                print(f"  failed: {failure}", file=sys.stderr)
+            failed += len(measured.failures)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

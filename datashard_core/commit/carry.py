@@ -1,0 +1,258 @@
+"""From what a version is to carry to the version: its files, the conditional put, and what follows.
+
+While the files and the version are on their way, the committer looks who has staged meanwhile: it
+can go on with them at once (:mod:`datashard_core.commit.lead`), or say whose turn it is. Nothing is
+deleted before the version that names it exists.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datashard_core.commit.fold import Load, judge_listed, size_of, take, take_own, within_limits
+from datashard_core.commit.lookup import upkeep
+from datashard_core.commit.pointer import Hint, move_hint, read_hint
+from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
+from datashard_core.commit.state import Append, Seen, Target
+from datashard_core.commit.updates import NextVersion, append_version, new_manifest, with_next
+from datashard_core.commit.version import VersionBody, version_key
+from datashard_core.errors import DataShardError, StorageError
+from datashard_core.format.parquet import encode_parquet
+from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
+from datashard_core.storage.requests import (
+    Beside,
+    Delete,
+    ListPage,
+    Now,
+    Put,
+    PutData,
+    PutIfAbsent,
+    Request,
+    Steps,
+    Unique,
+    ask,
+    each,
+    joined,
+    rest,
+    together,
+    value,
+)
+
+log = logging.getLogger(__name__)
+
+Chores = Beside[Hint | None]
+"""What follows a commit and can fail without harm: the hint, spent objects, id nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What the next version can carry, read while the last one was on its way."""
+
+    load: Load
+    spent: tuple[StagedName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a try to create a version ended.
+
+    Attributes:
+        created: the new version; None if that is not known or not so.
+        cause: then, what the store answered.
+        nothing: there was nothing to commit.
+        chores: after ``created``, what is left to do.
+        following: appends that the committer can go on with.
+    """
+
+    created: Seen | None = None
+    cause: DataShardError | None = None
+    nothing: bool = False
+    chores: Chores | None = None
+    following: Following | None = None
+
+
+@dataclass(slots=True)
+class _Line:
+    """Who waits while a version is on its way."""
+
+    waiting: list[StagedName] = field(default_factory=list)
+
+
+def commit(
+    target: Target,
+    state: Seen,
+    listed: Sequence[StagedName],
+    own: Mapping[str, Append],
+    staged: Sequence[StagedName] = (),
+    *,
+    leads: bool = False,
+) -> Steps[Outcome]:
+    """Try once to create the version after ``state``.
+
+    Args:
+        target: the table.
+        state: the version to build on.
+        listed: what a listing of ``staging/`` showed.
+        own: digest of append id -> the committer's own appends, known to be unnamed up to ``state``.
+        staged: the committer's own staged objects, to be deleted once they are named.
+        leads: go on with what others stage meanwhile, where others wait.
+    """
+    judged = yield from judge_listed(target, state.body, listed, own)
+    chosen = within_limits(judged.allowed, sum(size_of(append) for append in own.values()), len(own))
+    load = Load()
+    state = yield from take(target, state, chosen, load)
+    for append in own.values():
+        take_own(append, state.body, target, load)
+    if not load.names:
+        yield from _clean(judged.spent)
+        return Outcome(nothing=True)
+    company = leads and any(name.kind == "w" and name.id not in own for name in listed)
+    spent = (*judged.spent, *staged)
+    return (yield from carry(target, state, load, spent, next(iter(own), None), company=company, leads=leads))
+
+
+def carry(
+    target: Target,
+    state: Seen,
+    load: Load,
+    spent: Sequence[StagedName],
+    own_id: str | None = None,
+    *,
+    company: bool = False,
+    leads: bool = False,
+    chores: Chores | None = None,
+) -> Steps[Outcome]:
+    """Write the files of the version after ``state`` and create it.
+
+    Args:
+        target: the table.
+        state: the version to build on.
+        load: what it carries.
+        spent: staged objects that a version up to ``state`` names.
+        own_id: digest of the commit's own id; None: one is made.
+        company: others wait; look who, while the files are on their way.
+        leads: and read their rows, to go on with them.
+        chores: what is left to do of the commit before.
+    """
+    prepared, puts = yield from _prepare(target, state, load, own_id)
+    line = _Line()
+    beside: list[Beside[Any]] = [chores] if chores is not None else []
+    following = Beside(_follow(target, state, prepared, load, line, leads)) if company else None
+    if following is not None:
+        beside.append(following)
+    hint = Beside(read_hint()) if chores is None and _is_behind(state) else None
+    if hint is not None:
+        beside.append(hint)
+    for outcome in (yield from joined(puts, *beside)):
+        value(outcome)
+    if line.waiting:
+        turn = prepared.commit_id if leads else line.waiting[0].id
+        prepared = with_next(prepared, turn, len(line.waiting))
+    outcomes = yield from joined((PutIfAbsent(version_key(prepared.version), prepared.data),), *beside)
+    if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
+        return Outcome(cause=outcomes[0])
+    value(outcomes[0])
+    yield from rest(*beside)
+    created = Seen(prepared.body, prepared.manifests, _newest_hint(state, chores, hint))
+    return Outcome(
+        created=created,
+        chores=Beside(_chores(target, state.body, created, {*spent, *load.carried})),
+        following=_usable(following) if line.waiting and leads else None,
+    )
+
+
+def _prepare(target: Target, state: Seen, load: Load, own_id: str | None) -> Steps[tuple[NextVersion, list[Request]]]:
+    """Data file, manifest and manifest list under fresh names, to be written side by side."""
+    now, for_data, for_manifest, for_list, for_commit = yield from each((Now(), Unique(), Unique(), Unique(), Unique()))
+    table = state.body.table
+    puts: list[Request] = []
+    files = list(load.files)
+    if load.tables:
+        import pyarrow as pa
+
+        key = f"data/auto_{for_data}.parquet"
+        encoded = encode_parquet(pa.concat_tables(load.tables), table.schema)
+        puts.append(PutData(key, encoded.data))
+        files.append(encoded.data_file(f"{table.location}/{key}"))
+    added = new_manifest(for_manifest, table, files, table.schema) if files else None
+    prepared = append_version(
+        state.body,
+        state.manifests or (),
+        added,
+        commit_id=own_id or for_commit,
+        names=load.names,
+        unique=for_list,
+        now_ms=now.wall_ms,
+    )
+    if added is not None:
+        puts.append(Put(added.key, added.data))
+        puts.append(Put(prepared.manifest_list_key, prepared.manifest_list))
+    return prepared, puts
+
+
+def _follow(
+    target: Target, state: Seen, prepared: NextVersion, load: Load, line: _Line, leads: bool
+) -> Steps[Following | None]:
+    """List who has staged since; judge them by the history and by what is about to be committed."""
+    listed = parse_listed((yield from ask(ListPage(PREFIX))))
+    fresh = [name for name in listed if name.id not in load.names and name.base <= state.body.version]
+    line.waiting = [name for name in fresh if name.kind == "w" and not _tells(state.body, name)]
+    if not (leads and line.waiting):
+        return None
+    judged = yield from judge_listed(target, state.body, fresh, {})
+    theirs = Load()
+    chosen = within_limits(judged.allowed, 0, 0)
+    yield from take(target, Seen(prepared.body, prepared.manifests), chosen, theirs)
+    return Following(theirs, judged.spent) if theirs.names else None
+
+
+def _tells(body: VersionBody, name: StagedName) -> bool:
+    """Whether a body itself says that a version after its base names an append."""
+    told = body.names.names if body.names is not None else {}
+    return any(version > name.base and name.id in names for version, names in told.items())
+
+
+def _usable(following: Beside[Following | None] | None) -> Following | None:
+    """What can be gone on with; a failure to read it leaves it to the next commit."""
+    outcome = following.outcome if following is not None else None
+    if isinstance(outcome, DataShardError):
+        log.info("the next commit was not prepared: %s", outcome)
+        return None
+    return outcome
+
+
+def _is_behind(state: Seen) -> bool:
+    """Whether others have surely moved the hint since we saw it."""
+    return state.hint is None or state.hint.number != state.body.version
+
+
+def _newest_hint(state: Seen, chores: Chores | None, read: Beside[Hint | None] | None) -> Hint | None:
+    for beside in (chores, read):
+        if beside is not None and isinstance(beside.outcome, Hint):
+            return beside.outcome
+    return state.hint
+
+
+def _chores(target: Target, parent: VersionBody, created: Seen, named: set[StagedName]) -> Steps[Hint | None]:
+    version = created.body.version
+    hint, _, _ = yield from together(
+        move_hint(version, created.hint, target.root),
+        _clean(tuple(sorted(named))),
+        upkeep(version, parent, target.history),
+    )
+    moved: Hint | None = hint
+    return moved
+
+
+def _clean(names: Sequence[StagedName]) -> Steps[None]:
+    """Delete staged objects that a version after their base names; a failure costs only time."""
+    if not names:
+        return
+    outcomes = yield (Delete(tuple(name.key for name in names)),)
+    if isinstance(outcomes[0], StorageError):
+        log.warning("staged objects that are committed were not deleted, and the next commit tries: %s", outcomes[0])
+    else:
+        value(outcomes[0])
