@@ -144,7 +144,7 @@ def append(
 
 def _append(group: _Group, seen: Seen | None, now: Instant) -> Steps[None]:
     hot = seen is not None and is_hot(seen.body, now.wall_ms)
-    if seen is not None and hot and all(item.base is not None for item in group.waiting.values()):
+    if seen is not None and hot and _based_by(group, seen.body.version):
         # Many are writing: whoever reads and lists first only loses the race later.
         yield from _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
     else:
@@ -160,6 +160,15 @@ def _append(group: _Group, seen: Seen | None, now: Instant) -> Steps[None]:
         yield from ask(Sleep(BEFORE_FIRST_LISTING))
     while group.waiting:
         yield from _in_line(group)
+
+
+def _based_by(group: _Group, version: int) -> bool:
+    """Whether nothing has to be read to know that no append of the group is named up to a version.
+
+    Threads share their commits, each with a table object of its own: one may have seen a newer
+    version than the one that leads.
+    """
+    return all(item.base is not None and item.base <= version for item in group.waiting.values())
 
 
 def _arrive(group: _Group, seen: Seen | None) -> Steps[list[StagedName]]:
