@@ -118,9 +118,15 @@ def s3_fields(s3_server: S3Server) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="session")
+def misleading() -> Mapping[str, str]:
+    """Variables that lead astray whoever looks at them."""
+    return WRONG_VARIABLES
+
+
 @pytest.fixture
 def wrong_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables that lead astray whoever looks at them."""
+    """The same variables, set in this process."""
     for name, value in WRONG_VARIABLES.items():
         monkeypatch.setenv(name, value)
 

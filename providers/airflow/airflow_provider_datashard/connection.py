@@ -42,7 +42,7 @@ class Limits:
 
 
 TASKS = Limits()
-TEST_BUTTON = Limits(connect_timeout=3.0, read_timeout=5.0, max_attempts=2)
+TEST_BUTTON = Limits(connect_timeout=3.0, read_timeout=4.0, max_attempts=2)
 """Somebody waits before a form, and a worker of the API server waits with them."""
 
 
