@@ -36,7 +36,7 @@ class ConnField:
         if self.secret:
             schema["format"] = "password"
         if self.choices:
-            schema["enum"] = [None, *self.choices]
+            schema["enum"] = list(self.choices)  # not null: the form would show that word as the choice
         return {"label": self.label, "description": self.description, "schema": schema}
 
 

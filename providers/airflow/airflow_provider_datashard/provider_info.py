@@ -28,7 +28,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
-        "integrations": [{"integration-name": HOOK_NAME, "external-doc-url": "", "tags": ["service"]}],
+        "integrations": [{"integration-name": HOOK_NAME, "tags": ["service"]}],
         "hooks": [{"integration-name": HOOK_NAME, "python-modules": ["airflow_provider_datashard.hooks.datashard"]}],
         "operators": [
             {"integration-name": HOOK_NAME, "python-modules": ["airflow_provider_datashard.operators.datashard"]}
