@@ -84,7 +84,7 @@ class Ran:
         return self.results[task_id, map_index]
 
 
-RunDag = Callable[["DAG"], Ran]
+RunDag = Callable[..., Ran]
 AddConnection = Callable[..., str]
 
 
@@ -178,7 +178,7 @@ def run_dag() -> RunDag:
     return _run_dag
 
 
-def _run_dag(dag: DAG) -> Ran:
+def _run_dag(dag: DAG, conf: Mapping[str, Any] | None = None) -> Ran:
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 
@@ -195,7 +195,7 @@ def _run_dag(dag: DAG) -> Ran:
     bag = DagBag(os.devnull)
     bag.bag_dag(dag)
     sync_bag_to_db(bag, "dags-folder", None)
-    run = dag.test()
+    run = dag.test(run_conf=None if conf is None else dict(conf))
     ran = Ran(state=str(run.state), run_id=run.run_id, errors=errors)
     for ti in run.get_task_instances():
         key = ti.task_id, ti.map_index

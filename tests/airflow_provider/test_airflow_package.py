@@ -109,3 +109,26 @@ def test_examples_run(block: str, tmp_path: Path, add_connection: Any, run_dag: 
 
 def _is_dag_function(value: Any) -> bool:
     return hasattr(value, "__wrapped__") and getattr(value, "__module__", "") == "example"
+
+
+def test_the_example_dag_runs(
+    tmp_path: Path, add_connection: Any, run_dag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two months, one of which loses its first try; the demonstration runs it with all services."""
+    monkeypatch.syspath_prepend(str(ROOT / "example_dags"))
+    path = ROOT / "example_dags/dags/flight_delays.py"
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(path.read_text(), str(path), "exec"), names)
+    dag: DAG = names["flight_delays"]()
+    add_connection("flights_warehouse", {"folder": str(tmp_path)})
+    ran = run_dag(dag, {"first_month": 1, "last_month": 2, "fail_once_at": "2013-02"})
+    assert ran.state == "success"
+    assert (ran.tries["add_up", 0], ran.tries["add_up", 1]) == (1, 2)
+    results = [ran.result("add_up", index) for index in range(2)]
+    assert [result["already_appended"] for result in results] == [False, True]
+    warehouse = connect(str(tmp_path))
+    flights = warehouse.load_table("flight_delays").scan().to_arrow()
+    assert flights.num_rows == sum(result["rows"] for result in results)
+    assert sum(flights["flights"].to_pylist()) == 27004 + 24951
+    log = warehouse.load_table("workflow_log").scan().to_records()
+    assert sorted(row["state"] for row in log) == ["failed", "success", "success"]
