@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UnsupportedTableError,
     )
     from datashard_core.format.digest import rows_digest
+    from datashard_core.format.expressions import Condition, col
     from datashard_core.format.schema import Schema
     from datashard_core.format.snapshot import Snapshot
     from datashard_core.format.types import NestedField
@@ -43,6 +44,7 @@ __all__ = [
     "AppendResult",
     "CommitStateUnknownError",
     "CommitTimeoutError",
+    "Condition",
     "ConfigurationError",
     "CorruptTableError",
     "DataShardError",
@@ -61,6 +63,7 @@ __all__ = [
     "UnsupportedTableError",
     "Warehouse",
     "__version__",
+    "col",
     "connect",
     "create_table",
     "load_table",
@@ -71,6 +74,8 @@ _HOMES = {
     "LocalConfig": "config",
     "S3Config": "config",
     "rows_digest": "format.digest",
+    "Condition": "format.expressions",
+    "col": "format.expressions",
     "Schema": "format.schema",
     "Snapshot": "format.snapshot",
     "NestedField": "format.types",

@@ -100,9 +100,7 @@ def read(data: bytes, where: str, names: Callable[[Mapping[str, str]], Mapping[i
         ids = frozenset(field["field-id"] for field in schema["fields"] if "field-id" in field)
         told = int(header[ENTRIES]) if ENTRIES in header else None
     except (*_DAMAGE, SchemaParseException) as error:
-        raise CorruptTableError(
-            f"{where} is not readable as Avro ({type(error).__name__}: {error}): restore it"
-        ) from error
+        raise not_readable(where, error) from error
     if told is not None and told != len(rows):
         raise CorruptTableError(f"{where} holds {len(rows)} entries, and its header says {told}: restore it")
     if not _ends_with_a_block(data, bool(rows)):
@@ -116,6 +114,58 @@ def _parsed(text: bytes) -> Any:
     import fastavro
 
     return fastavro.parse_schema(msgspec.json.decode(text), named_schemas={})
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A file, its records not read yet.
+
+    Attributes:
+        schema: the Avro schema of a record.
+        header: the key-value pairs of its header, the schema left out.
+        blocks: for each block how many records it holds, and their bytes, decompressed.
+    """
+
+    schema: Mapping[str, Any]
+    header: Mapping[str, str]
+    blocks: Sequence[tuple[int, bytes]]
+
+
+def read_blocks(data: bytes, where: str) -> Blocks:
+    """The blocks of a file.
+
+    Args:
+        data: its bytes.
+        where: its URI, for messages.
+
+    Raises:
+        CorruptTableError: it is cut short or damaged.
+    """
+    import fastavro
+    from fastavro.schema import SchemaParseException
+
+    try:
+        reader = fastavro.block_reader(io.BytesIO(data))
+        schema: Any = reader.writer_schema
+        header = {key: value for key, value in reader.metadata.items() if key != "avro.schema"}
+        found_blocks: Any = reader
+        blocks = [(int(block.num_records), block.bytes_.getvalue()) for block in found_blocks]
+        told = int(header[ENTRIES]) if ENTRIES in header else None
+        if not isinstance(schema["fields"], list):
+            raise ValueError("its records have no fields")
+    except (*_DAMAGE, SchemaParseException) as error:
+        raise not_readable(where, error) from error
+    found = sum(count for count, _ in blocks)
+    if told is not None and told != found:
+        raise CorruptTableError(f"{where} holds {found} entries, and its header says {told}: restore it")
+    if not _ends_with_a_block(data, bool(blocks)):
+        raise CorruptTableError(f"{where} ends in the middle of a block: restore it")
+    return Blocks(schema, header, blocks)
+
+
+def not_readable(where: str, error: Exception) -> CorruptTableError:
+    """The error for a file that is damaged."""
+    return CorruptTableError(f"{where} is not readable as Avro ({type(error).__name__}: {error}): restore it")
 
 
 def _ends_with_a_block(data: bytes, has_rows: bool) -> bool:

@@ -147,14 +147,28 @@ def decode_manifest(data: bytes, manifest: ManifestFile) -> list[ManifestEntry]:
         CorruptTableError: it is cut short or damaged, or holds other counts than the list says.
     """
     where = manifest.manifest_path
-    if len(data) != manifest.manifest_length:
-        raise CorruptTableError(
-            f"manifest {where} has {len(data)} bytes, and the manifest list says {manifest.manifest_length}: restore it"
-        )
+    check_length(data, manifest)
     records = avro.read(data, where, lambda header: {**FIELD_NAMES, **_partition_names(header, where)})
     entries = [_entry(row, manifest, where) for row in records.rows]
-    _check_counts(entries, manifest)
+    counts = {}
+    for status in (EXISTING, ADDED, DELETED):
+        found = [entry.data_file.record_count for entry in entries if entry.status == status]
+        counts[status] = (len(found), sum(found))
+    check_counts(counts, manifest)
     return entries
+
+
+def check_length(data: bytes, manifest: ManifestFile) -> None:
+    """Hold the size of a manifest against what the manifest list says.
+
+    Raises:
+        CorruptTableError: it is another.
+    """
+    if len(data) != manifest.manifest_length:
+        raise CorruptTableError(
+            f"manifest {manifest.manifest_path} has {len(data)} bytes, and the manifest list says "
+            f"{manifest.manifest_length}: restore it"
+        )
 
 
 def encode_manifest_list(
@@ -350,16 +364,25 @@ def _manifest(row: Mapping[str, Any], where: str) -> ManifestFile:
     )
 
 
-def _check_counts(entries: Sequence[ManifestEntry], manifest: ManifestFile) -> None:
+def check_counts(found: Mapping[int, tuple[int, int]], manifest: ManifestFile) -> None:
+    """Hold what a manifest holds against what the manifest list says.
+
+    Args:
+        found: status -> files and rows.
+        manifest: its entry in the list.
+
+    Raises:
+        CorruptTableError: they differ.
+    """
     told = {
         ADDED: (manifest.added_files_count, manifest.added_rows_count),
         EXISTING: (manifest.existing_files_count, manifest.existing_rows_count),
         DELETED: (manifest.deleted_files_count, manifest.deleted_rows_count),
     }
     for status, (files, rows) in told.items():
-        found = [entry.data_file.record_count for entry in entries if entry.status == status]
-        if (files is not None and files != len(found)) or (rows is not None and rows != sum(found)):
+        has_files, has_rows = found[status]
+        if (files is not None and files != has_files) or (rows is not None and rows != has_rows):
             raise CorruptTableError(
-                f"manifest {manifest.manifest_path} holds {len(found)} files and {sum(found)} rows of status {status}, "
+                f"manifest {manifest.manifest_path} holds {has_files} files and {has_rows} rows of status {status}, "
                 f"and the manifest list says {files} and {rows}: restore it"
             )

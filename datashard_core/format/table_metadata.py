@@ -127,6 +127,13 @@ class TableMetadata:
                 return PartitionSpec.from_dict(raw)
         raise CorruptTableError(f"{self.location}: the default partition spec, {wanted}, is not among the specs")
 
+    def spec_by_id(self, spec_id: int) -> PartitionSpec | None:
+        """The partition spec of that number, if the metadata has it."""
+        for raw in self._raw["partition-specs"]:
+            if raw.get("spec-id") == spec_id:
+                return PartitionSpec.from_dict(raw)
+        return None
+
     @cached_property
     def snapshots(self) -> tuple[Snapshot, ...]:
         """The snapshots that are kept, oldest first."""

@@ -1,108 +1,186 @@
-"""Conditions of a scan, applied to a stream of Arrow batches.
+"""Conditions of a scan: ``col(...)`` expressions, SQL text, or ``pyarrow.compute`` expressions.
 
-A condition is SQL text (DuckDB's, with its three-valued logic) or a ``pyarrow.compute`` expression.
+Whatever the form, as much as is understood prunes files and row groups; the rows themselves are
+chosen by exactly what was written: by Arrow's kernels where all of it is understood, else by DuckDB for
+SQL text, and by Arrow's own evaluation for its expressions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import ConfigurationError
+from datashard_core.format.binding import TRUE, Bound, bind, checks_of, is_exact
+from datashard_core.format.expressions import Condition
+from datashard_core.format.row_filter import matching_rows
+from datashard_core.format.schema import Schema
+from datashard_core.query.arrow_conditions import from_arrow
 from datashard_core.query.duck import connect
+from datashard_core.query.sql_conditions import understand
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+BatchFilter = Callable[["pa.RecordBatch"], "pa.RecordBatch"]
+StreamFilter = Callable[[Iterable["pa.RecordBatch"], "pa.Schema"], Iterator["pa.RecordBatch"]]
+_SCANNED = "scanned"
+_ROWS = 100_000
 
-def check_where(where: Any, schema: pa.Schema, table_name: str) -> None:
-    """Refuse a condition that the table's columns cannot answer, before anything is read.
+
+@dataclass(frozen=True, slots=True)
+class RowCondition:
+    """A condition that is ready to be applied.
+
+    Attributes:
+        bound: as much of it as is understood; it is never true for fewer rows than the condition.
+        columns: names of the columns that it needs; None for all.
+        batch: leaves the matching rows of one batch; None if ``stream`` has to be used.
+        stream: leaves the matching rows of a stream of batches.
+    """
+
+    bound: Bound = TRUE
+    columns: frozenset[str] | None = frozenset()
+    batch: BatchFilter | None = None
+    stream: StreamFilter | None = None
+
+
+EVERY_ROW = RowCondition()
+"""No condition."""
+
+
+def prepare(where: Any, schema: Schema, table_name: str) -> RowCondition:
+    """Make a condition ready, or refuse it before anything is read.
 
     Args:
-        where: SQL text, a ``pyarrow.compute.Expression``, or None.
-        schema: the table's Arrow schema.
+        where: None, a condition of :func:`~datashard_core.format.expressions.col`, SQL text, or a
+            ``pyarrow.compute.Expression``.
+        schema: the table's schema.
         table_name: for messages.
 
     Raises:
-        ConfigurationError: it is neither, does not parse, or names an unknown column.
+        ConfigurationError: it is none of these, does not parse, names an unknown column, or compares a column
+            with a value of another type.
     """
-    import pyarrow as pa
-
     if where is None:
-        return
-    empty = pa.RecordBatchReader.from_batches(schema, [])
-    for _ in matching(iter(empty), schema, where, None, table_name):
-        pass
-
-
-def matching(
-    batches: Iterator[pa.RecordBatch],
-    schema: pa.Schema,
-    where: str | pc.Expression,
-    columns: Sequence[str] | None,
-    table_name: str,
-) -> Iterator[pa.RecordBatch]:
-    """The rows that the condition is true for (not false, not null), with the columns asked for."""
-    import pyarrow.compute as pc
-
-    wanted = list(columns) if columns is not None else schema.names
-    if isinstance(where, pc.Expression):
-        return _by_expression(batches, schema, where, wanted, table_name)
+        return EVERY_ROW
+    if isinstance(where, Condition):
+        return exactly(bind(where, schema, table_name))
     if isinstance(where, str) and where.strip():
-        return _by_sql(batches, schema, where, wanted, table_name)
+        return _from_sql(where, schema, table_name)
+    if not isinstance(where, str):
+        import pyarrow.compute as pc
+
+        if isinstance(where, pc.Expression):
+            return _from_expression(where, schema, table_name)
     raise ConfigurationError(
-        f"table {table_name}: where={where!r} is no condition. Pass SQL text such as \"state = 'failed'\", or a "
-        "pyarrow.compute expression."
+        f"table {table_name}: where={where!r} is no condition. Pass SQL text such as \"state = 'failed'\", or "
+        "col('state') == 'failed', or a pyarrow.compute expression."
     )
 
 
-def _by_expression(
-    batches: Iterator[pa.RecordBatch],
-    schema: pa.Schema,
-    where: pc.Expression,
-    columns: list[str],
-    table_name: str,
-) -> Iterator[pa.RecordBatch]:
+def exactly(bound: Bound) -> RowCondition:
+    """A condition all of which is understood."""
+    columns = frozenset(check.reference.names[0] for check in checks_of(bound))
+    return RowCondition(bound, columns, None if bound == TRUE else lambda batch: matching_rows(batch, bound))
+
+
+def _from_expression(where: pc.Expression, schema: Schema, table_name: str) -> RowCondition:
     import pyarrow as pa
 
+    def matching(batch: pa.RecordBatch) -> pa.RecordBatch:
+        try:
+            return batch.filter(where)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ConfigurationError(f"table {table_name}: the condition {where} does not fit: {error}") from error
+
+    matching(pa.RecordBatch.from_pylist([], schema.to_arrow()))
+    bound = bind(from_arrow(where, schema, nan_on_top=False), schema, table_name)
+    columns = exactly(bound).columns if is_exact(bound) else None
+    return RowCondition(bound, columns, matching)
+
+
+def from_duckdb(where: pc.Expression, schema: Schema, table_name: str) -> RowCondition:
+    """What DuckDB asks a scan for, and does not look at again: so NaN is taken as DuckDB takes it."""
+    bound = bind(from_arrow(where, schema, nan_on_top=True), schema, table_name)
+    if is_exact(bound):
+        return exactly(bound)
+    return RowCondition(bound, None, lambda batch: batch.filter(where))
+
+
+def _from_sql(where: str, schema: Schema, table_name: str) -> RowCondition:
+    connection = connect()
     try:
-        yield from _filtered([pa.RecordBatch.from_pylist([], schema)], where, columns)
-        yield from _filtered(batches, where, columns)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ConfigurationError(f"table {table_name}: the condition {where} does not fit: {error}") from error
+        bound, columns = _bound_sql(connection, where, schema, table_name)
+    finally:
+        connection.close()
+    if is_exact(bound):
+        return exactly(bound)
+    return RowCondition(bound, columns, stream=lambda batches, read: _by_sql(batches, read, where, table_name))
 
 
-def _filtered(batches: Any, where: pc.Expression, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        kept = batch.filter(where)
-        if kept.num_rows:
-            yield kept.select(columns)
+def renewed(where: Any, condition: RowCondition, schema: Schema, table_name: str) -> RowCondition:
+    """The condition for one more run: of one that DuckDB answers, ``now()`` moves on.
+
+    Files are chosen and rows are filtered in one transaction then, for which ``now()`` stands still.
+    """
+    if condition.stream is None:
+        return condition
+    connection = connect()
+    connection.execute("begin")
+    bound, columns = _bound_sql(connection, where, schema, table_name)
+    return RowCondition(
+        bound, columns, stream=lambda batches, read: _by_sql(batches, read, where, table_name, connection)
+    )
+
+
+def _bound_sql(connection: Any, where: str, schema: Schema, table_name: str) -> tuple[Bound, frozenset[str] | None]:
+    import duckdb
+    import pyarrow as pa
+
+    arrow = schema.to_arrow()
+    try:
+        connection.register("columns_of_table", pa.RecordBatchReader.from_batches(arrow, []))
+        connection.execute(f"create temp table {_SCANNED} as select * from columns_of_table")
+        connection.unregister("columns_of_table")
+        found = understand(connection, where, _SCANNED, schema.names, table_name)
+    except duckdb.Error as error:
+        raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
+    bound = bind(found.condition, schema, table_name)
+    if found.columns is None:
+        return bound, None
+    return bound, frozenset(schema.names[place] for place in found.columns)
 
 
 def _by_sql(
-    batches: Iterator[pa.RecordBatch], schema: pa.Schema, where: str, columns: list[str], table_name: str
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, where: str, table_name: str, connection: Any = None
 ) -> Iterator[pa.RecordBatch]:
+    """The matching rows, with all columns of ``schema``."""
     import pyarrow as pa
 
-    connection = connect()
+    connection = connection or connect()
     import duckdb
 
     reader = pa.RecordBatchReader.from_batches(schema, batches)
-    selected = ", ".join(_quoted(name) for name in columns)
-    target = pa.schema([schema.field(name) for name in columns])
     try:
-        connection.register("scanned", reader)
+        connection.execute(f"drop table if exists {_SCANNED}")
+        connection.execute("set arrow_lossless_conversion = true")  # else uuids come back as text
+        connection.register(_SCANNED, reader)
         # In brackets on lines of its own, so that a comment or an "or" in it cannot reach the rest.
-        answer = connection.execute(f"select {selected} from scanned where (\n{where}\n)")
-        for batch in answer.to_arrow_reader(100_000):
+        answer = connection.execute(f"select * from {_SCANNED} where (\n{where}\n)")
+        for batch in answer.to_arrow_reader(_ROWS):
             if batch.num_rows:
-                yield from pa.Table.from_batches([batch]).cast(target).to_batches()
+                yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
     except duckdb.Error as error:
         raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
     finally:
         connection.close()
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def columns_for(condition: RowCondition, wanted: Sequence[str], everything: Sequence[str]) -> list[str]:
+    """The columns to read: those wanted, and those that the condition needs, in the table's order."""
+    if condition.columns is None:
+        return list(everything)
+    return [name for name in everything if name in condition.columns or name in wanted]

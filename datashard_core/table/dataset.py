@@ -1,53 +1,88 @@
-"""A scan as an Arrow dataset, so that DuckDB pushes projection and filters down to the files."""
+"""A scan as an Arrow dataset: DuckDB asks it for columns and rows, and gets them from our own scan.
+
+DuckDB calls ``scanner(columns=..., filter=...)`` of whatever dataset it is handed, and leaves what it
+asks for to the scanner alone. So the filters of a query prune manifests, files and row groups here, and
+fields are found by id as in every scan.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from datashard_core.commit.paths import key_of
+from datashard_core.query.where import from_duckdb
+from datashard_core.table.scan import Scan, check_columns
 
 if TYPE_CHECKING:
-    from datashard_core.format.table_metadata import TableMetadata
-    from datashard_core.table.scan import Scan
-
-
-def arrow_dataset(scan: Scan) -> Any:
-    """The scan's rows as a ``pyarrow.dataset.Dataset``, or as a stream where names have changed.
-
-    A dataset finds columns by name. That is right only while no schema of the table ever gave a
-    field another name or type, so for any other table the rows come from the scan, which goes by id.
-    """
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-    schema = scan.schema.to_arrow()
-    files = scan.data_files()
-    if not files or not names_are_stable(scan.metadata):
-        return pa.RecordBatchReader.from_batches(schema, scan.to_batches())
-    filesystem, root = scan.storage.filesystem()
-    # Many small files: read far ahead, and merge a file's column ranges into one request.
-    options = pads.ParquetFragmentScanOptions(pre_buffer=True)
-    format_ = pads.ParquetFileFormat(default_fragment_scan_options=options)
-    fragments = [
-        format_.make_fragment(
-            f"{root}/{key_of(file.file_path, scan.metadata.location, scan.storage.root)}",
-            filesystem,
-            file_size=file.file_size_in_bytes,
-        )
-        for file in files
-    ]
-    return pads.FileSystemDataset(fragments, schema, format_, filesystem)
+
+def arrow_dataset(scan: Scan) -> pads.Dataset:
+    """The scan as a ``pyarrow.dataset.Dataset``, for DuckDB and others that call its ``scanner``."""
+    return _dataset_class()(scan)
 
 
-def names_are_stable(metadata: TableMetadata) -> bool:
-    """Whether every schema that the table ever had gives each field id one name and one type."""
-    meaning: dict[int, tuple[str, str]] = {}
-    owner: dict[str, int] = {}
-    for schema in metadata.schemas:
-        for field in schema.fields:
-            told = (field.name, repr(field.type))
-            if meaning.setdefault(field.field_id, told) != told:
-                return False
-            if owner.setdefault(field.name, field.field_id) != field.field_id:
-                return False
-    return True
+@cache
+def _dataset_class() -> type[Any]:
+    """The class, made when it is first needed: its base is in a package that is slow to import."""
+    import pyarrow.dataset as pads
+
+    class ScanDataset(pads.Dataset):  # type: ignore[misc]
+        """A dataset whose rows come from a scan."""
+
+        def __init__(self, scan: Scan) -> None:
+            # The base class refuses to be made by Python code; nothing of it is used.
+            self._scan = scan
+
+        @property
+        def schema(self) -> pa.Schema:
+            return self._scan.arrow_schema()
+
+        def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> _Scanner:
+            del options  # sizes of batches and threads, which the scan chooses
+            return _Scanner(narrowed(self._scan, columns, filter))
+
+        def to_table(self, **options: Any) -> pa.Table:
+            return self.scanner(**options).to_reader().read_all()
+
+        def to_batches(self, **options: Any) -> Any:
+            return iter(self.scanner(**options).to_reader())
+
+        def count_rows(self, **options: Any) -> int:
+            return int(self.scanner(**options).count_rows())
+
+        def head(self, num_rows: int, **options: Any) -> pa.Table:
+            return replace(self.scanner(**options).scan, limit=num_rows).to_arrow()
+
+    return ScanDataset
+
+
+class _Scanner:
+    """What a consumer of datasets needs of a ``pyarrow.dataset.Scanner``."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan
+
+    @property
+    def projected_schema(self) -> pa.Schema:
+        return self.scan.arrow_schema()
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        return self.scan.to_reader()
+
+    def to_table(self) -> pa.Table:
+        return self.scan.to_arrow()
+
+    def count_rows(self) -> int:
+        return self.scan.count()
+
+
+def narrowed(scan: Scan, columns: Any, where: Any) -> Scan:
+    """The scan with fewer columns, and with DuckDB's filter beside a condition of its own."""
+    if columns is not None:
+        scan = replace(scan, columns=check_columns(columns, scan.schema, scan.table_name) if columns else scan.columns)
+    if where is None:
+        return scan
+    return replace(scan, where=where, condition=from_duckdb(where, scan.schema, scan.table_name))

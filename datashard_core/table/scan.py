@@ -1,44 +1,37 @@
 """Reading one snapshot of a table.
 
 A scan belongs to one snapshot: its manifests say which data files are live, and every one of them
-is read whole or the scan fails. A file that cannot be read is never left out.
+that may hold a matching row is read whole or the scan fails. A file that cannot be read is never left out.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.state import manifests_of
-from datashard_core.errors import ConfigurationError, CorruptTableError, UnsupportedTableError
+from datashard_core.errors import ConfigurationError
 from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest
-from datashard_core.format.projection import columns_to_read, project, with_ids
 from datashard_core.format.schema import Schema
-from datashard_core.query import where as where_module
-from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.driver import run, shared_pool
+from datashard_core.query.where import EVERY_ROW, RowCondition, columns_for, renewed
 from datashard_core.storage.requests import Get, Steps, each
+from datashard_core.table.parquet_rows import Reading
+from datashard_core.table.plan import Planner
+from datashard_core.table.streaming import read_files
 
 if TYPE_CHECKING:
+    import duckdb
     import pandas as pd
     import polars as pl
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from datashard_core.format.data_file import DataFile
+    from datashard_core.format.expressions import Condition
     from datashard_core.format.snapshot import Snapshot
     from datashard_core.format.table_metadata import TableMetadata
     from datashard_core.storage.base import Storage
-
-ONE_REQUEST = 8 * 2**20
-"""Data files up to this many bytes are fetched by one request; larger ones by column ranges."""
-
-FILES_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,7 @@ class Scan:
         schema: the table's current schema; rows of older files are brought into it.
         columns: names of the columns wanted, None for all.
         where: the condition as given.
+        limit: at most so many rows; None for all.
     """
 
     storage: Storage
@@ -57,27 +51,43 @@ class Scan:
     metadata: TableMetadata
     snapshot: Snapshot | None
     schema: Schema
-    columns: tuple[str, ...] | None
-    where: str | pc.Expression | None
+    columns: tuple[str, ...] | None = None
+    where: str | Condition | pc.Expression | None = None
+    limit: int | None = None
+    condition: RowCondition = EVERY_ROW
 
     def data_files(self) -> list[DataFile]:
-        """The live data files of the snapshot."""
-        if self.snapshot is None:
-            return []
-        return run(_live_files(self.storage.root, self.metadata, self.snapshot, self.table_name), self.storage)
+        """The data files that have to be read, with their sizes and row counts; see :meth:`plan`."""
+        return list(self.plan())
+
+    def plan(self) -> Iterator[DataFile]:
+        """The data files that may hold matching rows, as they are found: manifests are read as they are needed.
+
+        Metrics and partition values of the files are left out.
+
+        Raises:
+            CorruptTableError: a manifest is missing or damaged.
+            UnsupportedTableError: the snapshot has row-level deletes.
+        """
+        return self._plan(self.condition)
 
     def count(self) -> int:
         """How many rows the scan has; without a condition no data file is opened."""
         if self.where is None:
-            return sum(file.record_count for file in self.data_files())
-        return sum(batch.num_rows for batch in self.to_batches())
+            return self._capped(self._count_by_manifests())
+        needed = [] if self.condition.columns is None else [n for n in self.schema.names if n in self.condition.columns]
+        narrow = replace(self, columns=tuple(needed) or self.columns)
+        return sum(batch.num_rows for batch in narrow.to_batches())
 
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """The rows as a stream of Arrow record batches; some files are read ahead in parallel."""
-        rows = self._all_batches()
-        if self.where is None:
-            return rows
-        return where_module.matching(rows, self._read_schema(), self.where, self.columns, self.table_name)
+        return _limited(self._matching(), self.limit)
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """The rows as an Arrow stream, which any Arrow consumer takes."""
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(self.arrow_schema(), self.to_batches())
 
     def to_arrow(self) -> pa.Table:
         """The rows as an Arrow table."""
@@ -104,6 +114,17 @@ class Scan:
         assert isinstance(frame, pl.DataFrame)
         return frame
 
+    def to_duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
+        """The rows as a DuckDB relation, read when it is asked for and as far as that takes (needs the extra ``sql``).
+
+        Args:
+            connection: yours; None for a fresh one in memory.
+        """
+        from datashard_core.query.duck import connect
+        from datashard_core.table.dataset import arrow_dataset
+
+        return (connection or connect()).from_arrow(arrow_dataset(self))
+
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as dictionaries of Python values."""
         records: list[dict[str, Any]] = self.to_arrow().to_pylist()
@@ -111,62 +132,59 @@ class Scan:
 
     def arrow_schema(self) -> pa.Schema:
         """Arrow schema of the rows."""
+        return self._select(self.schema.names if self.columns is None else self.columns)
+
+    def _select(self, names: Sequence[str]) -> pa.Schema:
+        import pyarrow as pa
+
         whole = self.schema.to_arrow()
-        if self.columns is None:
-            return whole
-        import pyarrow as pa
+        return pa.schema([whole.field(name) for name in names])
 
-        return pa.schema([whole.field(name) for name in self.columns])
+    def _plan(self, condition: RowCondition) -> Iterator[DataFile]:
+        planner = Planner(self.storage, self.metadata, self.table_name)
+        left = self.limit if self.where is None else None
+        for entry in planner.files(planner.manifests(self.snapshot), condition.bound):
+            if left is not None:
+                if left <= 0:
+                    return
+                left -= entry.data_file.record_count
+            yield entry.data_file
 
-    def _read_schema(self) -> pa.Schema:
-        """The columns to read: a condition may need some that are not asked for."""
-        return self.schema.to_arrow() if self.where is not None else self.arrow_schema()
-
-    def _all_batches(self) -> Iterator[pa.RecordBatch]:
-        wanted = self._read_schema()
-        pool = shared_pool()
-        files = iter(self.data_files())
-        ahead: deque[Future[pa.Table]] = deque(
-            pool.submit(self._read_file, file, wanted) for file in islice(files, FILES_AHEAD)
+    def _matching(self) -> Generator[pa.RecordBatch, None, None]:
+        if self.limit == 0:
+            return
+        condition = renewed(self.where, self.condition, self.schema, self.table_name)
+        wanted = list(self.schema.names if self.columns is None else self.columns)
+        names = columns_for(condition, wanted, self.schema.names)
+        if condition.batch is None and condition.stream is None:
+            names = wanted
+        read = self._select(names)
+        reading = Reading(
+            storage=self.storage,
+            location=self.metadata.location,
+            table_name=self.table_name,
+            schema=self.schema,
+            wanted=read,
+            bound=condition.bound,
+            keep=condition.batch,
         )
-        while ahead:
-            table = ahead.popleft().result()
-            for file in islice(files, 1):
-                ahead.append(pool.submit(self._read_file, file, wanted))
-            yield from table.to_batches()
+        # A limit is often met by the first file that has a match.
+        batches: Iterator[pa.RecordBatch] = read_files(reading, self._plan(condition), 2 if self.limit else None)
+        if condition.stream is not None:
+            batches = condition.stream(batches, read)
+        for batch in batches:
+            yield batch if names == wanted else batch.select(wanted)
 
-    def _read_file(self, file: DataFile, wanted: pa.Schema) -> pa.Table:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def _count_by_manifests(self) -> int:
+        planner = Planner(self.storage, self.metadata, self.table_name)
+        manifests = planner.manifests(self.snapshot)
+        told = [(one.added_rows_count, one.existing_rows_count) for one in manifests]
+        if any(None in counts for counts in told):
+            return sum(entry.data_file.record_count for entry in planner.files(manifests))
+        return sum((added or 0) + (existing or 0) for added, existing in told)
 
-        key = key_of(file.file_path, self.metadata.location, self.storage.root)
-        try:
-            if file.file_size_in_bytes <= ONE_REQUEST:
-                source: Any = pa.BufferReader(self.storage.get(key).body)
-            else:
-                filesystem, root = self.storage.filesystem()
-                source = filesystem.open_input_file(f"{root}/{key}")
-            with pq.ParquetFile(source, pre_buffer=True) as parquet:
-                file_schema = with_ids(parquet.schema_arrow, self.schema)
-                # Threads of the scan read files side by side, so Arrow's own would only contend.
-                rows = parquet.read(columns=columns_to_read(file_schema, wanted), use_threads=False)
-        except (ObjectNotFoundError, FileNotFoundError) as error:
-            raise CorruptTableError(
-                f"table {self.table_name}: data file {file.file_path} is missing. If snapshots were expired meanwhile, "
-                "refresh the table; else restore the file."
-            ) from error
-        except pa.ArrowInvalid as error:
-            raise CorruptTableError(
-                f"table {self.table_name}: data file {file.file_path} is not readable: {error}"
-            ) from error
-        if rows.num_rows != file.record_count:
-            raise CorruptTableError(
-                f"table {self.table_name}: {file.file_path} holds {rows.num_rows} rows, and its manifest says "
-                f"{file.record_count}"
-            )
-        named = pa.schema([file_schema.field(name) for name in rows.schema.names])
-        # The ids of a file without ids stand in this schema alone.
-        return project(pa.Table.from_arrays(rows.columns, schema=named), wanted, file.file_path)
+    def _capped(self, rows: int) -> int:
+        return rows if self.limit is None else min(rows, self.limit)
 
 
 def check_columns(columns: Sequence[str] | None, schema: Schema, table_name: str) -> tuple[str, ...] | None:
@@ -188,15 +206,24 @@ def check_columns(columns: Sequence[str] | None, schema: Schema, table_name: str
     return tuple(columns)
 
 
-def _live_files(root: str, metadata: TableMetadata, snapshot: Snapshot, name: str) -> Steps[list[DataFile]]:
-    manifests = yield from manifests_of(root, metadata.location, snapshot)
-    deletes = [manifest for manifest in manifests if manifest.content != 0]
-    if deletes:
-        raise UnsupportedTableError(
-            f"table {name}: snapshot {snapshot.snapshot_id} has row-level delete files (written by another engine). "
-            "Rewrite them into data files with that engine, or read the table with it."
-        )
-    return (yield from files_of(root, metadata.location, manifests))
+def check_limit(limit: int | None) -> int | None:
+    """Refuse a limit that is no number of rows."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise ConfigurationError(f"limit={limit!r}: pass a number of rows, 0 or more, or None")
+    return limit
+
+
+def _limited(batches: Generator[pa.RecordBatch, None, None], limit: int | None) -> Iterator[pa.RecordBatch]:
+    if limit is None:
+        yield from batches
+        return
+    left = limit
+    for batch in batches:
+        yield batch.slice(0, left)
+        left -= batch.num_rows
+        if left <= 0:
+            break
+    batches.close()
 
 
 def files_of(root: str, location: str, manifests: Sequence[ManifestFile]) -> Steps[list[DataFile]]:

@@ -18,17 +18,18 @@ from datashard_core.errors import ConfigurationError, DataShardError, InvalidRec
 from datashard_core.format.records import to_table
 from datashard_core.format.schema import Schema
 from datashard_core.query.sql import run_sql
-from datashard_core.query.where import check_where
+from datashard_core.query.where import prepare
 from datashard_core.storage.driver import run
 from datashard_core.table.append import AppendId, AppendResult, check_append_id, plan_append
 from datashard_core.table.dataset import arrow_dataset
-from datashard_core.table.scan import Scan, check_columns
+from datashard_core.table.scan import Scan, check_columns, check_limit
 from datashard_core.table.shared import SharedCommits
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from datashard_core.format.expressions import Condition
     from datashard_core.format.snapshot import Snapshot
     from datashard_core.storage.base import Storage
 
@@ -228,18 +229,20 @@ class Table:
     def scan(
         self,
         columns: Sequence[str] | None = None,
-        where: str | pc.Expression | None = None,
+        where: str | Condition | pc.Expression | None = None,
         snapshot_id: int | None = None,
         as_of: datetime | None = None,
+        limit: int | None = None,
     ) -> Scan:
         """Read rows of this version, or of an earlier snapshot.
 
         Args:
             columns: names of the columns wanted; None for all.
-            where: a condition as SQL text (needs the extra ``sql``) or a ``pyarrow.compute``
-                expression; rows for which it is true are returned.
+            where: a condition, as ``col("state") == "failed"`` (see :func:`~datashard_core.col`), as SQL text (needs
+                the extra ``sql``), or as a ``pyarrow.compute`` expression; rows for which it is true are returned.
             snapshot_id: read that snapshot.
             as_of: read what was current at that time (a naive time counts as UTC).
+            limit: at most so many rows, whichever are read first.
 
         Raises:
             ConfigurationError: an unknown column, condition, snapshot or time.
@@ -249,8 +252,6 @@ class Table:
             []
         """
         metadata = self._seen.body.table
-        if where is not None:
-            check_where(where, metadata.schema.to_arrow(), self._name)
         return Scan(
             storage=self._storage,
             table_name=self._name,
@@ -259,6 +260,8 @@ class Table:
             schema=metadata.schema,
             columns=check_columns(columns, metadata.schema, self._name),
             where=where,
+            limit=check_limit(limit),
+            condition=prepare(where, metadata.schema, self._name),
         )
 
     def count(self) -> int:

@@ -1,0 +1,289 @@
+"""Avro records of one shape, read by a regular expression made for that shape.
+
+A manifest of a large table has thousands of entries that differ in values only: the same columns have
+counts and bounds in all of them. Reading them value by value costs ten times what there is time for,
+mostly for values that nobody asked for. So an entry is walked value by value, and a pattern is made on
+the way that matches the bytes of every entry of that shape and captures what was asked for. The pattern
+spells out every count, key and end mark of the shape, so bytes that it matches cannot be read in another
+way; bytes that it does not match are walked in their turn.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Slot = tuple[int, int]
+"""Which value: a field id of the entry and 0; a map of metrics and the column's id; a record and a field in it."""
+
+Decoder = Callable[[bytes], Any]
+
+
+class UnusualSchemaError(Exception):
+    """The schema has a part that no manifest needs: read the file value by value."""
+
+
+_NUMBER = rb"[\x80-\xff]*[\x00-\x7f]"
+_SHORT = 64
+"""Texts and bytes below this length are matched whatever they are; their length is one byte in Avro."""
+_FEW = 33
+"""Arrays of numbers below this length, likewise."""
+
+
+def read_number(data: bytes, at: int) -> tuple[int, int]:
+    """A zigzag varint, and where it ends."""
+    result = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (result >> 1) ^ -(result & 1), at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
+
+
+def number(data: bytes) -> int:
+    """The zigzag varint that the bytes are."""
+    if len(data) == 1:
+        return (data[0] >> 1) ^ -(data[0] & 1)
+    return read_number(data, 0)[0]
+
+
+def _zigzag(value: int) -> bytes:
+    value = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while value > 0x7F:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def sized(data: bytes) -> bytes:
+    """Text or bytes without the length before them."""
+    if data[0] < 0x80:
+        return data[1:]
+    return data[read_number(data, 0)[1] :]
+
+
+_BYTES = b"|".join(re.escape(_zigzag(length)) + b".{%d}" % length for length in (8, 4, 16, *range(_SHORT)))
+_PATTERNS = {
+    "null": b"",
+    "boolean": rb"[\x00\x01]",
+    "int": _NUMBER,
+    "long": _NUMBER,
+    "float": b".{4}",
+    "double": b".{8}",
+    "bytes": _BYTES,
+    "string": _BYTES,
+}
+_SIZES = {"null": 0, "boolean": 1, "float": 4, "double": 8}
+_DECODERS: dict[str, Decoder] = {
+    "null": lambda data: None,
+    "boolean": lambda data: data != b"\x00",
+    "int": number,
+    "long": number,
+    "float": lambda data: struct.unpack("<f", data)[0],
+    "double": lambda data: struct.unpack("<d", data)[0],
+    "bytes": sized,
+    "string": lambda data: sized(data).decode(),
+    "fixed": bytes,
+}
+_NUMBERS = rb"\x00|" + b"|".join(
+    re.escape(_zigzag(count)) + b"(?:%s){%d}" % (_NUMBER, count) + rb"\x00" for count in range(1, _FEW)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How to read the records of one shape.
+
+    Attributes:
+        head: matches a record up to the text that may have any length; its last group is that length.
+        tail: matches what follows the text.
+        slots: each value that is captured -> the number of its group, the tail's after the head's, and its decoder.
+    """
+
+    head: re.Pattern[bytes]
+    tail: re.Pattern[bytes]
+    slots: Mapping[Slot, tuple[int, Decoder]]
+
+
+class Walk:
+    """One record of an Avro block, read value by value.
+
+    Args:
+        data: the block.
+        at: where the record begins.
+        schema: Avro schema of the record.
+        field_id: tells the id of a field of the schema.
+        wanted: whether a value is asked for.
+        long_text: field id of the text that may have any length.
+
+    Attributes:
+        at: where the record ends.
+        groups: the bytes of each value that was asked for, as a pattern's groups would have them.
+        slots: where each value is among them, and its decoder.
+        text: the text that may have any length.
+
+    Raises:
+        ValueError: it is not a record of that schema; likewise IndexError, EOFError and struct.error.
+        UnusualSchemaError: the schema is none that this can walk.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        at: int,
+        schema: Mapping[str, Any],
+        field_id: Callable[[Mapping[str, Any]], int],
+        wanted: Callable[[Slot], bool],
+        long_text: int,
+    ) -> None:
+        self.at = at
+        self.groups: list[bytes | None] = []
+        self.slots: dict[Slot, tuple[int, Decoder]] = {}
+        self.text = b""
+        self._data = data
+        self._field_id = field_id
+        self._wanted = wanted
+        self._long_text = long_text
+        self._parts: list[bytes] = []
+        self._head: bytes | None = None
+        self._one_shape = True
+        self._record(schema, 0)
+
+    def shape(self) -> Shape | None:
+        """The shape of the record; None for one that no pattern can tell."""
+        if not self._one_shape or self._head is None:
+            return None
+        head, tail = re.compile(self._head, re.DOTALL), re.compile(b"".join(self._parts), re.DOTALL)
+        return Shape(head, tail, self.slots)
+
+    def _record(self, schema: Mapping[str, Any], around: int) -> None:
+        for field in schema["fields"]:
+            number_ = self._field_id(field)
+            self._value(field["type"], (around, number_) if around else (number_, 0))
+
+    def _value(self, kind: Any, slot: Slot) -> None:
+        if isinstance(kind, list):
+            self._union(kind, slot)
+            return
+        name = _name(kind)
+        if name == "record":
+            # Fields of the data file are told apart like those of the entry; those of a partition by both ids.
+            self._record(kind, 0 if slot[0] in _FLAT_RECORDS else slot[0])
+        elif name == "array":
+            self._array(kind["items"], slot)
+        elif slot == (self._long_text, 0):
+            self._long()
+        else:
+            self._scalar(kind, slot, b"%s")
+
+    def _union(self, kinds: list[Any], slot: Slot) -> None:
+        index, after = read_number(self._data, self.at)
+        if not 0 <= index < len(kinds):
+            raise ValueError(f"branch {index} of a union of {len(kinds)}")
+        mark = re.escape(self._data[self.at : after])
+        self.at = after
+        kind = kinds[index]
+        other = next((one for one in kinds if one != "null"), "null")
+        if len(kinds) == 2 and "null" in kinds and _name(other) in _DECODERS:
+            null, some = (re.escape(_zigzag(kinds.index(one))) for one in ("null", other))
+            self._scalar(other, slot, b"(?:" + null.replace(b"%", b"%%") + b"|" + some + b"%s)", kind == "null")
+        else:
+            self._parts.append(mark)
+            if kind != "null":
+                self._value(kind, slot)
+
+    def _long(self) -> None:
+        """The text that may have any length: its place divides the pattern in two."""
+        length, start = read_number(self._data, self.at)
+        self.at = self._inside(start + length)
+        self.text = self._data[start : self.at]
+        self._head = b"".join(self._parts) + b"(" + _NUMBER + b")"
+        self.groups.append(None)
+        self._parts = []
+
+    def _scalar(self, kind: Any, slot: Slot, around: bytes, null: bool = False) -> None:
+        """A value without parts. ``around`` is the pattern of a union, with ``%s`` where the value's belongs."""
+        name = _name(kind)
+        if name not in _DECODERS:
+            raise UnusualSchemaError(f"the Avro type {name!r}")
+        pattern = b".{%d}" % kind["size"] if name == "fixed" else _PATTERNS[name]
+        wanted = self._wanted(slot)
+        self._parts.append(around % ((b"(" if wanted else b"(?:") + pattern + b")"))
+        raw = None if null else self._raw(kind, name)
+        if wanted:
+            self.slots[slot] = len(self.groups), _DECODERS[name]
+            self.groups.append(raw)
+
+    def _raw(self, kind: Any, name: str) -> bytes:
+        start = self.at
+        if name in ("int", "long"):
+            end = read_number(self._data, start)[1]
+        elif name in ("bytes", "string"):
+            length, begin = read_number(self._data, start)
+            end = begin + length
+        else:
+            end = start + (kind["size"] if name == "fixed" else _SIZES[name])
+        self.at = self._inside(end)
+        return self._data[start:end]
+
+    def _array(self, items: Any, slot: Slot) -> None:
+        if _name(items) in ("int", "long"):
+            self._parts.append(b"(?:" + _NUMBERS + b")")
+            self._blocks(lambda: self._skip(items))
+        elif _name(items) == "record" and len(items["fields"]) == 2:
+            self._blocks(lambda: self._pair(items["fields"], slot), self._parts.append)
+        else:
+            raise UnusualSchemaError("an array of neither numbers nor pairs")
+
+    def _blocks(self, item: Callable[[], None], tell: Callable[[bytes], None] = lambda _: None) -> None:
+        """Every item of an array; ``tell`` gets the counts and the end mark as patterns."""
+        while True:
+            start = self.at
+            count, self.at = read_number(self._data, start)
+            tell(re.escape(self._data[start : self.at]))
+            if count == 0:
+                return
+            if count < 0:
+                # Minus the count, and the size of the items in bytes.
+                self.at = read_number(self._data, self.at)[1]
+                tell(_NUMBER)
+            for _ in range(abs(count)):
+                item()
+
+    def _skip(self, items: Any) -> None:
+        self._raw(items, _name(items))
+
+    def _pair(self, fields: list[Mapping[str, Any]], slot: Slot) -> None:
+        """A pair of a map: its key is part of the shape."""
+        start = self.at
+        key, self.at = read_number(self._data, start)
+        if _name(fields[0]["type"]) not in ("int", "long"):
+            raise UnusualSchemaError("a map whose keys are no numbers")
+        self._parts.append(re.escape(self._data[start : self.at]))
+        if (slot[0], key) in self.slots:
+            self._one_shape = False  # a key twice: the last one counts
+        self._value(fields[1]["type"], (slot[0], key))
+
+    def _inside(self, end: int) -> int:
+        if not self.at <= end <= len(self._data):
+            raise EOFError("a value goes on beyond the end of its block")
+        return end
+
+
+_FLAT_RECORDS = (2,)
+"""Field id of the data file."""
+
+
+def _name(kind: Any) -> str:
+    while isinstance(kind, dict) and isinstance(kind["type"], dict):
+        kind = kind["type"]
+    return str(kind["type"] if isinstance(kind, dict) else kind)

@@ -1,0 +1,277 @@
+"""The live files of a manifest that a condition leaves, without reading more of each entry than that takes.
+
+What :func:`~datashard_core.format.manifest.decode_manifest` checks is checked here too: the length, the
+counts and the form of the file. The files have no metrics.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format import avro
+from datashard_core.format.avro_shape import Decoder, Shape, Slot, UnusualSchemaError, Walk, number, sized
+from datashard_core.format.binding import TRUE, AllOf, AnyOf, Bound, Check, Fixed, checks_of
+from datashard_core.format.canonical import decode_bound
+from datashard_core.format.data_file import DataFile
+from datashard_core.format.manifest import (
+    ADDED,
+    DELETED,
+    EXISTING,
+    ManifestEntry,
+    ManifestFile,
+    check_counts,
+    check_length,
+    decode_manifest,
+)
+from datashard_core.format.manifest_schema import FIELD_NAMES
+from datashard_core.format.partition import PartitionSpec
+from datashard_core.format.pruning import (
+    Known,
+    PartitionSource,
+    allowed_by_partition,
+    allowed_by_summaries,
+    holds_whole,
+    might_match,
+    partition_sources,
+    possible,
+    presence,
+)
+
+_STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE = (0, 0), (1, 0), (3, 0), (4, 0)
+_PATH, _FORMAT, _RECORDS, _SIZE = (100, 0), (101, 0), (103, 0), (104, 0)
+_CONTENT, _KEY = (134, 0), (131, 0)
+_PARTITION = 102
+_METRICS = (109, 110, 137, 125, 128)
+"""Maps of value counts, null counts, NaN counts, lower and upper bounds."""
+_ALWAYS = frozenset({_STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE, _FORMAT, _RECORDS, _SIZE, _CONTENT, _KEY})
+_IDS = {name: number for number, name in FIELD_NAMES.items()}
+_MAX_SHAPES = 32
+_MAX_COUNTS = 1000
+_DELETED = b"\x04"
+"""The status as Avro has it."""
+
+Groups = Sequence[bytes | None]
+Slots = Mapping[Slot, tuple[int, Decoder]]
+Judge = Callable[[Groups], bool]
+"""Whether the file of an entry may hold rows that match."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A condition, with what it takes to judge the files of one partition spec by it.
+
+    Args:
+        bound: the condition.
+        spec: the partition spec of the files; None if it is not known.
+    """
+
+    bound: Bound = TRUE
+    spec: PartitionSpec | None = None
+
+    def slots(self) -> frozenset[Slot]:
+        """What is needed of an entry."""
+        checks = list(checks_of(self.bound))
+        columns = {(one, check.reference.field.field_id) for check in checks for one in _METRICS}
+        parts = {(_PARTITION, source.field_id) for check in checks for source in self._sources(check)}
+        return frozenset(columns | parts)
+
+    def keeps_manifest(self, manifest: ManifestFile) -> bool:
+        """Whether a manifest may have a file with a row that matches."""
+        summaries = manifest.partitions or ()
+        return might_match(self.bound, lambda check: allowed_by_summaries(check, self._sources(check), summaries))
+
+    def judge(self, slots: Slots) -> Judge:
+        """The judge of entries whose values are at those places."""
+        return self._judge(self.bound, slots)
+
+    def _judge(self, bound: Bound, slots: Slots) -> Judge:
+        if isinstance(bound, Check):
+            return self._judge_check(bound, slots)
+        if isinstance(bound, (AllOf, AnyOf)):
+            parts = [self._judge(part, slots) for part in bound.parts]
+            if isinstance(bound, AllOf):
+                return lambda groups: all(part(groups) for part in parts)
+            return lambda groups: any(part(groups) for part in parts)
+        certain = not isinstance(bound, Fixed) or bound.value
+        return lambda _: certain
+
+    def _judge_check(self, check: Check, slots: Slots) -> Judge:
+        kind = check.reference.field.type
+        values, nulls, nans, lower, upper = (
+            slots[slot][0] if (slot := (one, check.reference.field.field_id)) in slots else -1 for one in _METRICS
+        )
+        whole = holds_whole(kind)
+        known_counts: dict[Groups, tuple[bool, bool, bool]] = {}
+
+        def by_metrics(groups: Groups) -> bool:
+            # Files of a table mostly have a few different counts, and as many bounds as there are files.
+            groups = (*groups, None)  # index -1: not told
+            counts = (groups[values], groups[nulls], groups[nans])
+            present = known_counts.get(counts)
+            if present is None:
+                if len(known_counts) > _MAX_COUNTS:
+                    known_counts.clear()
+                present = known_counts[counts] = presence(
+                    kind, *(None if one is None else number(one) for one in counts)
+                )
+            low, high = groups[lower], groups[upper]
+            known = Known(
+                None if low is None else decode_bound(kind, sized(low)),
+                None if high is None else decode_bound(kind, sized(high)),
+                *present,
+                whole,
+            )
+            return possible(check, known)
+
+        sources = [(*slots[slot], one) for one in self._sources(check) if (slot := (_PARTITION, one.field_id)) in slots]
+        if not sources:
+            return by_metrics
+
+        def by_partition(groups: Groups) -> bool:
+            for index, decode, source in sources:
+                raw = groups[index]
+                if not allowed_by_partition(check, source.transform, None if raw is None else decode(raw)):
+                    return False
+            return by_metrics(groups)
+
+        return by_partition
+
+    def _sources(self, check: Check) -> tuple[PartitionSource, ...]:
+        return partition_sources(self.spec, check) if self.spec is not None else ()
+
+
+def live_files(data: bytes, manifest: ManifestFile, pruning: Pruning) -> list[ManifestEntry]:
+    """The entries of a manifest that are not deleted and may hold rows that match.
+
+    Args:
+        data: the manifest's bytes.
+        manifest: its entry in the manifest list.
+        pruning: the condition.
+
+    Raises:
+        CorruptTableError: it is cut short or damaged, or holds other counts than the list says.
+        UnsupportedTableError: a file is encrypted.
+    """
+    check_length(data, manifest)
+    blocks = avro.read_blocks(data, manifest.manifest_path)
+    kept: list[ManifestEntry] = []
+    # By the bytes of status and row count: few of them differ.
+    found: dict[tuple[bytes | None, bytes | None], int] = {}
+    try:
+        for layout, groups, path in _entries(blocks, pruning):
+            status = groups[layout.status]
+            key = status, groups[layout.rows]
+            found[key] = found.get(key, 0) + 1
+            if status != _DELETED and layout.judge(groups):
+                kept.append(_entry(layout.slots, groups, path, manifest))
+        check_counts(_counted(found), manifest)
+    except UnusualSchemaError:
+        return [entry for entry in decode_manifest(data, manifest) if entry.status != DELETED]
+    except (ValueError, LookupError, EOFError, TypeError, AttributeError, struct.error) as error:
+        raise avro.not_readable(manifest.manifest_path, error) from error
+    return kept
+
+
+def _counted(found: Mapping[tuple[bytes | None, bytes | None], int]) -> dict[int, tuple[int, int]]:
+    counts = {EXISTING: (0, 0), ADDED: (0, 0), DELETED: (0, 0)}
+    for (status, rows), times in found.items():
+        if status is None or rows is None:
+            raise ValueError("an entry without status or record count")
+        files, total = counts[number(status)]
+        counts[number(status)] = files + times, total + times * number(rows)
+    return counts
+
+
+class _Layout:
+    """Where the values of an entry are among its groups."""
+
+    def __init__(self, slots: Slots, pruning: Pruning, shape: Shape | None = None) -> None:
+        self.slots = slots
+        self.shape = shape
+        self.status = slots[_STATUS][0]
+        self.rows = slots[_RECORDS][0]
+        self.judge = pruning.judge(slots)
+
+
+def _entries(blocks: avro.Blocks, pruning: Pruning) -> Iterator[tuple[_Layout, Groups, bytes]]:
+    """Every entry: the values asked for, and the path."""
+    wanted = _ALWAYS | pruning.slots()
+    layouts: list[_Layout] = []
+    for count, block in blocks.blocks:
+        at = 0
+        for _ in range(count):
+            for index, layout in enumerate(layouts):
+                matched = _match(layout.shape, block, at)
+                if matched is not None:
+                    groups, path, at = matched
+                    if index:
+                        layouts.insert(0, layouts.pop(index))
+                    yield layout, groups, path
+                    break
+            else:
+                walk = Walk(block, at, blocks.schema, _field_id, wanted.__contains__, _PATH[0])
+                at = walk.at
+                layout = _Layout(walk.slots, pruning, walk.shape() if len(layouts) < _MAX_SHAPES else None)
+                if layout.shape is not None:
+                    layouts.insert(0, layout)
+                yield layout, tuple(walk.groups), walk.text
+        if at != len(block):
+            raise ValueError(f"{len(block) - at} bytes are left over in a block")
+
+
+def _match(shape: Shape | None, block: bytes, at: int) -> tuple[Groups, bytes, int] | None:
+    assert shape is not None
+    head = shape.head.match(block, at)
+    if head is None:
+        return None
+    before = head.groups()
+    start = head.end()
+    end = start + number(before[-1])
+    tail = shape.tail.match(block, end)
+    if tail is None:
+        return None
+    return before + tail.groups(), block[start:end], tail.end()
+
+
+def _field_id(field_: Mapping[str, Any]) -> int:
+    """Id of a field of a manifest's schema; by its name where its writer gave no ids."""
+    told = field_.get("field-id")
+    return int(told) if told is not None else _IDS.get(field_["name"], -1)
+
+
+def _entry(slots: Slots, groups: Groups, path_bytes: bytes, manifest: ManifestFile) -> ManifestEntry:
+    def get(slot: Slot) -> Any:
+        place = slots.get(slot)
+        raw = groups[place[0]] if place is not None else None
+        return None if raw is None or place is None else place[1](raw)
+
+    path = path_bytes.decode()
+    status, sequence, file_sequence, snapshot = get(_STATUS), get(_SEQUENCE), get(_FILE_SEQUENCE), get(_SNAPSHOT)
+    if get(_KEY):
+        raise UnsupportedTableError(f"data file {path} is encrypted: read the table with its own engine")
+    if content := get(_CONTENT):
+        raise CorruptTableError(
+            f"{path} has content {content!r} in a manifest of content {manifest.content}: restore the manifest"
+        )
+    if None in (sequence, file_sequence) and status != ADDED and manifest.sequence_number:
+        raise CorruptTableError(
+            f"manifest {manifest.manifest_path}: {path} is not new, and has no sequence number: restore it"
+        )
+    file = DataFile(
+        file_path=path,
+        record_count=get(_RECORDS),
+        file_size_in_bytes=get(_SIZE),
+        file_format=get(_FORMAT).upper(),
+        spec_id=manifest.partition_spec_id,
+    )
+    return ManifestEntry(
+        status=status,
+        snapshot_id=manifest.added_snapshot_id if snapshot is None else snapshot,
+        sequence_number=manifest.sequence_number if sequence is None else sequence,
+        file_sequence_number=manifest.sequence_number if file_sequence is None else file_sequence,
+        data_file=file,
+    )

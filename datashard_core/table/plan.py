@@ -1,0 +1,90 @@
+"""Which files a scan has to read: manifest list, then manifests, then the entries in them.
+
+A manifest that cannot hold a matching row is not read, and of those that are, only the files that may
+hold one are named. Manifests are read ahead in parallel and their files handed on one manifest after the
+other, so that neither time nor memory grows with files that nobody has asked for yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+
+from datashard_core.commit.paths import key_of
+from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format.binding import TRUE, Bound
+from datashard_core.format.manifest import ManifestEntry, ManifestFile, decode_manifest_list
+from datashard_core.format.manifest_scan import Pruning, live_files
+from datashard_core.format.snapshot import Snapshot
+from datashard_core.format.table_metadata import TableMetadata
+from datashard_core.storage.base import ObjectNotFoundError, Storage
+from datashard_core.storage.cache import immutable
+from datashard_core.storage.driver import shared_pool
+
+MANIFESTS_AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans scans of one version of a table.
+
+    Attributes:
+        storage: where the table is.
+        metadata: the version.
+        table_name: for messages.
+    """
+
+    storage: Storage
+    metadata: TableMetadata
+    table_name: str
+
+    def manifests(self, snapshot: Snapshot | None) -> list[ManifestFile]:
+        """The manifests of a snapshot, none for a table that has none.
+
+        Raises:
+            UnsupportedTableError: the snapshot has row-level deletes, which another engine wrote.
+            CorruptTableError: the manifest list is missing or damaged.
+        """
+        if snapshot is None:
+            return []
+        manifests = decode_manifest_list(self._body(snapshot.manifest_list), snapshot.manifest_list)
+        if any(manifest.content != 0 for manifest in manifests):
+            raise UnsupportedTableError(
+                f"table {self.table_name}: snapshot {snapshot.snapshot_id} has row-level delete files (written by "
+                "another engine). Rewrite them into data files with that engine, or read the table with it."
+            )
+        return manifests
+
+    def files(self, manifests: Sequence[ManifestFile], bound: Bound = TRUE) -> Iterator[ManifestEntry]:
+        """The live files of the manifests that may hold rows that match, manifest by manifest.
+
+        Raises:
+            CorruptTableError: a manifest is missing or damaged.
+        """
+        prunings: dict[int, Pruning] = {}
+        for manifest in manifests:
+            spec_id = manifest.partition_spec_id
+            if spec_id not in prunings:
+                prunings[spec_id] = Pruning(bound, self.metadata.spec_by_id(spec_id))
+        chosen = iter([one for one in manifests if prunings[one.partition_spec_id].keeps_manifest(one)])
+        pool = shared_pool()
+        ahead: deque[tuple[ManifestFile, Future[bytes]]] = deque()
+        while True:
+            for manifest in islice(chosen, MANIFESTS_AHEAD - len(ahead)):
+                ahead.append((manifest, pool.submit(self._body, manifest.manifest_path)))
+            if not ahead:
+                return
+            manifest, body = ahead.popleft()
+            yield from live_files(body.result(), manifest, prunings[manifest.partition_spec_id])
+
+    def _body(self, uri: str) -> bytes:
+        try:
+            return immutable.get(self.storage, key_of(uri, self.metadata.location, self.storage.root))
+        except ObjectNotFoundError as error:
+            raise CorruptTableError(
+                f"table {self.table_name}: {uri} is missing. If snapshots were expired meanwhile, refresh the table; "
+                "else restore the file."
+            ) from error
