@@ -20,6 +20,7 @@ DEFAULT_FOLDER = "datashard-warehouse"
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 ServerSideEncryption = Literal["AES256", "aws:kms"]
+TransportChoice = Literal["auto", "boto3", "obstore"]
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*")
@@ -77,6 +78,8 @@ class S3Config:
         max_attempts: tries of reads and unconditional writes; conditional writes are sent once.
         credentials_provider: callable that returns valid :class:`Credentials`.
         use_default_chain: let botocore find credentials where AWS's tools do.
+        transport: the client that carries requests. "auto": obstore where it is installed and can do
+            what this configuration asks (see ``docs/design/transport.md``), else boto3; or one by name.
 
     Raises:
         ConfigurationError: the settings are incomplete or contradict each other.
@@ -102,6 +105,7 @@ class S3Config:
     max_attempts: int = 5
     credentials_provider: CredentialsProvider | None = field(default=None, compare=True)
     use_default_chain: bool = False
+    transport: TransportChoice = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", (self.prefix or "").strip("/"))
@@ -112,6 +116,8 @@ class S3Config:
             raise ConfigurationError(f"addressing_style={self.addressing_style!r}: use 'auto', 'path' or 'virtual'")
         if self.sse not in (None, "AES256", "aws:kms"):
             raise ConfigurationError(f"sse={self.sse!r}: use 'AES256' or 'aws:kms', or leave it to the bucket")
+        if self.transport not in ("auto", "boto3", "obstore"):
+            raise ConfigurationError(f"transport={self.transport!r}: use 'auto', 'boto3' or 'obstore'")
         if self.sse_kms_key_id and self.sse != "aws:kms":
             raise ConfigurationError("sse_kms_key_id goes with sse='aws:kms'")
 

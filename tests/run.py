@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import environments  # noqa: E402
 
-BACKENDS = ("memory", "local", "s3")
+BACKENDS = ("memory", "local", "s3", "obstore")
 
 
 @dataclass(frozen=True)

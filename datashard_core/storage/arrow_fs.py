@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError
-
-_environment = threading.Lock()
-_HIDDEN = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_PROFILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-)
+from datashard_core.storage.environment import without_aws_variables
 
 
 def make_filesystem(config: S3Config, credentials: Credentials, region: str) -> Any:
@@ -54,27 +43,10 @@ def make_filesystem(config: S3Config, credentials: Credentials, region: str) -> 
             f"bucket {config.bucket}: Arrow, which reads and writes Parquet, cannot skip the check of certificates. "
             "Pass verify_tls='/path/to/ca-bundle.pem' instead of False."
         )
-    with _own_environment():
+    # Its checksum trailers are answered with 411 by several stores, and there is no argument for them.
+    with without_aws_variables(
+        AWS_REQUEST_CHECKSUM_CALCULATION="WHEN_REQUIRED",
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+    ):
         return pafs.S3FileSystem(**options)
-
-
-@contextmanager
-def _own_environment() -> Iterator[None]:
-    """What Arrow's SDK can only be told by variables, and must not be told, while it is set up.
-
-    Its checksum trailers are answered with 411 by several stores, and there is no argument for them.
-    """
-    with _environment:
-        before = {name: os.environ.get(name) for name in (*_HIDDEN, "AWS_REQUEST_CHECKSUM_CALCULATION")}
-        for name in _HIDDEN:
-            os.environ.pop(name, None)
-        os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "WHEN_REQUIRED"
-        os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.fs as pafs
 
+    from datashard_core.storage.metrics import StorageMetrics
+
 Version = NewType("Version", str)
 
 
@@ -70,7 +72,13 @@ class Storage(Protocol):
         """URI of the root without a trailing slash: ``s3://bucket/prefix``, ``file:///folder``."""
 
     def at(self, folder: str) -> Storage:
-        """The same store, client and credentials with ``folder`` appended to the root."""
+        """The same store, client and credentials with ``folder`` appended to the root.
+
+        What it is asked is counted by itself.
+        """
+
+    def metrics(self) -> StorageMetrics:
+        """What this storage has been asked so far, and through which transport."""
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
         """The object's body, or bytes ``[start, end)`` of it.
@@ -100,7 +108,7 @@ class Storage(Protocol):
         """
 
     def put_data(self, key: str, data: bytes | pa.Buffer) -> None:
-        """As :meth:`put`, for data files: the bytes go through Arrow's own client on S3."""
+        """As :meth:`put`, for data files: on S3 the large ones go through Arrow's own client."""
 
     def open_data(self, key: str) -> AbstractContextManager[Any]:
         """A binary sink for one large data file, for Arrow's writers.

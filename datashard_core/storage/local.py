@@ -27,6 +27,7 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
+from datashard_core.storage.metrics import StorageMetrics
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +55,9 @@ class LocalStorage:
 
     def at(self, folder: str) -> LocalStorage:
         return LocalStorage(self._path(folder), self._clock)
+
+    def metrics(self) -> StorageMetrics:
+        return StorageMetrics("local", {}, 0, 0)
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
         with self._reading(key), open(self._path(key), "rb") as file:

@@ -17,6 +17,7 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
+from datashard_core.storage.metrics import StorageMetrics
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,6 +49,9 @@ class MemoryStorage:
         deeper._base = f"{self._base}{folder}/"
         deeper._lock, deeper._objects, deeper._numbers = self._lock, self._objects, self._numbers
         return deeper
+
+    def metrics(self) -> StorageMetrics:
+        return StorageMetrics("memory", {}, 0, 0)
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
         found = self._find(key)

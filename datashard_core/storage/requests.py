@@ -54,7 +54,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class PutData:
-    """A data file, sent by Arrow's own client on S3. Outcome: None."""
+    """A data file; on S3 a large one is sent by Arrow's own client. Outcome: None."""
 
     key: str
     data: bytes | pa.Buffer

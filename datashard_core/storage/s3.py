@@ -1,12 +1,20 @@
-"""Objects in a bucket: boto3 for metadata, Arrow's own client for Parquet."""
+"""Objects in a bucket, whichever client carries the requests.
+
+What a store's answers mean, what is tried again, what is counted: all that is here, and the same for
+every transport. Large data files go through Arrow's own client, in parts and in parallel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from datashard_core.clock import SYSTEM_CLOCK
 from datashard_core.config import S3Config
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import (
@@ -16,14 +24,31 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
+from datashard_core.storage.metrics import Meter, StorageMetrics
+from datashard_core.storage.retry import with_retries
 from datashard_core.storage.s3_client import S3Clients, clients_for
-from datashard_core.storage.s3_errors import Answer, meaning
+from datashard_core.storage.s3_errors import CONDITIONAL, Answer, meaning, wrong_region
+from datashard_core.storage.transport import (
+    ABSENT,
+    BrokenError,
+    Condition,
+    NotSentError,
+    Page,
+    RefusedError,
+    Transport,
+    TransportError,
+    Written,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.fs as pafs
 
+T = TypeVar("T")
+
 DELETE_BATCH = 1000
+ONE_PUT = 8 * 2**20
+"""Data files up to this many bytes are one PUT of the transport; larger ones are Arrow's."""
 
 
 class S3Storage:
@@ -37,6 +62,7 @@ class S3Storage:
         self._config = config
         self._base = f"{config.prefix}/" if config.prefix else ""
         self._shared: S3Clients = clients_for(config)
+        self._meter = Meter()
 
     @property
     def root(self) -> str:
@@ -51,72 +77,61 @@ class S3Storage:
         deeper = S3Storage.__new__(S3Storage)
         deeper._config = replace(self._config, prefix=f"{self._base}{folder}")
         deeper._base = f"{self._base}{folder}/"
-        deeper._shared = self._shared
+        deeper._shared = self._clients
+        deeper._meter = Meter()
         return deeper
 
+    def metrics(self) -> StorageMetrics:
+        return self._meter.read(self._clients.transport_name)
+
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
-        extra: dict[str, str] = {}
-        if byte_range is not None:
-            start, end = byte_range
-            extra["Range"] = f"bytes={start}-{end - 1}"
-        with self._asking("get", key):
-            answer = self._shared.retrying.get_object(Bucket=self._config.bucket, Key=self._base + key, **extra)
-            body: bytes = answer["Body"].read()
-        return StoredObject(body, Version(answer["ETag"]), answer["LastModified"].timestamp())
+        found: StoredObject = self._ask("get", key, lambda transport: transport.get(self._base + key, byte_range))
+        self._meter.received(len(found.body))
+        return found
 
     def head(self, key: str) -> ObjectInfo:
-        with self._asking("head", key):
-            answer = self._shared.retrying.head_object(Bucket=self._config.bucket, Key=self._base + key)
-        return ObjectInfo(key, answer["ContentLength"], Version(answer["ETag"]), answer["LastModified"].timestamp())
+        return replace(self._ask("head", key, lambda transport: transport.head(self._base + key)), key=key)
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
-        arguments: dict[str, Any] = {"Bucket": self._config.bucket, "Prefix": self._base + prefix}
-        if after is not None:
-            arguments["StartAfter"] = self._base + after
+        start = None if after is None else self._base + after
         while True:
-            with self._asking("list", prefix):
-                page = self._shared.retrying.list_objects_v2(**arguments)
-            for found in page.get("Contents", ()):
-                yield ObjectInfo(
-                    found["Key"][len(self._base) :],
-                    found["Size"],
-                    Version(found["ETag"]),
-                    found["LastModified"].timestamp(),
-                )
-            if not page.get("IsTruncated"):
+            page = self._page(prefix, start)
+            for found in page.objects:
+                yield replace(found, key=found.key[len(self._base) :])
+            if page.following is None:
                 return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
+            start = page.following
+
+    def _page(self, prefix: str, start: str | None) -> Page:
+        return self._ask("list", prefix, lambda transport: transport.page(self._base + prefix, start))
 
     def folders(self, folder: str = "") -> Sequence[str]:
         prefix = self._base + (f"{folder}/" if folder else "")
-        arguments: dict[str, Any] = {"Bucket": self._config.bucket, "Prefix": prefix, "Delimiter": "/"}
-        names: list[str] = []
-        while True:
-            with self._asking("list", folder):
-                page = self._shared.retrying.list_objects_v2(**arguments)
-            names += [found["Prefix"][len(prefix) : -1] for found in page.get("CommonPrefixes", ())]
-            if not page.get("IsTruncated"):
-                return sorted(names)
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
+        found = self._ask("list", folder, lambda transport: transport.folders(prefix))
+        return sorted(name[len(prefix) : -1] for name in found if name.startswith(prefix))
 
     def put(self, key: str, data: bytes) -> Version:
-        with self._asking("put", key):
-            answer = self._shared.retrying.put_object(**self._write(key, data))
-        self._check_encryption(answer, key)
-        return Version(answer["ETag"])
+        return self._write("put", key, data, None, len(data))
 
     def put_data(self, key: str, data: bytes | pa.Buffer) -> None:
-        if self._config.sse is not None:
-            # Arrow cannot ask for encryption, so such files go the way of the metadata.
-            self.put(key, bytes(data))
+        size = memoryview(data).nbytes
+        if size <= ONE_PUT or self._config.sse is not None:  # Arrow cannot ask for encryption
+            self._write("put", key, data, None, size)
             return
+        self._meter.sent("put", size)
         with self.open_data(key) as sink:
             sink.write(data)
 
     @contextmanager
     def open_data(self, key: str) -> Iterator[Any]:
+        if self._config.sse is not None:
+            with tempfile.TemporaryFile() as spool:  # Arrow cannot ask for encryption
+                yield spool
+                size = spool.tell()
+                self._write("put", key, spool, None, size)
+            return
         with self._arrow(key):
-            filesystem = self._shared.filesystem()
+            filesystem = self._clients.filesystem()
             sink = filesystem.open_output_stream(f"{self._config.bucket}/{self._base}{key}")
         try:
             yield sink
@@ -128,66 +143,52 @@ class S3Storage:
             sink.close()
 
     def put_if_absent(self, key: str, data: bytes) -> Version:
-        with self._asking("put_if_absent", key):
-            answer = self._shared.once.put_object(**self._write(key, data), IfNoneMatch="*")
-        self._check_encryption(answer, key)
-        return Version(answer["ETag"])
+        return self._write("put_if_absent", key, data, ABSENT, len(data))
 
     def replace(self, key: str, data: bytes, version: Version) -> Version:
         try:
-            with self._asking("replace", key):
-                answer = self._shared.once.put_object(**self._write(key, data), IfMatch=version)
+            return self._write("replace", key, data, Condition(version), len(data))
         except StorageError as error:
-            if error.reason != "unsupported":
+            if error.reason != "unsupported" or self._config.sse is not None:
                 raise
             return self._replace_by_looking(key, data, version)
-        return Version(answer["ETag"])
 
     def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), DELETE_BATCH):
-            batch = keys[start : start + DELETE_BATCH]
-            objects = [{"Key": self._base + key} for key in batch]
-            with self._asking("delete", batch[0]):
-                answer = self._shared.retrying.delete_objects(
-                    Bucket=self._config.bucket, Delete={"Objects": objects, "Quiet": True}
-                )
-            for refused in answer.get("Errors", ()):
-                if refused.get("Code") in ("NoSuchKey", "NotFound"):
-                    continue
-                status = 403 if refused.get("Code") == "AccessDenied" else 400
-                raise meaning(
-                    Answer(refused.get("Code", ""), status, refused.get("Message", "")),
-                    "delete",
-                    refused.get("Key", ""),
-                    self._config,
-                )
+            batch = [self._base + key for key in keys[start : start + DELETE_BATCH]]
+            refused = self._ask("delete", keys[start], partial(_delete, batch))
+            for key, answer in refused:
+                if answer.code not in ("NoSuchKey", "NotFound"):
+                    raise meaning(answer, "delete", key, self._config)
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        return self._shared.filesystem(), f"{self._config.bucket}/{self._base}".rstrip("/")
+        return self._clients.filesystem(), f"{self._config.bucket}/{self._base}".rstrip("/")
 
     # -----------------------------------------------------------------------------------------
 
-    def _write(self, key: str, data: bytes) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
-            "Bucket": self._config.bucket,
-            "Key": self._base + key,
-            "Body": bytes(data),
-        }
-        if self._config.sse is not None:
-            arguments["ServerSideEncryption"] = self._config.sse
-        if self._config.sse_kms_key_id is not None:
-            arguments["SSEKMSKeyId"] = self._config.sse_kms_key_id
-        return arguments
+    @property
+    def _clients(self) -> S3Clients:
+        """Those of this process, also where the storage was made before a fork."""
+        if self._shared.pid != os.getpid():
+            self._shared = clients_for(self._config)
+        return self._shared
 
-    def _check_encryption(self, answer: Any, key: str) -> None:
-        """Some stores take the header and ignore it: then the wish was not granted."""
-        if self._config.sse is not None and not answer.get("ServerSideEncryption"):
+    def _write(self, operation: str, key: str, data: Any, condition: Condition | None, size: int) -> Version:
+        def send(transport: Transport) -> Written:
+            if hasattr(data, "seek"):
+                data.seek(0)
+            return transport.put(self._base + key, data, condition)
+
+        written = self._ask(operation, key, send, size)
+        if self._config.sse is not None and not written.encrypted:
+            # Some stores take the header and ignore it: then the wish was not granted.
             raise StorageError(
                 f"{self.root}/{key} was written, but the store did not encrypt it with {self._config.sse}, as the "
                 "configuration asks. Use a store that does, or leave sse unset.",
                 reason="unsupported",
                 key=key,
             )
+        return written.version
 
     def _replace_by_looking(self, key: str, data: bytes, version: Version) -> Version:
         """For stores without If-Match: look before and after. Good enough for a hint, which may lag."""
@@ -198,46 +199,43 @@ class S3Storage:
             raise PreconditionFailedError(f"{self.root}/{key} was replaced by another writer", key=key)
         return written
 
-    @contextmanager
-    def _asking(self, operation: str, key: str) -> Iterator[None]:
-        """Turn what botocore raises into what it means."""
+    def _ask(self, operation: str, key: str, call: Callable[[Transport], T], size: int = 0) -> T:
+        """Send a request; again where that cannot do harm and may help."""
+        attempts = 1 if operation in CONDITIONAL else self._config.max_attempts
+        return with_retries(lambda: self._ask_once(operation, key, call, size), attempts, SYSTEM_CLOCK)
+
+    def _ask_once(self, operation: str, key: str, call: Callable[[Transport], T], size: int) -> T:
+        clients = self._clients
+        transport = clients.transport
         try:
-            yield
-        except DataShardError:
-            raise
-        except Exception as error:
-            raise self._translated(error, operation, key) from error
+            self._meter.sent(operation, size)
+            try:
+                return call(transport)
+            except RefusedError as error:
+                # Refused where it arrived, so without effect: once more, to where the bucket is.
+                if not wrong_region(error.answer) or not clients.correct_region():
+                    raise
+            self._meter.sent(operation, size)
+            return call(transport)
+        except TransportError as error:
+            raise self._translated(error, operation, key) from error.__cause__
 
-    def _translated(self, error: Exception, operation: str, key: str) -> Exception:
-        from botocore import exceptions as botocore
-        from urllib3.exceptions import HTTPError
-
+    def _translated(self, error: TransportError, operation: str, key: str) -> DataShardError:
+        """What a failure of the transport means to whoever asked."""
+        if isinstance(error, RefusedError):
+            return meaning(error.answer, operation, self._base + key, self._config)
         where = f"{self.root}/{key}"
-        if isinstance(error, botocore.ClientError):
-            detail = error.response.get("Error", {})
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            answer = Answer(str(detail.get("Code", status)), int(status), str(detail.get("Message", "")))
-            return meaning(answer, operation, self._base + key, self._config)
-        if isinstance(error, (botocore.NoCredentialsError, botocore.PartialCredentialsError)):
-            return StorageError(
-                f"no credentials for bucket {self._config.bucket}: {error}",
-                reason="credentials-missing",
-                key=where,
-            )
-        conditional = operation in ("put_if_absent", "replace")
-        if isinstance(error, (botocore.EndpointConnectionError, botocore.ConnectTimeoutError)):
-            # Nothing was sent: there was no connection to send it on.
+        if isinstance(error, NotSentError):
             return StorageError(
                 f"{self._config.endpoint or 'AWS S3'} cannot be reached ({error}): check the endpoint, the network and "
                 "that the store runs",
                 reason="unreachable",
                 key=where,
             )
-        if isinstance(error, (botocore.BotoCoreError, HTTPError)):
-            if conditional:
-                return OutcomeUnknownError(f"{where}: {error}: the write may have landed or not", key=key)
-            return StorageError(f"{operation} of {where} failed: {error}", reason="unreachable", key=where)
-        return error
+        assert isinstance(error, BrokenError)
+        if operation in CONDITIONAL:
+            return OutcomeUnknownError(f"{where}: {error}: the write may have landed or not", key=key)
+        return StorageError(f"{operation} of {where} failed: {error}", reason="unreachable", key=where)
 
     @contextmanager
     def _arrow(self, key: str) -> Iterator[None]:
@@ -253,6 +251,10 @@ class S3Storage:
             raise StorageError(
                 f"put of {self.root}/{key} failed: {text[:300]}", reason="unreachable", key=key
             ) from error
+
+
+def _delete(keys: Sequence[str], transport: Transport) -> Sequence[tuple[str, Answer]]:
+    return transport.delete(keys)
 
 
 _ARROW_CODES = {

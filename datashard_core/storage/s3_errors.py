@@ -33,7 +33,9 @@ _BAD_KEYS = frozenset(
     }
 )
 _THROTTLED = frozenset({"SlowDown", "503", "ServiceUnavailable", "RequestLimitExceeded", "Throttling", "429"})
-_CONDITIONAL = frozenset({"put_if_absent", "replace"})
+_WRONG_REGION = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
+CONDITIONAL = frozenset({"put_if_absent", "replace"})
+"""Operations that are sent once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,11 @@ class Answer:
     message: str = ""
 
 
+def wrong_region(answer: Answer) -> bool:
+    """Whether AWS says that the bucket is in another region than the one that was asked."""
+    return answer.code in _WRONG_REGION
+
+
 def meaning(answer: Answer, operation: str, key: str, config: S3Config) -> DataShardError:
     """The error that an answer stands for.
 
@@ -64,7 +71,7 @@ def meaning(answer: Answer, operation: str, key: str, config: S3Config) -> DataS
     where = f"s3://{config.bucket}/{key}"
     if code == "NoSuchBucket":
         return StorageError(_no_bucket(config), reason="bucket-missing", key=where)
-    if operation in _CONDITIONAL:
+    if operation in CONDITIONAL:
         special = _of_condition(answer, operation, where, key)
         if special is not None:
             return special
@@ -81,10 +88,10 @@ def meaning(answer: Answer, operation: str, key: str, config: S3Config) -> DataS
         return StorageError(_denied(operation, where, config), reason="access-denied", key=where)
     if code in _THROTTLED or status in (429, 503):
         return StorageError(f"the store asks to slow down ({code}) at {where}", reason="throttled", key=where)
-    reason = "unreachable" if status >= 500 else "other"
+    passing = status >= 500 or status == 408 or code in ("RequestTimeout", "InternalError")
     return StorageError(
         f"{operation} of {where} failed: {code} {answer.message}".strip(),
-        reason="unreachable" if reason == "unreachable" else "other",
+        reason="unreachable" if passing else "other",
         key=where,
     )
 

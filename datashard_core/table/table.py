@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from datashard_core.format.expressions import Condition
     from datashard_core.format.snapshot import Snapshot
     from datashard_core.storage.base import Storage
+    from datashard_core.storage.metrics import StorageMetrics
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +226,15 @@ class Table:
     def snapshots(self) -> list[Snapshot]:
         """The snapshots that this version keeps, oldest first."""
         return list(self._seen.body.table.snapshots)
+
+    def metrics(self) -> StorageMetrics:
+        """What this table object has asked of the store since it was opened, and through which client.
+
+        Example:
+            >>> load_table("s3://my-bucket/warehouse/workflow_log").metrics().requests
+            {'get': 3}
+        """
+        return self._storage.metrics()
 
     def scan(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.s3_server import S3Server
 
-BACKENDS = ("memory", "local", "s3")
+BACKENDS = ("memory", "local", "s3", "obstore")
+"""Kinds of storage; "s3" is the S3 server through boto3, "obstore" the same through obstore."""
 _ran: Counter[str] = Counter()
 
 
@@ -44,7 +46,7 @@ def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
         return LocalStorage(tmp_path / "store")
     config: S3Config = request.getfixturevalue("s3_config")
-    return S3Storage(config)
+    return S3Storage(replace(config, transport="boto3" if request.param == "s3" else "obstore"))
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.s3_server import S3Server
 
+TRANSPORTS = ("boto3", "obstore")
+
 _CHILD = """
 import json, os, sys
 import datashard_core as ds
@@ -44,6 +46,7 @@ assert large.scan(columns=["n"]).to_arrow()["n"].to_pylist() == list(range(20))
 assert {len(row["b"]) for row in large.scan().to_records()} == {1 << 20}
 assert large.sql("select count(*) as c from large").to_pylist() == [{"c": 20}]
 assert dict(os.environ) == before, "the environment was changed"
+assert table.metrics().transport == settings["transport"], table.metrics()
 print("done")
 """
 
@@ -85,6 +88,14 @@ def _misleading(folder: Path) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": str(garbage),
         "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/no",
         "AWS_WEB_IDENTITY_TOKEN_FILE": str(folder / "missing-token"),
+        # What Rust's object_store would read.
+        "AWS_SKIP_SIGNATURE": "true",
+        "AWS_ENDPOINT": _closed_port(),
+        "AWS_BUCKET": "no-such-bucket",
+        "AWS_TOKEN": "wrong",
+        "AWS_SERVER_SIDE_ENCRYPTION": "aws:kms",
+        "AWS_PROXY_URL": _closed_port(),
+        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true",
         "DATASHARD_STORAGE_TYPE": "local",
         "DATASHARD_S3_ENDPOINT": _closed_port(),
         "DATASHARD_S3_ACCESS_KEY": "wrong",
@@ -100,30 +111,34 @@ def _settings(server: S3Server, prefix: str, **changes: Any) -> dict[str, Any]:
     return {**place, **changes}
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("region", [None, "us-east-1"])
 def test_given_keys_are_used_whatever_the_environment_holds(
-    s3_server: S3Server, tmp_path: Path, region: str | None
+    s3_server: S3Server, tmp_path: Path, region: str | None, transport: str
 ) -> None:
     keys = {"access_key": s3_server.access_key, "secret_key": s3_server.secret_key, "region": region}
+    keys["transport"] = transport
     done = _run_child(_settings(s3_server, f"given-{os.urandom(4).hex()}", **keys), _misleading(tmp_path))
     assert done.stdout == "done\n", done.stderr[-3000:]
 
 
-def test_the_default_chain_takes_variables(s3_server: S3Server) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_default_chain_takes_variables(s3_server: S3Server, transport: str) -> None:
     environ = {"AWS_ACCESS_KEY_ID": s3_server.access_key, "AWS_SECRET_ACCESS_KEY": s3_server.secret_key}
-    settings = _settings(s3_server, f"chain-{os.urandom(4).hex()}", use_default_chain=True)
+    settings = _settings(s3_server, f"chain-{os.urandom(4).hex()}", use_default_chain=True, transport=transport)
     done = _run_child(settings, environ)
     assert done.stdout == "done\n", done.stderr[-3000:]
 
 
-def test_the_default_chain_takes_a_profile(s3_server: S3Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_default_chain_takes_a_profile(s3_server: S3Server, tmp_path: Path, transport: str) -> None:
     profiles = tmp_path / "credentials"
     profiles.write_text(
         "[default]\naws_access_key_id = wrong\naws_secret_access_key = wrong\n"
         f"[ours]\naws_access_key_id = {s3_server.access_key}\naws_secret_access_key = {s3_server.secret_key}\n"
     )
     environ = {"AWS_SHARED_CREDENTIALS_FILE": str(profiles), "AWS_PROFILE": "ours"}
-    settings = _settings(s3_server, f"profile-{os.urandom(4).hex()}", use_default_chain=True)
+    settings = _settings(s3_server, f"profile-{os.urandom(4).hex()}", use_default_chain=True, transport=transport)
     done = _run_child(settings, environ)
     assert done.stdout == "done\n", done.stderr[-3000:]
 
@@ -150,14 +165,15 @@ class _Changing:
             self.asked += 1
         return Credentials(self.server.access_key if self.right else "wrong", self.server.secret_key)
 
-    def storage(self) -> S3Storage:
-        place = _settings(self.server, f"changing-{os.urandom(4).hex()}", region="us-east-1")
+    def storage(self, transport: str) -> S3Storage:
+        place = _settings(self.server, f"changing-{os.urandom(4).hex()}", region="us-east-1", transport=transport)
         return S3Storage(S3Config(credentials_provider=self, **place))
 
 
-def test_a_provider_is_asked_again_by_boto3(s3_server: S3Server) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_provider_is_asked_again_for_each_request(s3_server: S3Server, transport: str) -> None:
     provider = _Changing(s3_server)
-    storage = provider.storage()
+    storage = provider.storage(transport)
     with pytest.raises(StorageError) as caught:
         storage.put("k", b"x")
     assert caught.value.reason == "credentials-missing"
@@ -171,7 +187,7 @@ def test_a_provider_is_asked_again_by_boto3(s3_server: S3Server) -> None:
 
 def test_a_provider_is_asked_again_by_arrow(s3_server: S3Server) -> None:
     provider = _Changing(s3_server)
-    storage = provider.storage()
+    storage = provider.storage("auto")
     filesystem, root = storage.filesystem()
     with pytest.raises(OSError, match=r"ACCESS_DENIED|403|InvalidAccessKeyId|INVALID_ACCESS_KEY"):
         filesystem.open_output_stream(f"{root}/k").write(b"x" * 100)
@@ -185,10 +201,11 @@ def test_a_provider_is_asked_again_by_arrow(s3_server: S3Server) -> None:
     assert again is filesystem  # made anew only when the keys have changed
 
 
-def test_a_table_goes_on_with_new_keys(s3_server: S3Server) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_table_goes_on_with_new_keys(s3_server: S3Server, transport: str) -> None:
     provider = _Changing(s3_server)
     provider.right = True
-    warehouse = Warehouse(provider.storage())
+    warehouse = Warehouse(provider.storage(transport))
     table = warehouse.create_table("t", Schema(fields=[{"id": 1, "name": "n", "type": "long"}]))
     table.append([{"n": 1}])
     provider.right = False

@@ -88,7 +88,7 @@ def test_a_local_table_works_where_no_extra_is_installed(tmp_path: Path) -> None
     ("names", "code", "extra"),
     [
         (
-            {"boto3", "botocore"},
+            {"boto3", "botocore", "obstore"},
             "ds.connect(config=ds.S3Config('bucket', access_key='a', secret_key='s')).list_tables()",
             "s3",
         ),

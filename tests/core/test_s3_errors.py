@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from datashard_core.config import S3Config
+from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import DataShardError, StorageError, StoreNotConditionalError
 from datashard_core.storage.base import ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError
 from datashard_core.storage.s3 import S3Storage
@@ -90,25 +90,30 @@ def _refused(config: S3Config) -> list[StorageError]:
     return found
 
 
-def test_a_bucket_that_is_not_there(s3_server: S3Server) -> None:
-    for error in _refused(s3_server.config("p", bucket="no-such-bucket")):
+@pytest.mark.parametrize("transport", ["boto3", "obstore"])
+def test_a_bucket_that_is_not_there(s3_server: S3Server, transport: str) -> None:
+    for error in _refused(s3_server.config("p", bucket="no-such-bucket", transport=transport)):
         assert error.reason == "bucket-missing"
         assert "aws s3 mb s3://no-such-bucket" in str(error)
         assert s3_server.endpoint in str(error)
 
 
-def test_keys_that_are_not_accepted(s3_server: S3Server) -> None:
-    for error in _refused(s3_server.config("p", access_key="wrong", secret_key="hidden-secret")):
+@pytest.mark.parametrize("transport", ["boto3", "obstore"])
+def test_keys_that_are_not_accepted(s3_server: S3Server, transport: str) -> None:
+    for error in _refused(s3_server.config("p", access_key="wrong", secret_key="hidden-secret", transport=transport)):
         assert error.reason == "credentials-missing"
         assert s3_server.endpoint in str(error)
         assert "hidden-secret" not in str(error)
 
 
-def test_an_endpoint_that_nobody_listens_on() -> None:
+@pytest.mark.parametrize("transport", ["boto3", "obstore"])
+def test_an_endpoint_that_nobody_listens_on(transport: TransportChoice) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
-        config = S3Config("bucket", endpoint=endpoint, access_key="a", secret_key="s", max_attempts=1)
+        config = S3Config(
+            "bucket", endpoint=endpoint, access_key="a", secret_key="s", max_attempts=1, transport=transport
+        )
         storage = S3Storage(config)
         with pytest.raises(StorageError, match=endpoint) as caught:
             storage.get("k")
