@@ -69,10 +69,9 @@ class Objects:
         self._keys.clear()
         self._uploads.clear()
 
-    def usage(self, prefix: str) -> dict[str, int]:
-        """Number and bytes of the objects whose key begins with ``prefix``."""
-        chosen = [found for key, found in self._objects.items() if key.startswith(prefix)]
-        return {"objects": len(chosen), "bytes": sum(len(found.body) for found in chosen)}
+    def sizes(self, prefix: str) -> list[tuple[str, int]]:
+        """Key and size of the objects whose key begins with ``prefix``."""
+        return [(key, len(found.body)) for key, found in self._objects.items() if key.startswith(prefix)]
 
     def get(self, key: str, byte_range: str = "", *, head: bool = False) -> Reply:
         """GET and HEAD."""

@@ -44,9 +44,17 @@ class Server:
         self.bucket = bucket
         self.latency = Latency({})
         self.chance = random.Random(0)
-        self.offset = 0.0
-        self.objects = Objects(lambda: time.time() + self.offset)
+        self.set_clock(0.0, 1.0)
+        self.objects = Objects(self.clock)
         self.log: list[tuple[float, float, str, str, int, int, int]] = []
+
+    def set_clock(self, ahead: float, speed: float) -> None:
+        """Let the store's clock run ahead of the machine's, and faster from now on."""
+        self._since, self._ahead, self._speed = time.time(), ahead, speed
+
+    def clock(self) -> float:
+        """Seconds since 1970, as the store says."""
+        return self._since + self._ahead + (time.time() - self._since) * self._speed
 
     def answer(self, method: str, key: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes) -> Reply:
         """The answer to a request to an object."""
@@ -83,7 +91,7 @@ class Server:
             self.latency = Latency(**json.loads(body))
             self.chance = random.Random(0)
         elif what == "clock":
-            self.offset = float(json.loads(body))
+            self.set_clock(**json.loads(body))
         elif what == "reset":
             self.log.clear()
         elif what == "clear":
@@ -92,8 +100,8 @@ class Server:
             gc.collect()
         elif what == "log":
             return self.log[int(query.get("since", 0)) :]
-        elif what == "usage":
-            return self.objects.usage(query.get("prefix", ""))
+        elif what == "keys":
+            return self.objects.sizes(query.get("prefix", ""))
         elif what == "now":
             return {"requests": len(self.log), "monotonic": time.monotonic(), "cpu": time.process_time()}
         else:

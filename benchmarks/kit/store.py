@@ -93,9 +93,9 @@ class Store:
         self._control("latency", latency.to_dict())
         self.latency = latency
 
-    def set_clock(self, seconds: float) -> None:
-        """Let the store's clock run ahead of the machine's by so many seconds."""
-        self._control("clock", seconds)
+    def set_clock(self, ahead: float = 0.0, speed: float = 1.0) -> None:
+        """Let the store's clock run ahead of the machine's by so many seconds, and so much faster from now on."""
+        self._control("clock", {"ahead": ahead, "speed": speed})
 
     def clear(self) -> None:
         """Drop all objects and the log."""
@@ -110,10 +110,9 @@ class Store:
         first = since.requests if since is not None else 0
         return [LoggedRequest(*entry) for entry in self._control("log", since=str(first))]
 
-    def usage(self, prefix: str = "") -> dict[str, int]:
-        """``objects`` and ``bytes`` below a prefix."""
-        found: dict[str, int] = self._control("usage", prefix=prefix)
-        return found
+    def keys(self, prefix: str = "") -> list[tuple[str, int]]:
+        """Key and size of every object below a prefix."""
+        return [(key, size) for key, size in self._control("keys", prefix=prefix)]
 
     def _control(self, what: str, body: Any = None, **query: str) -> Any:
         url = f"{self.endpoint}/_control/{what}?{urlencode(query)}"

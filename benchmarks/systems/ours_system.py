@@ -1,0 +1,41 @@
+"""DataShard as the benchmarks use it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datashard_core as ds
+
+NAME = "log"
+
+
+class System:
+    """A table of a warehouse in the benchmarks' bucket."""
+
+    def __init__(self, place: dict[str, str]) -> None:
+        config = ds.S3Config(
+            bucket=place["bucket"],
+            prefix=place["prefix"],
+            endpoint=place["endpoint"],
+            region="us-east-1",
+            access_key=place["key"],
+            secret_key=place["secret"],
+        )
+        self._warehouse = ds.connect(config=config)
+        self._table: ds.Table | None = None
+
+    def create(self) -> None:
+        fields = [("worker", "long"), ("n", "long"), ("message", "string")]
+        schema = ds.Schema(fields=[{"id": i, "name": name, "type": type_} for i, (name, type_) in enumerate(fields, 1)])
+        self._table = self._warehouse.create_table(NAME, schema)
+
+    def open(self) -> None:
+        self._table = self._warehouse.load_table(NAME)
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        assert self._table is not None
+        self._table.append(rows)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        rows = self._warehouse.load_table(NAME).scan(columns=["worker", "n"]).to_arrow()
+        return list(zip(rows["worker"].to_pylist(), rows["n"].to_pylist(), strict=True))
