@@ -55,10 +55,14 @@ class Worker:
         self._process.stdin.write(b"go\n")
         self._process.stdin.flush()
 
-    def end(self) -> None:
-        """End it, whatever it does, and wait until it is gone."""
+    def stop(self) -> None:
+        """Kill it, if it still runs."""
         if self._process.poll() is None:
             self._process.kill()
+
+    def end(self) -> None:
+        """Kill it, if it still runs, and wait until it is gone."""
+        self.stop()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
@@ -74,9 +78,7 @@ class Worker:
 @contextmanager
 def ended(workers: list[Worker], seconds: float) -> Iterator[None]:
     """Whatever happens, the workers are gone after the block; those that are not done in time are ended."""
-    timer = threading.Timer(
-        seconds, lambda: [worker._process.kill() for worker in workers if worker._process.poll() is None]
-    )
+    timer = threading.Timer(seconds, lambda: [worker.stop() for worker in workers])
     timer.start()
     try:
         yield
