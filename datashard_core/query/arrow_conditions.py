@@ -77,7 +77,7 @@ def from_arrow(expression: pc.Expression, schema: Schema, *, nan_on_top: bool) -
     with pa.ipc.open_file(buffer) as reader:
         batch = reader.get_batch(0)
         tokens = iter(_pairs(reader.schema))
-    tree = _parse(tokens, batch)
+    tree = _parse(next(tokens), tokens, batch)
     return _Reader(schema, nan_on_top).condition(tree)
 
 
@@ -108,14 +108,15 @@ def _pairs(schema: pa.Schema) -> list[tuple[str, str]]:
     return found
 
 
-def _parse(tokens: Iterator[tuple[str, str]], batch: pa.RecordBatch) -> Any:
-    key, value = next(tokens)
+def _parse(first: tuple[str, str], tokens: Iterator[tuple[str, str]], batch: pa.RecordBatch) -> Any:
+    """The part of an expression that begins with the token ``first``."""
+    key, value = first
     if key == "literal":
         return _Literal(batch.column(int(value))[0])
     if key == "field_ref":
         return _Field(value)
     if key == "nested_field_ref":
-        parts = [_parse(tokens, batch) for _ in range(int(value))]
+        parts = [_parse(next(tokens), tokens, batch) for _ in range(int(value))]
         names = [part.name if isinstance(part, _Field) else None for part in parts]
         if any(name is None or "." in name for name in names):
             return _Field(None)
@@ -129,12 +130,7 @@ def _parse(tokens: Iterator[tuple[str, str]], batch: pa.RecordBatch) -> Any:
         if key == "options":
             call.options = batch.column(int(value))[0]
         else:
-            call.arguments.append(_parse(_chained((key, value), tokens), batch))
-
-
-def _chained(first: tuple[str, str], rest: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    yield first
-    yield from rest
+            call.arguments.append(_parse((key, value), tokens, batch))
 
 
 class _Reader:

@@ -44,6 +44,8 @@ class Scan:
         columns: names of the columns wanted, None for all.
         where: the condition as given.
         limit: at most so many rows; None for all.
+        condition: the condition, ready to be applied.
+        added_by: only rows that these snapshots added; None for all.
     """
 
     storage: Storage
@@ -55,6 +57,7 @@ class Scan:
     where: str | Condition | pc.Expression | None = None
     limit: int | None = None
     condition: RowCondition = EVERY_ROW
+    added_by: frozenset[int] | None = None
 
     def data_files(self) -> list[DataFile]:
         """The data files that have to be read, with their sizes and row counts; see :meth:`plan`."""
@@ -73,6 +76,8 @@ class Scan:
 
     def count(self) -> int:
         """How many rows the scan has; without a condition no data file is opened."""
+        if self.where is None and self.added_by is not None:
+            return self._capped(sum(file.record_count for file in self.plan()))
         if self.where is None:
             return self._capped(self._count_by_manifests())
         needed = [] if self.condition.columns is None else [n for n in self.schema.names if n in self.condition.columns]
@@ -144,6 +149,8 @@ class Scan:
         planner = Planner(self.storage, self.metadata, self.table_name)
         left = self.limit if self.where is None else None
         for entry in planner.files(planner.manifests(self.snapshot), condition.bound):
+            if self.added_by is not None and entry.snapshot_id not in self.added_by:
+                continue
             if left is not None:
                 if left <= 0:
                     return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
@@ -17,11 +17,12 @@ from datashard_core.commit.version import version_key
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
 from datashard_core.format.records import to_table
 from datashard_core.format.schema import Schema
-from datashard_core.query.sql import run_sql
+from datashard_core.query.sql import At, run_sql
 from datashard_core.query.where import prepare
 from datashard_core.storage.driver import run
 from datashard_core.table.append import AppendId, AppendResult, check_append_id, plan_append
 from datashard_core.table.dataset import arrow_dataset
+from datashard_core.table.history import History
 from datashard_core.table.scan import Scan, check_columns, check_limit
 from datashard_core.table.shared import SharedCommits
 
@@ -243,6 +244,7 @@ class Table:
         snapshot_id: int | None = None,
         as_of: datetime | None = None,
         limit: int | None = None,
+        version: int | None = None,
     ) -> Scan:
         """Read rows of this version, or of an earlier snapshot.
 
@@ -253,26 +255,18 @@ class Table:
             snapshot_id: read that snapshot.
             as_of: read what was current at that time (a naive time counts as UTC).
             limit: at most so many rows, whichever are read first.
+            version: read that version's rows.
 
         Raises:
-            ConfigurationError: an unknown column, condition, snapshot or time.
+            ConfigurationError: an unknown column, condition, snapshot, time or version.
 
         Example:
             >>> table.scan(columns=["task"], where="state = 'failed'").to_records()
             []
         """
-        metadata = self._seen.body.table
-        return Scan(
-            storage=self._storage,
-            table_name=self._name,
-            metadata=metadata,
-            snapshot=self._pick_snapshot(snapshot_id, as_of),
-            schema=metadata.schema,
-            columns=check_columns(columns, metadata.schema, self._name),
-            where=where,
-            limit=check_limit(limit),
-            condition=prepare(where, metadata.schema, self._name),
-        )
+        seen = self._seen
+        snapshot = History(self._storage, self._name, seen.body).snapshot(snapshot_id, as_of, version)
+        return self._scan(seen, snapshot, columns, where, limit)
 
     def count(self) -> int:
         """How many rows this version has; no data file is opened."""
@@ -281,35 +275,90 @@ class Table:
     def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """Answer a SELECT over this table, under its own name (needs the extra ``sql``).
 
+        Args:
+            query: DuckDB's SQL; only the files that may hold rows that it asks for are read. An earlier state is
+                named as ``workflow_log at (version => 3)`` or ``at (timestamp => timestamp '2026-01-01')``.
+            params: values for ``?`` or ``$name``.
+
+        Raises:
+            ConfigurationError: the query is no SELECT, or names what is not there.
+
         Example:
             >>> table.sql("select state, count(*) as n from workflow_log group by state").to_pylist()
             [{'state': 'success', 'n': 1}]
         """
-        return run_sql(query, lambda name: self.dataset() if name == self._name else None, params)
 
-    def dataset(self, snapshot_id: int | None = None, as_of: datetime | None = None) -> Any:
+        def rows(name: str, at: At) -> Any:
+            return self.dataset(at.snapshot_id, at.as_of, at.version) if name == self._name else None
+
+        return run_sql(query, rows, params)
+
+    def dataset(self, snapshot_id: int | None = None, as_of: datetime | None = None, version: int | None = None) -> Any:
         """The rows for an Arrow consumer such as DuckDB, which reads only what it needs."""
-        return arrow_dataset(self.scan(snapshot_id=snapshot_id, as_of=as_of))
+        return arrow_dataset(self.scan(snapshot_id=snapshot_id, as_of=as_of, version=version))
 
-    def _pick_snapshot(self, snapshot_id: int | None, as_of: datetime | None) -> Snapshot | None:
-        metadata = self._seen.body.table
-        if snapshot_id is not None and as_of is not None:
-            raise ConfigurationError("pass snapshot_id or as_of, not both")
-        if snapshot_id is not None:
-            found = metadata.snapshot_by_id(snapshot_id)
-            if found is None:
-                kept = ", ".join(str(snapshot.snapshot_id) for snapshot in metadata.snapshots[-5:])
-                raise ConfigurationError(
-                    f"table {self._name} has no snapshot {snapshot_id} (any more); the newest are {kept or 'none'}"
-                )
-            return found
-        if as_of is not None:
-            moment = as_of if as_of.tzinfo is not None else as_of.replace(tzinfo=UTC)
-            found = metadata.snapshot_as_of(int(moment.timestamp() * 1000))
-            if found is None:
-                raise ConfigurationError(f"table {self._name} had no snapshot yet at {moment.isoformat()}")
-            return found
-        return metadata.current_snapshot
+    def changes(
+        self,
+        from_version: int | None = None,
+        to_version: int | None = None,
+        *,
+        from_snapshot_id: int | None = None,
+        to_snapshot_id: int | None = None,
+        columns: Sequence[str] | None = None,
+        where: str | Condition | pc.Expression | None = None,
+        limit: int | None = None,
+    ) -> Scan:
+        """The rows appended between two versions or snapshots: those of the first are left out.
+
+        A consumer keeps the version that it has read up to, and asks for what came since. The span is one of
+        sequence numbers, so a snapshot that has expired meanwhile does not matter.
+
+        Args:
+            from_version: the version that was read last.
+            to_version: the version to read up to; None for the one that this object shows.
+            from_snapshot_id: a snapshot, instead of a version.
+            to_snapshot_id: likewise.
+            columns: as for :meth:`scan`; likewise ``where`` and ``limit``.
+
+        Raises:
+            ConfigurationError: a version or snapshot is not there (any more), or the rows appended in between
+                cannot be told any more, because they were compacted with older ones, deleted or overwritten.
+
+        Example:
+            >>> seen = table.version
+            >>> table.append([{"task": "load", "state": "success"}]).rows
+            1
+            >>> table.changes(seen).count()
+            1
+        """
+        seen = self._seen
+        end, appends = History(self._storage, self._name, seen.body).appended(
+            from_version, to_version, from_snapshot_id, to_snapshot_id
+        )
+        return self._scan(seen, end, columns, where, limit, appends)
+
+    def _scan(
+        self,
+        seen: Seen,
+        snapshot: Snapshot | None,
+        columns: Sequence[str] | None,
+        where: str | Condition | pc.Expression | None,
+        limit: int | None,
+        added_by: frozenset[int] | None = None,
+    ) -> Scan:
+        metadata = seen.body.table
+        return Scan(
+            storage=self._storage,
+            table_name=self._name,
+            metadata=metadata,
+            snapshot=snapshot,
+            schema=metadata.schema,
+            columns=check_columns(columns, metadata.schema, self._name),
+            where=where,
+            limit=check_limit(limit),
+            condition=prepare(where, metadata.schema, self._name),
+            added_by=added_by,
+        )
 
     def _commit(self, items: Sequence[Append], timeout: float) -> dict[str, Result]:
         results, seen = run(append(items, self._target, self._seen, timeout), self._storage, self._clock)

@@ -14,7 +14,7 @@ from datashard_core.commit.version import HINT_KEY
 from datashard_core.config import LocalConfig, S3Config, resolve_warehouse, split_table_uri
 from datashard_core.errors import ConfigurationError, NoSuchTableError, TableExistsError
 from datashard_core.format.schema import Schema
-from datashard_core.query.sql import run_sql
+from datashard_core.query.sql import At, run_sql
 from datashard_core.storage import check_conditional, open_storage
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.driver import run
@@ -150,6 +150,15 @@ class Warehouse:
     def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """Answer a SELECT over the tables that it names (needs the extra ``sql``).
 
+        Args:
+            query: DuckDB's SQL; of each table, only the files that may hold rows that it asks for are read. An
+                earlier state is named as ``workflow_log at (version => 3)`` (or a snapshot id), or as
+                ``at (timestamp => timestamp '2026-01-01')``.
+            params: values for ``?`` or ``$name``.
+
+        Raises:
+            ConfigurationError: the query is no SELECT, or names what is not there.
+
         Example:
             >>> warehouse.sql("select count(*) as n from workflow_log").to_pylist()
             [{'n': 14}]
@@ -161,12 +170,12 @@ class Warehouse:
         shared = self._shared.setdefault(seen.body.table.table_uuid, SharedCommits())
         return Table(storage, str(name), seen, self._clock, shared)
 
-    def _rows_of(self, name: str) -> Any:
+    def _rows_of(self, name: str, at: At) -> Any:
         parts = name.split(".")
         if len(parts) > 2 or not all(map(is_part, parts)):
             return None
         try:
-            return self.load_table(name).dataset()
+            return self.load_table(name).dataset(at.snapshot_id, at.as_of, at.version)
         except NoSuchTableError:
             return None  # DuckDB says which name it does not know; it may be a function or a CTE
 

@@ -34,6 +34,15 @@ def test_python_of_the_readme_runs_as_one_script(tmp_path: Path, monkeypatch: py
     assert text.count("append(") >= 3, "the README shows appends; were its blocks found?"
 
 
+def test_python_of_the_page_on_reading_runs_as_one_script(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reading.md").read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    script = tmp_path / "reading.py"
+    script.write_text("\n".join(blocks))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[0][:50])
 def test_every_block_is_python(block: str) -> None:
     assert compile(block, "README.md", "exec").co_consts

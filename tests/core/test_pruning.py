@@ -1,0 +1,162 @@
+"""What cannot match is not read: counted in files and requests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+import pyarrow.parquet as pq
+import pytest
+
+import datashard_core as ds
+from datashard_core import col
+from datashard_core.format import types as t
+from datashard_core.format.binding import Check, Reference
+from datashard_core.format.canonical import canonical
+from datashard_core.format.pruning import allowed_by_partition
+from datashard_core.format.transforms import bucket, parse_transform, source_range
+from datashard_core.storage.base import StoredObject
+from datashard_core.storage.cache import immutable
+from datashard_core.storage.memory import MemoryStorage
+from datashard_core.table.warehouse import Warehouse
+
+SCHEMA = ds.Schema(fields=[{"name": "n", "type": "long"}, {"name": "s", "type": "string"}])
+
+
+class Counted(MemoryStorage):
+    """A storage that counts what is fetched from it."""
+
+    reads: ClassVar[Counter[str]] = Counter()
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
+        found = super().get(key, byte_range)
+        folder = "data" if key.startswith("data/") else "manifests" if "manifests/" in key else "other"
+        Counted.reads[folder] += 1
+        return found
+
+    def at(self, folder: str) -> Counted:
+        deeper = Counted(f"{self._root}/{folder}", self._clock)
+        deeper._base = f"{self._base}{folder}/"
+        deeper._lock, deeper._objects, deeper._numbers = self._lock, self._objects, self._numbers
+        return deeper
+
+
+@pytest.fixture
+def table() -> ds.Table:
+    """Forty files, each with ten numbers of its own."""
+    made = Warehouse(Counted("memory://pruned")).create_table("t", SCHEMA)
+    for number in range(0, 400, 10):
+        made.append([{"n": number + one, "s": f"k{number:03}"} for one in range(10)])
+    immutable.clear()
+    Counted.reads.clear()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("where", "files"),
+    [
+        (col("n") == 205, 1),
+        (col("n").isin([5, 6, 205]), 2),
+        ((col("n") < 10) | (col("s") == "k390"), 2),
+        (col("s").starts_with("k00"), 1),
+        ("s like 'k39%' and n > 0", 1),
+        ("n between 100 and 119", 2),
+        (col("n").is_null(), 0),
+        ("n is null", 0),
+        (~(col("n") >= 10), 1),
+        ("n > 389 and length(s) = 4", 1),
+    ],
+    ids=str,
+)
+def test_only_files_that_may_match_are_fetched(table: ds.Table, where: Any, files: int) -> None:
+    rows = table.scan(where=where).to_arrow()
+    assert Counted.reads["data"] == files
+    assert (rows.num_rows > 0) == (files > 0)
+
+
+def test_filters_of_a_query_and_of_a_join_are_pushed_into_the_scan(table: ds.Table) -> None:
+    assert table.sql("select n from t where n = 205 and s like 'k%'").num_rows == 1
+    assert Counted.reads["data"] == 1
+    Counted.reads.clear()
+    assert table.sql("select n from t join (select 17 as n) using (n)").to_pylist() == [{"n": 17}]
+    assert Counted.reads["data"] == 1
+
+
+def test_counting_opens_no_data_file_and_a_limit_stops_early(table: ds.Table) -> None:
+    assert table.count() == 400
+    assert Counted.reads["data"] == 0
+    assert table.scan(limit=5).to_arrow().num_rows == 5
+    assert Counted.reads["data"] == 1
+
+
+def test_manifests_are_fetched_once_in_the_life_of_a_process(table: ds.Table) -> None:
+    table.scan(where=col("n") == 5).to_arrow()
+    Counted.reads.clear()
+    table.scan(where=col("n") == 5).to_arrow()
+    assert dict(Counted.reads) == {"data": 1}
+
+
+def test_row_groups_that_cannot_match_are_left_out() -> None:
+    import pyarrow as pa
+
+    from datashard_core.format.binding import bind
+    from datashard_core.table.parquet_rows import row_groups
+
+    sink = pa.BufferOutputStream()
+    rows = pa.table({"n": range(100), "s": [f"{one:03}" for one in range(100)]}).cast(SCHEMA.to_arrow())
+    pq.write_table(rows, sink, row_group_size=10)
+    with pq.ParquetFile(pa.BufferReader(sink.getvalue())) as parquet:
+
+        def left(condition: ds.Condition) -> list[int]:
+            return row_groups(parquet, parquet.schema_arrow, bind(condition, SCHEMA, "t"))
+
+        assert left(col("n") == 55) == [5]
+        assert left((col("s") >= "090") | (col("n") < 0)) == [9]
+        assert left(col("n").is_null()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "hashed"),
+    [
+        # The examples of the spec, "Appendix B: 32-bit Hash Requirements".
+        ("int", 34, 2017239379),
+        ("long", 34, 2017239379),
+        ("decimal(9, 2)", 1420, -500754589),
+        ("date", 17486, -653330422),
+        ("time", 81068000000, -662762989),
+        ("timestamp", 1510871468000000, -2047944441),
+        ("string", "iceberg", 1210000089),
+        ("uuid", bytes.fromhex("f79c3e09677c4bbda4793f349cb785e7"), 1488055340),
+        ("binary", b"\x00\x01\x02\x03", -188683207),
+    ],
+)
+def test_buckets_are_those_of_the_spec(kind: str, value: Any, hashed: int) -> None:
+    parsed = t.parse_type(kind)
+    assert bucket(parsed, value, 2**31 - 1) == (hashed & 0x7FFFFFFF) % (2**31 - 1)
+
+
+def test_partition_values_tell_ranges_of_the_column() -> None:
+    date, stamp, text, number = (t.PrimitiveType(name) for name in ("date", "timestamp", "string", "int"))
+    import datetime as dt
+
+    def day(text: str) -> int:
+        return int(canonical(date, dt.date.fromisoformat(text)))
+
+    assert source_range(parse_transform("year"), date, 54, 54) == (day("2024-01-01"), day("2024-12-31"))
+    assert source_range(parse_transform("month"), date, 1, 1) == (day("1970-02-01"), day("1970-02-28"))
+    # Writers that rounded towards zero put the last hours of 1969 into day 0.
+    assert source_range(parse_transform("day"), stamp, 0, 0) == (-86_400_000_000, 86_400_000_000 - 1)
+    assert source_range(parse_transform("truncate[10]"), number, -10, 0) == (-10, 9)
+    assert source_range(parse_transform("truncate[2]"), text, "ab", "ab") == ("ab", "ac")
+    assert source_range(parse_transform("truncate[3]"), text, "ab", "ab") == ("ab", "ab")
+    assert source_range(parse_transform("zorder"), number, 1, 1) is None
+
+
+def test_transforms_that_are_not_known_prune_nothing() -> None:
+    reference = Reference(("n",), t.NestedField(1, "n", t.PrimitiveType("long"), False))
+    for transform in ("void", "zorder", "bucket[0]"):
+        assert allowed_by_partition(Check(reference, "==", 5), parse_transform(transform), None)
+    assert allowed_by_partition(Check(reference, "==", 5), parse_transform("zorder"), 7)
+    assert not allowed_by_partition(Check(reference, "==", 5), parse_transform("identity"), 7)
+    assert not allowed_by_partition(Check(reference, "==", 5), parse_transform("identity"), None)
+    assert allowed_by_partition(Check(reference, "null"), parse_transform("identity"), None)
