@@ -96,7 +96,10 @@ def _is_in(column: Any, check: Check) -> Any:
     import pyarrow.compute as pc
 
     column = _comparable(column)
-    return pc.is_in(column, value_set=pa.array(_as_arrow(check.value, check, column.type), column.type))
+    values = check.value
+    if check.reference.field.type in FLOATS and 0.0 in values:
+        values = (*values, 0.0, -0.0)  # equal, but not to Arrow's table of values
+    return pc.is_in(column, value_set=pa.array(_as_arrow(values, check, column.type), column.type))
 
 
 def _as_arrow(values: Sequence[Any], check: Check, kind: pa.DataType) -> list[Any]:

@@ -280,6 +280,18 @@ def test_what_does_not_fit_is_refused_and_named(every_type: ds.Table) -> None:
         (col("a") == 1) & 5  # type: ignore[operator]
 
 
+def test_the_two_zeros_are_equal(every_type: ds.Table, truth: duckdb.DuckDBPyConnection) -> None:
+    for zero in (0.0, -0.0):
+        for condition, sql in (
+            (col("c4") == zero, f"c4 = '{zero}'::DOUBLE"),
+            (col("c4").isin([zero, 1.5]), f"c4 in ('{zero}'::DOUBLE, 1.5::DOUBLE)"),
+            (col("c4").not_in([zero]), f"c4 not in ('{zero}'::DOUBLE)"),
+        ):
+            expected = [row[0] for row in truth.execute(f"select n from t where {sql} order by n").fetchall()]
+            assert numbers(every_type.scan(where=condition).to_arrow()) == expected, sql
+            assert numbers(every_type.sql(f"select n from t where {sql}")) == expected, sql
+
+
 def test_not_is_moved_to_the_leaves_and_keeps_null_apart() -> None:
     schema = ds.Schema(fields=[{"name": "a", "type": "int"}, {"name": "b", "type": "int"}])
     bound = bind(~((col("a") == 1) & ~(col("b") < 2)), schema, "t")
