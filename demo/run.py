@@ -39,6 +39,9 @@ def main() -> int:
     except environments.InstallError as error:
         print(error)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped; everything that was started has ended.")
+        return 130
     print(f"  {', '.join(pythons)}: ready\n", flush=True)
     options = [f"--tasks={arguments.tasks}"]
     options += [f"--warehouse={arguments.warehouse}"] if arguments.warehouse else []

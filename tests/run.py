@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import environments  # noqa: E402
+from installers import interruptible  # noqa: E402
 
+STOP_SECONDS = 60
 BACKENDS = ("memory", "local", "s3", "obstore")
 
 
@@ -102,7 +105,18 @@ def main(arguments: Sequence[str]) -> int:
     except environments.InstallError as error:
         print(error)
         return 1
-    outcomes = [check_code() if name == STATIC else run_suite(known[name], rest) for name in chosen]
+    except KeyboardInterrupt:
+        print("Stopped.")
+        return 130
+    outcomes = []
+    try:
+        with interruptible():
+            for name in chosen:
+                outcomes.append(check_code() if name == STATIC else run_suite(known[name], rest))
+    except KeyboardInterrupt:
+        report(outcomes, whole=False)
+        print(f"Stopped: {', '.join(chosen[len(outcomes) :])} did not run to the end.")
+        return 130
     return report(outcomes, whole)
 
 
@@ -122,18 +136,30 @@ def run_suite(suite: Suite, options: Sequence[str]) -> Outcome:
         python = str(environments.ENVIRONMENTS[suite.environment].python)
         # -P: `python -m` would put the checkout on sys.path, and what no wheel carries could be imported.
         command = [python, "-P", "-m", "pytest", "-q", "-rs", "--durations=5", f"--junitxml={results}"]
-        done = subprocess.run(
-            [*command, *suite.options, *options, *folders],
-            cwd=ROOT,
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        code = run_pytest([*command, *suite.options, *options, *folders])
         if results.exists():
             count(results, outcome)
     outcome.seconds = time.monotonic() - started
-    judge(suite, outcome, done.returncode, chosen_part=bool(options))
+    judge(suite, outcome, code, chosen_part=bool(options))
     return outcome
+
+
+def run_pytest(command: Sequence[str]) -> int:
+    """Run pytest; an interruption is handed on once, and its fixtures end what they started."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(f"pytest has not ended {STOP_SECONDS} s after it was interrupted: killed", flush=True)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise
 
 
 def clean_environment() -> dict[str, str]:
@@ -190,7 +216,7 @@ def check_code() -> Outcome:
     started = time.monotonic()
     tools = environments.ENVIRONMENTS["core"].folder / "bin"
     mypy = [str(tools / "mypy"), "--strict"]
-    tools_and_demo = ["tools/environments.py", "tests/run.py"]
+    tools_and_demo = ["tools/environments.py", "tools/installers.py", "tests/run.py"]
     tools_and_demo += ["demo/run.py", "demo/main_job", "demo/read_with_pyiceberg.py"]
     hosts = {
         "airflow": ["providers/airflow/airflow_provider_datashard", "example_dags/dags"],

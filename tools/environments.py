@@ -9,7 +9,6 @@ does where uv cannot be had.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from installers import Installers, interruptible
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVS = ROOT / ".envs"
@@ -83,16 +84,15 @@ def prepare(names: Iterable[str]) -> dict[str, Path]:
 
     Raises:
         InstallError: with what to install or to look at.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; every installer has been ended.
     """
     wanted = [ENVIRONMENTS[name] for name in names]
     stale = [environment for environment in wanted if not _is_current(environment)]
     if stale:
         _check_python()
         ENVS.mkdir(exist_ok=True)
-        uv = _find_uv()
-        # Two at once: one downloads while the other writes.
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            list(pool.map(lambda environment: _make(environment, uv), stale))
+        with interruptible(), Installers(ENVS) as installers:
+            _Maker(installers).make_all(stale)
     return {environment.name: environment.python for environment in wanted}
 
 
@@ -105,20 +105,15 @@ def lock(names: Iterable[str]) -> None:
         InstallError: uv cannot be had, or it finds no versions that fit each other.
     """
     _check_python()
-    uv = _find_uv()
-    if uv is None:
-        raise InstallError("Only uv can make the constraint files, and it could not be installed.")
-    for environment in [ENVIRONMENTS[name] for name in names]:
-        _say(environment.name, "resolving")
-        extras = [part for extra in environment.extras for part in ("--extra", extra)]
-        plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--upgrade"]
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        asked = environment.constraints.with_suffix(".in")
-        sources = [str(ROOT / "pyproject.toml")] if environment.projects else []
-        files = [*sources, str(asked), "--output-file", str(environment.constraints)]
-        done = _run([uv, "pip", "compile", "--quiet", "--python-version", oldest, *plain, *extras, *files])
-        if done.returncode != 0:
-            raise InstallError(f"{asked} cannot be resolved:\n{_tail(done)}")
+    ENVS.mkdir(exist_ok=True)
+    with interruptible(), Installers(ENVS) as installers:
+        maker = _Maker(installers)
+        uv = maker.find_uv()
+        if uv is None:
+            raise InstallError("Only uv can make the constraint files, and it could not be installed.")
+        for environment in [ENVIRONMENTS[name] for name in names]:
+            _say(environment.name, "resolving")
+            maker.resolve(environment, uv)
 
 
 def _check_python() -> None:
@@ -149,109 +144,132 @@ def _is_current(environment: Environment) -> bool:
     return stamp.is_file() and stamp.read_text() == _stamp(environment) and environment.python.exists()
 
 
-def _find_uv() -> str | None:
-    """uv of our own, installed by pip beside the environments; None where it cannot be had."""
-    folder = ENVS / "tools"
-    uv = folder / "bin" / "uv"
-    if not uv.exists():
-        _say("tools", "installing uv")
-        # --target needs neither venv nor a writable system Python (Debian refuses the rest).
-        done = _run([*_pip(), "install", "--quiet", "--upgrade", "--target", str(folder), UV])
-        if done.returncode != 0 or not uv.exists():
-            _say("tools", f"uv cannot be had, pip will do the work:\n{_tail(done)}")
-            return None
-    return str(uv)
+class _Maker:
+    """Makes environments with these installers."""
 
+    def __init__(self, installers: Installers) -> None:
+        self._run = installers.run
+        self._stop = installers.stop
 
-def _pip() -> list[str]:
-    if _run([sys.executable, "-m", "pip", "--version"]).returncode == 0:
-        return [sys.executable, "-m", "pip"]
-    for name in (f"pip{OLDEST_PYTHON[0]}", "pip"):
-        if found := shutil.which(name):
-            return [found]
-    raise InstallError(
-        f"{sys.executable} has no pip. Install it (Debian and Ubuntu: apt-get install python3-pip; "
-        f"elsewhere: {sys.executable} -m ensurepip) and run this again."
-    )
+    def make_all(self, environments: list[Environment]) -> None:
+        """Make some environments.
 
+        Raises:
+            InstallError: with what to install or to look at.
+        """
+        uv = self.find_uv()
+        # Two at once: one downloads while the other writes.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            try:
+                for _ in pool.map(lambda environment: self._make(environment, uv), environments):
+                    pass
+            except BaseException:
+                self._stop()  # the pool waits for them, whatever the reason
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
-def _make(environment: Environment, uv: str | None) -> None:
-    started = time.monotonic()
-    _say(environment.name, "installing (a minute or two the first time)")
-    _stamp_file(environment).unlink(missing_ok=True)
-    requirements = ENVS / f"{environment.name}-requirements.txt"
-    editable = "".join(f"-e {ROOT / project}\n" for project in environment.projects)
-    requirements.write_text(environment.constraints.read_text() + editable)
-    if uv is None or not _make_with_uv(environment, uv, requirements):
-        _make_with_pip(environment, requirements)
-    _stamp_file(environment).write_text(_stamp(environment))
-    _say(environment.name, f"ready after {time.monotonic() - started:.0f} s")
+    def resolve(self, environment: Environment, uv: str) -> None:
+        """Write the constraints of an environment anew.
 
+        Raises:
+            InstallError: there are no versions that fit each other.
+        """
+        extras = [part for extra in environment.extras for part in ("--extra", extra)]
+        plain = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--upgrade"]
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        asked = environment.constraints.with_suffix(".in")
+        sources = [str(ROOT / "pyproject.toml")] if environment.projects else []
+        files = [*sources, str(asked), "--output-file", str(environment.constraints)]
+        done = self._run([uv, "pip", "compile", "--quiet", "--python-version", oldest, *plain, *extras, *files])
+        if done.returncode != 0:
+            raise InstallError(f"{asked} cannot be resolved:\n{_tail(done)}")
 
-def _make_with_uv(environment: Environment, uv: str, requirements: Path) -> bool:
-    if not _works(environment):
-        made = _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(environment.folder)])
+    def find_uv(self) -> str | None:
+        """uv of our own, installed by pip beside the environments; None where it cannot be had."""
+        folder = ENVS / "tools"
+        uv = folder / "bin" / "uv"
+        if not uv.exists():
+            _say("tools", "installing uv")
+            # --target needs neither venv nor a writable system Python (Debian refuses the rest).
+            done = self._run([*self._pip(), "install", "--quiet", "--upgrade", "--target", str(folder), UV])
+            if done.returncode != 0 or not uv.exists():
+                _say("tools", f"uv cannot be had, pip will do the work:\n{_tail(done)}")
+                return None
+        return str(uv)
+
+    def _pip(self) -> list[str]:
+        if self._run([sys.executable, "-m", "pip", "--version"]).returncode == 0:
+            return [sys.executable, "-m", "pip"]
+        for name in (f"pip{OLDEST_PYTHON[0]}", "pip"):
+            if found := shutil.which(name):
+                return [found]
+        raise InstallError(
+            f"{sys.executable} has no pip. Install it (Debian and Ubuntu: apt-get install python3-pip; "
+            f"elsewhere: {sys.executable} -m ensurepip) and run this again."
+        )
+
+    def _make(self, environment: Environment, uv: str | None) -> None:
+        started = time.monotonic()
+        _say(environment.name, "installing (a minute or two the first time)")
+        _stamp_file(environment).unlink(missing_ok=True)
+        requirements = ENVS / f"{environment.name}-requirements.txt"
+        editable = "".join(f"-e {ROOT / project}\n" for project in environment.projects)
+        requirements.write_text(environment.constraints.read_text() + editable)
+        if uv is None or not self._make_with_uv(environment, uv, requirements):
+            self._make_with_pip(environment, requirements)
+        _stamp_file(environment).write_text(_stamp(environment))
+        _say(environment.name, f"ready after {time.monotonic() - started:.0f} s")
+
+    def _make_with_uv(self, environment: Environment, uv: str, requirements: Path) -> bool:
+        if not self._works(environment):
+            made = self._run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(environment.folder)])
+            if made.returncode != 0:
+                _say(environment.name, f"uv cannot make it, pip will try:\n{_tail(made)}")
+                return False
+        target = ["--python", str(environment.python)]
+        done = self._run([uv, "pip", "sync", "--quiet", *target, str(requirements)])
+        if done.returncode == 0:
+            done = self._run([uv, "pip", "check", "--quiet", *target])
+        if done.returncode != 0:
+            _say(environment.name, f"uv cannot fill it, pip will try:\n{_tail(done)}")
+        return done.returncode == 0
+
+    def _make_with_pip(self, environment: Environment, requirements: Path) -> None:
+        made = self._run([sys.executable, "-m", "venv", "--clear", str(environment.folder)])
         if made.returncode != 0:
-            _say(environment.name, f"uv cannot make it, pip will try:\n{_tail(made)}")
+            made = self._make_with_virtualenv(environment)
+        if made.returncode != 0:
+            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+            raise InstallError(
+                f"The environment {environment.name} cannot be made: Python's venv is missing or broken. Install "
+                f"it (Debian and Ubuntu: apt-get install python{version}-venv) and run this again.\n{_tail(made)}"
+            )
+        done = self._run([str(environment.python), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
+        if done.returncode != 0:
+            raise InstallError(
+                f"The environment {environment.name} cannot be filled. Can this machine reach a package index? "
+                f"pip says:\n{_tail(done)}"
+            )
+
+    def _make_with_virtualenv(self, environment: Environment) -> subprocess.CompletedProcess[str]:
+        folder = ENVS / "virtualenv"
+        done = self._run([*self._pip(), "install", "--quiet", "--upgrade", "--target", str(folder), "virtualenv"])
+        if done.returncode != 0:
+            return done
+        return self._run(
+            [sys.executable, "-m", "virtualenv", "--clear", str(environment.folder)], {"PYTHONPATH": str(folder)}
+        )
+
+    def _works(self, environment: Environment) -> bool:
+        """Whether it is there and of the Python that runs this script."""
+        if not environment.python.exists():
             return False
-    target = ["--python", str(environment.python)]
-    done = _run([uv, "pip", "sync", "--quiet", *target, str(requirements)])
-    if done.returncode == 0:
-        done = _run([uv, "pip", "check", "--quiet", *target])
-    if done.returncode != 0:
-        _say(environment.name, f"uv cannot fill it, pip will try:\n{_tail(done)}")
-    return done.returncode == 0
-
-
-def _make_with_pip(environment: Environment, requirements: Path) -> None:
-    made = _run([sys.executable, "-m", "venv", "--clear", str(environment.folder)])
-    if made.returncode != 0:
-        made = _make_with_virtualenv(environment)
-    if made.returncode != 0:
-        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        raise InstallError(
-            f"The environment {environment.name} cannot be made: Python's venv is missing or broken. Install "
-            f"it (Debian and Ubuntu: apt-get install python{version}-venv) and run this again.\n{_tail(made)}"
-        )
-    done = _run([str(environment.python), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
-    if done.returncode != 0:
-        raise InstallError(
-            f"The environment {environment.name} cannot be filled. Can this machine reach a package index? "
-            f"pip says:\n{_tail(done)}"
-        )
-
-
-def _make_with_virtualenv(environment: Environment) -> subprocess.CompletedProcess[str]:
-    folder = ENVS / "virtualenv"
-    done = _run([*_pip(), "install", "--quiet", "--upgrade", "--target", str(folder), "virtualenv"])
-    if done.returncode != 0:
-        return done
-    return _run([sys.executable, "-m", "virtualenv", "--clear", str(environment.folder)], {"PYTHONPATH": str(folder)})
-
-
-def _works(environment: Environment) -> bool:
-    """Whether it is there and of the Python that runs this script."""
-    if not environment.python.exists():
-        return False
-    asked = _run([str(environment.python), "-c", "import sys; print(sys.version)"])
-    return asked.returncode == 0 and asked.stdout.strip() == sys.version.strip()
-
-
-def _run(command: list[str], variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    own = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "PIP_NO_INPUT": "1"}
-    inherited = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    return subprocess.run(
-        command,
-        env={**inherited, **own, **(variables or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        asked = self._run([str(environment.python), "-c", "import sys; print(sys.version)"])
+        return asked.returncode == 0 and asked.stdout.strip() == sys.version.strip()
 
 
 def _tail(done: subprocess.CompletedProcess[str]) -> str:
-    lines = (done.stdout + done.stderr).strip().splitlines()
+    lines = done.stdout.strip().splitlines()
     return "\n".join(f"    {line}" for line in lines[-15:])
 
 
@@ -273,6 +291,9 @@ def main(arguments: list[str]) -> int:
     except InstallError as error:
         print(error)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped; the next call goes on.")
+        return 130
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 
 from environments import ENVIRONMENTS, ROOT
 from main_job import report
@@ -28,8 +29,8 @@ from main_job.processes import ChildError, Processes
 EXAMPLES = ROOT / "example_dags"
 AIRFLOW_FAILS_ONCE_AT = "2013-03"
 PREFECT_FAILS_ONCE_AT = "2013-09"
-READY_SECONDS = 180.0
-WORK_SECONDS = 240.0
+READY_SECONDS = 300.0
+WORK_SECONDS = 600.0
 
 
 class Demo:
@@ -50,11 +51,11 @@ class Demo:
         self._began = time.monotonic()
 
     @contextmanager
-    def step(self, text: str) -> Iterator[None]:
+    def step(self, text: str) -> Iterator[Status]:
         """Show that something goes on, and afterwards how long it took."""
         started = time.monotonic()
-        with self._console.status(text):
-            yield
+        with self._console.status(text) as status:
+            yield status
         self._console.print(f"[green]✓[/] {text} [dim]{time.monotonic() - started:.1f} s[/]", highlight=False)
 
     def run(self) -> bool:
@@ -98,26 +99,24 @@ class Demo:
     def _work(self, flow: Flow) -> None:
         """Both start together and append to the same two tables."""
         conf = {"first_month": 1, "last_month": 6, "halves": self._tasks == 24}
-        with self.step(f"{self._tasks} tasks, half of them Airflow's and half Prefect's, append to the same tables"):
+        text = f"{self._tasks} tasks, half of them Airflow's and half Prefect's, append to the same tables"
+        with self.step(text) as status:
             run_id = self.airflow.trigger({**conf, "fail_once_at": self._part(AIRFLOW_FAILS_ONCE_AT)})
-            # Airflow's scheduler takes seconds to start its first task: until then the flow waits.
-            self._processes.wait_for(
-                "Airflow has begun",
-                lambda: bool(self.airflow.states(run_id).keys() & {"running", "success"}),
-                120,
-            )
+            # Airflow's scheduler takes seconds to start its tasks: until then the flow waits.
+            self._processes.wait_for("Airflow has begun", lambda: self.airflow.has_begun(run_id), READY_SECONDS)
             flow.release()
             flow_over = False
 
             def both_are_over() -> bool:
                 nonlocal flow_over
+                status.update(f"{text}: {report.rows_so_far(self._place.warehouse):,} rows")
                 flow_over = flow_over or flow.ended()
                 state = self.airflow.run_state(run_id)
                 if state == "failed":
                     raise ChildError(f"The Dag run failed.\n{self.airflow.task_errors()}")
                 return flow_over and state == "success"
 
-            self._processes.wait_for("both are over", both_are_over, WORK_SECONDS, pause=0.5)
+            self._processes.wait_for("both are over", both_are_over, WORK_SECONDS, pause=1.0)
 
     def _part(self, month: str) -> str:
         return f"{month}-01..15" if self._tasks == 24 else month

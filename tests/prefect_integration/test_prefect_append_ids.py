@@ -27,6 +27,7 @@ from prefect.states import AwaitingRetry
 from prefect.task_engine import run_task_sync
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from prefect.transactions import transaction
+from prefect_dask import DaskTaskRunner
 
 from datashard_core.errors import CommitTimeoutError, InvalidRecordsError
 from prefect_datashard import DataShardBlock
@@ -555,15 +556,25 @@ def _load_tasks(folder: str, marks: Path) -> tuple[Any, Any]:
     return load, passes_on
 
 
-def test_process_pools_use_the_task_run_and_say_so(
-    block: DataShardBlock, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def process_pool() -> Any:
+    return ProcessPoolTaskRunner(max_workers=2)
+
+
+def dask() -> Any:
+    cluster = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=cluster)
+
+
+@pytest.mark.parametrize("runner", [process_pool, dask])
+def test_workers_elsewhere_use_the_task_run_and_say_so(
+    runner: Callable[[], Any], block: DataShardBlock, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Workers cannot count together: equal rows stay apart, task retries append once, flow retries twice."""
     load, passes_on = _load_tasks(str(block.folder), tmp_path)
     fail = Tries()
     ids: list[list[str]] = []
 
-    @flow(retries=1, task_runner=ProcessPoolTaskRunner(max_workers=2))
+    @flow(retries=1, task_runner=runner())
     def etl() -> None:
         futures = [load.submit(part) for part in (1, 2, 3)] + [passes_on.submit(4)]
         ids.append([future.result() for future in futures])
