@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datashard_core.commit.fold import Load, judge_listed, size_of, take, take_own, within_limits
+from datashard_core.commit.live import known_after, merge_known
 from datashard_core.commit.lookup import upkeep
+from datashard_core.commit.merge import Known
 from datashard_core.commit.pointer import Hint, move_hint, read_hint
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Seen, Target
-from datashard_core.commit.updates import NextVersion, append_version, new_manifest, with_next
+from datashard_core.commit.updates import (
+    NewManifest,
+    NewSnapshot,
+    NextVersion,
+    append_snapshot,
+    new_manifest,
+    next_version,
+    with_next,
+)
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.format.parquet import encode_parquet
@@ -49,10 +59,17 @@ Chores = Beside[Hint | None]
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """What the next version can carry, read while the last one was on its way."""
+    """What the next version can carry, read while the last one was on its way.
+
+    Attributes:
+        load: its names and rows.
+        spent: staged objects that an earlier version names.
+        known: entries of the manifests that it merges.
+    """
 
     load: Load
     spent: tuple[StagedName, ...]
+    known: Known
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +154,11 @@ def carry(
         leads: and read their rows, to go on with them.
         chores: what is left to do of the commit before.
     """
-    prepared, puts = yield from _prepare(target, state, load, own_id)
+    prepared, puts, known = yield from _prepare(target, state, load, own_id)
     line = _Line()
     beside: list[Beside[Any]] = [chores] if chores is not None else []
-    following = Beside(_follow(target, state, prepared, load, line, leads)) if company else None
+    created = Seen(prepared.body, prepared.manifests, state.hint, known)
+    following = Beside(_follow(target, state, created, load, line, leads)) if company else None
     if following is not None:
         beside.append(following)
     hint = Beside(read_hint()) if chores is None and _is_behind(state) else None
@@ -156,7 +174,7 @@ def carry(
         return Outcome(cause=outcomes[0])
     value(outcomes[0])
     yield from rest(*beside)
-    created = Seen(prepared.body, prepared.manifests, _newest_hint(state, chores, hint))
+    created = replace(created, body=prepared.body, hint=_newest_hint(state, chores, hint))
     return Outcome(
         created=created,
         chores=Beside(_chores(target, state.body, created, {*spent, *load.carried})),
@@ -164,9 +182,13 @@ def carry(
     )
 
 
-def _prepare(target: Target, state: Seen, load: Load, own_id: str | None) -> Steps[tuple[NextVersion, list[Request]]]:
-    """Data file, manifest and manifest list under fresh names, to be written side by side."""
-    now, for_data, for_manifest, for_list, for_commit = yield from each((Now(), Unique(), Unique(), Unique(), Unique()))
+def _prepare(
+    target: Target, state: Seen, load: Load, own_id: str | None
+) -> Steps[tuple[NextVersion, list[Request], Known]]:
+    """Data file, manifests and manifest list under fresh names, to be written side by side."""
+    now, for_data, for_manifest, for_merged, for_list, for_commit = yield from each(
+        (Now(), Unique(), Unique(), Unique(), Unique(), Unique())
+    )
     table = state.body.table
     puts: list[Request] = []
     files = list(load.files)
@@ -177,24 +199,31 @@ def _prepare(target: Target, state: Seen, load: Load, own_id: str | None) -> Ste
         encoded = encode_parquet(pa.concat_tables(load.tables), table.schema)
         puts.append(PutData(key, encoded.data))
         files.append(encoded.data_file(f"{table.location}/{key}"))
-    added = new_manifest(for_manifest, table, files, table.schema) if files else None
-    prepared = append_version(
+    snapshot: NewSnapshot | None = None
+    written: list[NewManifest] = []
+    if files:
+        added = new_manifest(for_manifest, table, files, table.schema)
+        live, merged = merge_known(target, state, for_merged, added.snapshot_id)
+        snapshot = append_snapshot(table, live, state.manifests or (), added)
+        written = [added] if merged is None else [added, merged]
+    prepared = next_version(
         state.body,
-        state.manifests or (),
-        added,
+        snapshot,
         commit_id=own_id or for_commit,
         names=load.names,
         unique=for_list,
         now_ms=now.wall_ms,
     )
-    if added is not None:
-        puts.append(Put(added.key, added.data))
+    if snapshot is None:
+        prepared = replace(prepared, manifests=state.manifests)
+    else:
+        puts += [Put(manifest.key, manifest.data) for manifest in written]
         puts.append(Put(prepared.manifest_list_key, prepared.manifest_list))
-    return prepared, puts
+    return prepared, puts, known_after(state.known, prepared, written)
 
 
 def _follow(
-    target: Target, state: Seen, prepared: NextVersion, load: Load, line: _Line, leads: bool
+    target: Target, state: Seen, created: Seen, load: Load, line: _Line, leads: bool
 ) -> Steps[Following | None]:
     """List who has staged since; judge them by the history and by what is about to be committed."""
     listed = parse_listed((yield from ask(ListPage(PREFIX))))
@@ -205,8 +234,8 @@ def _follow(
     judged = yield from judge_listed(target, state.body, fresh, {})
     theirs = Load()
     chosen = within_limits(judged.allowed, 0, 0)
-    yield from take(target, Seen(prepared.body, prepared.manifests), chosen, theirs)
-    return Following(theirs, judged.spent) if theirs.names else None
+    state = yield from take(target, created, chosen, theirs)
+    return Following(theirs, judged.spent, state.known) if theirs.names else None
 
 
 def _tells(body: VersionBody, name: StagedName) -> bool:

@@ -8,9 +8,10 @@ commit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from datashard_core.commit.live import learn
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Record, Refusal
 from datashard_core.commit.paths import key_of
@@ -22,7 +23,7 @@ from datashard_core.commit.staging import (
     decode_body,
     judge,
 )
-from datashard_core.commit.state import Append, Seen, Target, manifests_of
+from datashard_core.commit.state import Append, Seen, Target
 from datashard_core.commit.updates import check_schema_still_fits
 from datashard_core.commit.version import VersionBody
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
@@ -78,19 +79,9 @@ def judge_listed(
 
 
 def take(target: Target, state: Seen, chosen: Sequence[StagedName], load: Load) -> Steps[Seen]:
-    """Read the staged bodies, and beside them the manifest list where it is not known."""
-    reads: list[Request] = [Get(name.key) for name in chosen]
+    """Read the staged bodies, and beside them what is not known of the live manifests."""
     table = state.body.table
-    if state.manifests is None and reads:
-        outcomes, manifests = yield from together(
-            _outcomes(reads), manifests_of(target.root, table.location, table.current_snapshot)
-        )
-        state = replace(state, manifests=manifests)
-    else:
-        if state.manifests is None:
-            manifests = yield from manifests_of(target.root, table.location, table.current_snapshot)
-            state = replace(state, manifests=manifests)
-        outcomes = (yield reads) if reads else []
+    outcomes, state = yield from together(_outcomes([Get(name.key) for name in chosen]), learn(target, state))
     described: list[tuple[StagedName, StagedBody]] = []
     for name, outcome in zip(chosen, outcomes, strict=True):
         if isinstance(outcome, StorageError):
@@ -115,7 +106,7 @@ def take(target: Target, state: Seen, chosen: Sequence[StagedName], load: Load) 
 
 
 def _outcomes(requests: Sequence[Request]) -> Steps[Sequence[Any]]:
-    return (yield requests)
+    return (yield requests) if requests else ()
 
 
 def _take_described(

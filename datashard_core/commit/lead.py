@@ -41,7 +41,7 @@ def finish(target: Target, outcome: Outcome, deadline: float) -> Steps[Seen]:
         try:
             outcome = yield from carry(
                 target,
-                created,
+                replace(created, known=outcome.following.known),
                 outcome.following.load,
                 outcome.following.spent,
                 company=True,

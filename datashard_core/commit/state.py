@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from datashard_core.commit.merge import NOTHING_KNOWN, Known
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.pointer import Found, Hint
 from datashard_core.commit.version import VersionBody, parse_version, version_key
@@ -29,11 +30,13 @@ class Seen:
         body: the version.
         manifests: the manifest list of its current snapshot; None if it was not read yet.
         hint: the hint as last read or written.
+        known: entries of manifests that were written or read along the way.
     """
 
     body: VersionBody
     manifests: tuple[ManifestFile, ...] | None = None
     hint: Hint | None = None
+    known: Known = NOTHING_KNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,9 @@ def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
         )
     if seen is not None and seen.body.version == newest.version:
         return replace(seen, hint=found.hint or seen.hint)
-    return Seen(newest, None, found.hint or (seen.hint if seen is not None else None))
+    if seen is None:
+        return Seen(newest, None, found.hint)
+    return Seen(newest, None, found.hint or seen.hint, seen.known)
 
 
 def is_hot(body: VersionBody, now_ms: int) -> bool:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from datashard_core.commit import names as names_module
 from datashard_core.commit.names import CommitNames, Record
+from datashard_core.commit.settings import settings_of
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import InvalidRecordsError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.manifest import (
     ADDED,
+    DELETED,
+    EXISTING,
     ManifestEntry,
     ManifestFile,
     encode_manifest,
     encode_manifest_list,
 )
+from datashard_core.format.partition import PartitionSpec
+from datashard_core.format.retention import Retention
 from datashard_core.format.schema import Schema
 from datashard_core.format.snapshot import Snapshot, append_summary
 from datashard_core.format.table_metadata import TableMetadata, new_table_metadata
@@ -30,43 +36,97 @@ OUR_PROPERTIES = {
 
 @dataclass(frozen=True, slots=True)
 class NewManifest:
-    """A manifest of new data files: encoded once, named in every attempt's manifest list."""
+    """A manifest that a commit writes: of new files, of merged manifests, or of a rewrite.
+
+    Attributes:
+        key: its key.
+        data: its bytes.
+        snapshot_id: the snapshot that it is written for.
+        entries: what it holds; new files have no sequence number yet.
+        spec_id: the partition spec of its files.
+        partitions: summaries of its partition values.
+    """
 
     key: str
     data: bytes
     snapshot_id: int
-    files: tuple[DataFile, ...]
+    entries: tuple[ManifestEntry, ...]
     spec_id: int
+    partitions: tuple[Mapping[str, Any], ...] | None = ()
+
+    @property
+    def files(self) -> tuple[DataFile, ...]:
+        """The files that it adds."""
+        return tuple(entry.data_file for entry in self.entries if entry.status == ADDED)
 
     def listed(self, location: str, sequence_number: int) -> ManifestFile:
         """Its entry in the manifest list of the snapshot with that sequence number."""
-        rows = sum(file.record_count for file in self.files)
+        files, rows = dict.fromkeys((EXISTING, ADDED, DELETED), 0), dict.fromkeys((EXISTING, ADDED, DELETED), 0)
+        lowest = sequence_number
+        for entry in self.entries:
+            files[entry.status] += 1
+            rows[entry.status] += entry.data_file.record_count
+            if entry.sequence_number is not None and entry.status != DELETED:
+                lowest = min(lowest, entry.sequence_number)
         return ManifestFile(
             manifest_path=f"{location}/{self.key}",
             manifest_length=len(self.data),
             partition_spec_id=self.spec_id,
             content=0,
             sequence_number=sequence_number,
-            min_sequence_number=sequence_number,
+            min_sequence_number=lowest,
             added_snapshot_id=self.snapshot_id,
-            added_files_count=len(self.files),
-            existing_files_count=0,
-            deleted_files_count=0,
-            added_rows_count=rows,
-            existing_rows_count=0,
-            deleted_rows_count=0,
+            added_files_count=files[ADDED],
+            existing_files_count=files[EXISTING],
+            deleted_files_count=files[DELETED],
+            added_rows_count=rows[ADDED],
+            existing_rows_count=rows[EXISTING],
+            deleted_rows_count=rows[DELETED],
+            partitions=self.partitions,
+        )
+
+    def read_back(self, sequence_number: int) -> tuple[ManifestEntry, ...]:
+        """Its entries as whoever reads them gets them: with the sequence number of the snapshot."""
+        return tuple(
+            entry
+            if entry.status != ADDED
+            else replace(entry, sequence_number=sequence_number, file_sequence_number=sequence_number)
+            for entry in self.entries
         )
 
 
 @dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """What a commit makes of the table's files.
+
+    Attributes:
+        snapshot_id: id of the snapshot.
+        manifests: its manifest list.
+        summary: its summary.
+    """
+
+    snapshot_id: int
+    manifests: tuple[ManifestFile, ...]
+    summary: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class NextVersion:
-    """Everything of a version that is about to be committed."""
+    """Everything of a version that is about to be committed.
+
+    Attributes:
+        version: its number.
+        manifest_list_key: key of its manifest list.
+        manifest_list: the bytes of that; empty where the snapshot stays the parent's.
+        manifests: what the list holds; None where the snapshot stays the parent's.
+        body: the version as whoever reads it gets it.
+        data: its bytes.
+    """
 
     version: int
     manifest_list_key: str
     manifest_list: bytes
-    manifests: tuple[ManifestFile, ...]
-    metadata: TableMetadata
+    manifests: tuple[ManifestFile, ...] | None
     body: VersionBody
     data: bytes
 
@@ -94,35 +154,72 @@ def new_manifest(unique: str, table: TableMetadata, files: Sequence[DataFile], s
         )
         for file in files
     ]
+    return manifest_of(unique, snapshot_id, entries, schema, table.spec)
+
+
+def manifest_of(
+    unique: str,
+    snapshot_id: int,
+    entries: Sequence[ManifestEntry],
+    schema: Schema,
+    spec: PartitionSpec,
+    partitions: tuple[Mapping[str, Any], ...] | None = (),
+) -> NewManifest:
+    """A manifest of these entries, under a fresh name."""
     return NewManifest(
         key=f"metadata/manifests/manifest_{unique}.avro",
-        data=encode_manifest(entries, schema=schema, spec=table.spec),
+        data=encode_manifest(entries, schema=schema, spec=spec),
         snapshot_id=snapshot_id,
-        files=tuple(files),
-        spec_id=table.spec.spec_id,
+        entries=tuple(entries),
+        spec_id=spec.spec_id,
+        partitions=partitions,
     )
 
 
-def append_version(
-    parent: VersionBody,
+def append_snapshot(
+    table: TableMetadata,
     live: Sequence[ManifestFile],
-    added: NewManifest | None,
+    before: Sequence[ManifestFile],
+    added: NewManifest,
+) -> NewSnapshot:
+    """The snapshot that adds the files of one manifest.
+
+    Args:
+        table: the version that it is built on.
+        live: the manifests that stay, merged or not.
+        before: the manifest list of the table's current snapshot.
+        added: the manifest of the new files.
+    """
+    current = table.current_snapshot
+    return NewSnapshot(
+        snapshot_id=added.snapshot_id,
+        manifests=(*live, added.listed(table.location, table.last_sequence_number + 1)),
+        summary=append_summary(current, added.files, parent_totals=_totals(before) if current else None),
+    )
+
+
+def next_version(
+    parent: VersionBody,
+    snapshot: NewSnapshot | None,
     *,
     commit_id: str,
     names: Mapping[str, Record],
     unique: str,
     now_ms: int,
+    properties: Mapping[str, str] | None = None,
+    keep: Retention | None = None,
 ) -> NextVersion:
-    """The version after ``parent`` with the files of ``added``.
+    """The version after ``parent``.
 
     Args:
         parent: the version that it is built on.
-        live: the manifest list of the parent's current snapshot (empty if it has none).
-        added: the manifest of the new files; None for a version that only names refusals.
+        snapshot: its new snapshot; None for a version whose files are those of the parent.
         commit_id: digest of this commit's own id.
         names: the appends that it carries or refuses.
         unique: 32 fresh hexadecimal characters, for the manifest list's name.
         now_ms: this client's wall clock; history never runs backwards whatever it says.
+        properties: table properties to be set.
+        keep: how much of the past is kept; None: as the table's properties ask.
     """
     table = parent.table
     property_ = names_module.following(
@@ -135,38 +232,36 @@ def append_version(
     )
     previous = f"{table.location}/{version_key(parent.version)}"
     key = f"metadata/manifests/manifest_list_{unique}.avro"
-    manifests, encoded = tuple(live), b""
-    if added is None:
+    encoded = b""
+    if snapshot is None:
         metadata = table.with_update(now_ms=now_ms, previous_metadata=previous)
     else:
         sequence_number = table.last_sequence_number + 1
-        manifests = (*live, added.listed(table.location, sequence_number))
         current = table.current_snapshot
-        snapshot = Snapshot(
-            snapshot_id=added.snapshot_id,
+        made = Snapshot(
+            snapshot_id=snapshot.snapshot_id,
             parent_snapshot_id=current.snapshot_id if current is not None else None,
             sequence_number=sequence_number,
             timestamp_ms=now_ms,
             manifest_list=f"{table.location}/{key}",
-            summary=append_summary(current, added.files, parent_totals=_totals(live) if current else None),
+            summary=snapshot.summary,
             schema_id=table.schema.schema_id,
         )
-        metadata = table.with_snapshot(snapshot, now_ms=now_ms, previous_metadata=previous)
+        metadata = table.with_snapshot(made, now_ms=now_ms, previous_metadata=previous)
         encoded = encode_manifest_list(
-            manifests,
-            snapshot_id=snapshot.snapshot_id,
-            parent_snapshot_id=snapshot.parent_snapshot_id,
+            snapshot.manifests,
+            snapshot_id=made.snapshot_id,
+            parent_snapshot_id=made.parent_snapshot_id,
             sequence_number=sequence_number,
         )
-    metadata = metadata.with_properties(_restored(table.properties, property_))
-    version = parent.version + 1
+    metadata = metadata.with_properties(_restored({**table.properties, **(properties or {})}, property_))
+    metadata = metadata.within(keep or settings_of(table.properties).retention)
     return NextVersion(
-        version=version,
+        version=parent.version + 1,
         manifest_list_key=key,
         manifest_list=encoded,
-        manifests=manifests,
-        metadata=metadata,
-        body=VersionBody(version, "table", metadata, property_),
+        manifests=snapshot.manifests if snapshot is not None else None,
+        body=VersionBody(parent.version + 1, "table", metadata, property_),
         data=metadata.to_json(),
     )
 
@@ -175,9 +270,10 @@ def with_next(prepared: NextVersion, next_id: str, line: int) -> NextVersion:
     """The same version, saying whose turn it is after it, and how many wait."""
     assert prepared.body.names is not None
     names = replace(prepared.body.names, next=next_id, line=line)
-    metadata = prepared.metadata.with_properties(_restored(prepared.metadata.properties, names))
+    table = prepared.body.table
+    metadata = table.with_properties(_restored(table.properties, names))
     body = replace(prepared.body, metadata=metadata, names=names)
-    return replace(prepared, metadata=metadata, body=body, data=metadata.to_json())
+    return replace(prepared, body=body, data=metadata.to_json())
 
 
 def _totals(live: Sequence[ManifestFile]) -> dict[str, int]:

@@ -68,7 +68,7 @@ def _decimal_bytes(precision: int) -> int:
     return (int(10**precision).bit_length() + 8) // 8
 
 
-def _transformed(kind: t.IcebergType, transform: str) -> t.IcebergType:
+def transformed(kind: t.IcebergType, transform: str) -> t.IcebergType:
     """Type of a partition value (spec, "Partition Transforms")."""
     if transform.startswith("bucket") or transform in ("year", "month", "hour"):
         return t.PrimitiveType("int")
@@ -83,7 +83,7 @@ def partition_schema(spec: PartitionSpec, schema: Schema) -> AvroSchema:
     for field in spec.fields:
         source = schema.find(field.source_id)
         kind = source.type if source is not None else t.PrimitiveType("string")
-        avro = _avro_type(_transformed(kind, field.transform), field.name)
+        avro = _avro_type(transformed(kind, field.transform), field.name)
         fields.append(_optional(field.field_id, field.name, avro))
     return {"type": "record", "name": "r102", "fields": fields}
 

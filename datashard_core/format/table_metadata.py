@@ -14,6 +14,7 @@ import msgspec
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.partition import FIRST_FIELD_ID, PartitionSpec
+from datashard_core.format.retention import Retention, retained
 from datashard_core.format.schema import Schema
 from datashard_core.format.snapshot import Snapshot
 
@@ -23,6 +24,19 @@ FORMAT_VERSION = 2
 class _LogEntry(msgspec.Struct, rename="kebab"):
     snapshot_id: int
     timestamp_ms: int
+
+
+class _SnapshotShape(msgspec.Struct, rename="kebab"):
+    snapshot_id: int
+    timestamp_ms: int
+    parent_snapshot_id: int | None = None
+
+
+class _RefShape(msgspec.Struct, rename="kebab"):
+    snapshot_id: int | None = None
+    type: str = "branch"
+    min_snapshots_to_keep: int | None = None
+    max_snapshot_age_ms: int | None = None
 
 
 class _Shape(msgspec.Struct, rename="kebab"):
@@ -39,10 +53,10 @@ class _Shape(msgspec.Struct, rename="kebab"):
     default_spec_id: int
     current_snapshot_id: int | None = None
     properties: dict[str, str] | None = None
-    snapshots: list[dict[str, Any]] | None = None
+    snapshots: list[_SnapshotShape] | None = None
     snapshot_log: list[_LogEntry] | None = None
     metadata_log: list[dict[str, Any]] | None = None
-    refs: dict[str, dict[str, Any]] | None = None
+    refs: dict[str, _RefShape] | None = None
 
 
 class TableMetadata:
@@ -122,13 +136,13 @@ class TableMetadata:
     def spec(self) -> PartitionSpec:
         """The partition spec that new data files are written with."""
         wanted = self._raw["default-spec-id"]
-        for raw in self._raw["partition-specs"]:
-            if raw.get("spec-id") == wanted:
-                return PartitionSpec.from_dict(raw)
-        raise CorruptTableError(f"{self.location}: the default partition spec, {wanted}, is not among the specs")
+        found = self.spec_by_id(wanted)
+        if found is None:
+            raise CorruptTableError(f"{self.location}: the default partition spec, {wanted}, is not among the specs")
+        return found
 
     def spec_by_id(self, spec_id: int) -> PartitionSpec | None:
-        """The partition spec of that number, if the metadata has it."""
+        """The partition spec of that id, if the table has it."""
         for raw in self._raw["partition-specs"]:
             if raw.get("spec-id") == spec_id:
                 return PartitionSpec.from_dict(raw)
@@ -207,6 +221,11 @@ class TableMetadata:
                 "snapshot-log": [*self.snapshot_log, entry],
             }
         )
+
+    def within(self, keep: Retention) -> TableMetadata:
+        """The same, cut back to the snapshots and log entries that are to be kept."""
+        changes = retained(self._raw, keep)
+        return TableMetadata({**self._raw, **changes}) if changes else self
 
     def _advanced(self, now_ms: int, previous_metadata: str | None) -> dict[str, Any]:
         log = self.metadata_log

@@ -9,6 +9,7 @@ from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit import lifecycle
 from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
 from datashard_core.commit.pointer import find_current
+from datashard_core.commit.settings import check_settings
 from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.commit.version import HINT_KEY
 from datashard_core.config import LocalConfig, S3Config, resolve_warehouse, split_table_uri
@@ -80,7 +81,7 @@ class Warehouse:
             raise ConfigurationError(
                 f"table {parsed}: schema={schema!r:.80} is not a Schema; see Schema.from_arrow and Schema.infer"
             )
-        given = _check_properties(properties or {})
+        given = _check_properties(properties or {}, str(parsed))
         storage = self._storage.at(parsed.folder)
         found = run(find_current(storage.root), storage, self._clock)
         if found is None or found.newest.state == "dropped":
@@ -273,10 +274,11 @@ def _opened(table: Table, schema: Schema, if_exists: IfExists) -> Table:
     return table
 
 
-def _check_properties(properties: Mapping[str, str]) -> Mapping[str, str]:
+def _check_properties(properties: Mapping[str, str], table: str) -> Mapping[str, str]:
     for key, value in properties.items():
         if key in (PROPERTY, PROTOCOL_PROPERTY):
             raise ConfigurationError(f"the table property {key!r} is kept by the library and cannot be set")
         if not isinstance(key, str) or not isinstance(value, str):
             raise ConfigurationError(f"table property {key!r}={value!r}: keys and values are text in Iceberg")
+    check_settings(properties, table)
     return properties

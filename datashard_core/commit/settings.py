@@ -1,0 +1,133 @@
+"""What table properties ask for: how much is kept, when manifests are merged, whether files are.
+
+Iceberg's names where Iceberg has one. A property that the table was created with is checked then;
+one that another engine set later and that makes no sense counts as not set, for no append may fail
+over it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datashard_core.errors import ConfigurationError
+from datashard_core.format.retention import Retention
+
+log = logging.getLogger(__name__)
+
+DAY_MS = 24 * 3600 * 1000
+OURS = "datashard."
+
+MAX_AGE = "history.expire.max-snapshot-age-ms"
+MIN_SNAPSHOTS = "history.expire.min-snapshots-to-keep"
+MAX_SNAPSHOTS = "datashard.snapshots.max-count"
+MAX_PREVIOUS = "write.metadata.previous-versions-max"
+MERGE = "commit.manifest-merge.enabled"
+MIN_TO_MERGE = "commit.manifest.min-count-to-merge"
+MANIFEST_BYTES = "commit.manifest.target-size-bytes"
+AUTO_COMPACT = "datashard.auto-compact"
+ID_RETENTION = "datashard.append-id.retention"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The properties of a table that steer its upkeep.
+
+    Attributes:
+        retention: which snapshots and log entries each version keeps.
+        merge: whether appends merge manifests.
+        min_to_merge: how many manifests of one tier begin a merge.
+        manifest_bytes: manifests of that size are not merged any more.
+        auto_compact: whether appends compact small data files.
+    """
+
+    retention: Retention
+    merge: bool
+    min_to_merge: int
+    manifest_bytes: int
+    auto_compact: bool
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or not lowest <= int(text) < 2**63:
+            raise ValueError(f"a whole number from {lowest} on")
+        return int(text)
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("'true' or 'false'")
+    return text.lower() == "true"
+
+
+_PROPERTIES: dict[str, tuple[Callable[[str], Any], Any]] = {
+    MAX_AGE: (_at_least(1), 5 * DAY_MS),
+    MIN_SNAPSHOTS: (_at_least(1), 10),
+    MAX_SNAPSHOTS: (_at_least(1), 100),
+    MAX_PREVIOUS: (_at_least(1), 100),
+    MERGE: (_switch, True),
+    MIN_TO_MERGE: (_at_least(2), 8),
+    MANIFEST_BYTES: (_at_least(1024), 8 * 2**20),
+    AUTO_COMPACT: (_switch, False),
+}
+_KNOWN = frozenset({MAX_SNAPSHOTS, AUTO_COMPACT, ID_RETENTION})
+"""Properties of our own that a user may set."""
+
+
+def settings_of(properties: Mapping[str, str]) -> Settings:
+    """What the properties ask for, defaults where they ask for nothing that makes sense."""
+    values = {name: _lenient(name, properties) for name in _PROPERTIES}
+    max_count: int = values[MAX_SNAPSHOTS]
+    return Settings(
+        retention=Retention(
+            max_age_ms=values[MAX_AGE],
+            min_count=min(values[MIN_SNAPSHOTS], max_count),
+            max_count=max_count,
+            max_previous=values[MAX_PREVIOUS],
+        ),
+        merge=values[MERGE],
+        min_to_merge=values[MIN_TO_MERGE],
+        manifest_bytes=values[MANIFEST_BYTES],
+        auto_compact=values[AUTO_COMPACT],
+    )
+
+
+def check_settings(properties: Mapping[str, str], table: str) -> None:
+    """Refuse properties that a table is to be created with and that make no sense.
+
+    Raises:
+        ConfigurationError: a value is not what the property takes, two contradict each other, or a
+            property of ours is not known.
+    """
+    for name, text in properties.items():
+        if name in _PROPERTIES:
+            try:
+                _PROPERTIES[name][0](text)
+            except ValueError as error:
+                raise ConfigurationError(f"table {table}: property {name}={text!r} has to be {error}") from error
+        elif name.startswith(OURS) and name not in _KNOWN:
+            raise ConfigurationError(
+                f"table {table}: there is no property {name!r}; those of this library are {', '.join(sorted(_KNOWN))}"
+            )
+    at_least, at_most = properties.get(MIN_SNAPSHOTS), properties.get(MAX_SNAPSHOTS)
+    if at_least is not None and at_most is not None and int(at_least) > int(at_most):
+        raise ConfigurationError(
+            f"table {table}: {MIN_SNAPSHOTS}={at_least!r} is more than {MAX_SNAPSHOTS}={at_most!r} allows"
+        )
+
+
+def _lenient(name: str, properties: Mapping[str, str]) -> Any:
+    parse, default = _PROPERTIES[name]
+    text = properties.get(name)
+    if text is None:
+        return default
+    try:
+        return parse(text)
+    except ValueError as error:
+        log.debug("table property %s=%r is not %s: %s is used", name, text, error, default)
+        return default
