@@ -1,16 +1,17 @@
 """Carries out, in life, the request batches that a commit yields.
 
-A batch of one runs in the calling thread; a larger batch runs in threads of a pool that the process
-shares, so an interrupt (Ctrl-C, a cancelled task) ends the wait at once. Nothing is undone then:
-what was sent may land, and the commit protocol is built for that.
+Requests run in daemon threads of a pool that the process shares while the main thread waits for
+them, so an interrupt (Ctrl-C, a cancelled task) ends the wait at once. Nothing is undone then: what
+was sent may land, and the commit protocol is built for that.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -38,8 +39,80 @@ from datashard_core.storage.requests import (
 T = TypeVar("T")
 MAX_THREADS = 32
 
-_pools: dict[int, ThreadPoolExecutor] = {}
-_pools_lock = threading.Lock()
+_LOCAL = (Now, Unique, Random)
+"""Requests that cost nothing."""
+
+
+class Pool:
+    """Daemon threads that run calls.
+
+    Unlike those of :class:`concurrent.futures.ThreadPoolExecutor` they are not waited for when the
+    process ends: after an interrupt a request may hang for as long as its time-out.
+
+    Args:
+        most: how many threads there are at the most; one is started when none is idle.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = threading.Semaphore(0)
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Run a call in some thread; its result or error is the future's."""
+        future: Future[T] = Future()
+
+        def run_it() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = work(*arguments)
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks the future
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._work.put(run_it)
+        if not self._idle.acquire(blocking=False):
+            self._start_one()
+        return future
+
+    def map(self, work: Callable[[Any], T], arguments: Iterable[Any]) -> list[T]:
+        """Run a call for each argument, side by side; their results in order, or the first error."""
+        return [future.result() for future in [self.submit(work, argument) for argument in arguments]]
+
+    def _start_one(self) -> None:
+        with self._lock:
+            if self._threads == self._most:
+                return  # whoever is done first takes it
+            self._threads += 1
+        threading.Thread(target=self._serve, name="datashard", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                run_it = self._work.get_nowait()
+            except queue.Empty:
+                self._idle.release()
+                run_it = self._work.get()
+            run_it()
+
+
+class _Shared:
+    """The pool of this process."""
+
+    pool: Pool | None = None
+    lock = threading.Lock()
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked child: threads do not survive a fork, and another one may have held the lock."""
+        cls.pool, cls.lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_Shared.forget)
 
 
 def run(steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK) -> T:
@@ -63,24 +136,31 @@ def run(steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK) -> T:
 
 
 def _perform_all(batch: Sequence[Request], storage: Storage, clock: Clock) -> list[Any]:
-    remote = [request for request in batch if not isinstance(request, (Now, Unique, Random))]
-    if len(remote) <= 1:
+    remote = [index for index, request in enumerate(batch) if not isinstance(request, _LOCAL)]
+    if remote and (not _is_main() or isinstance(batch[remote[0]], Sleep)):
+        remote.pop(0)  # stays in this thread: one hand-over fewer, and a sleep can be interrupted
+    if not remote:
         return [_perform(request, storage, clock) for request in batch]
     pool = shared_pool()
-    # The first request stays in this thread: one hand-over fewer.
-    first = remote[0]
-    futures: dict[int, Future[Any]] = {
-        index: pool.submit(_perform, request, storage, clock)
-        for index, request in enumerate(batch)
-        if request is not first
-    }
-    outcomes: list[Any] = [None] * len(batch)
-    for index, request in enumerate(batch):
-        if request is first:
-            outcomes[index] = _perform(request, storage, clock)
+    futures = {index: pool.submit(_perform, batch[index], storage, clock) for index in remote}
+    outcomes = [None if index in futures else _perform(batch[index], storage, clock) for index in range(len(batch))]
     for index, future in futures.items():
         outcomes[index] = future.result()
     return outcomes
+
+
+def call(work: Callable[..., T], *arguments: Any) -> T:
+    """Do something that waits for the store, and let an interrupt of the main thread end the wait."""
+    return shared_pool().submit(work, *arguments).result() if _is_main() else work(*arguments)
+
+
+def _is_main() -> bool:
+    """Whether signals reach this thread: it waits for its requests, and makes none itself.
+
+    A client written in Rust or C++ sees no signal until its request is over, so Ctrl-C would wait for
+    a hanging store.
+    """
+    return threading.current_thread() is threading.main_thread()
 
 
 def _perform(request: Request, storage: Storage, clock: Clock) -> Any:
@@ -107,12 +187,9 @@ _HANDLERS: dict[type, Callable[[Any, Storage, Clock], Any]] = {
 }
 
 
-def shared_pool() -> ThreadPoolExecutor:
-    """The process's thread pool; a forked child makes its own (threads do not survive a fork)."""
-    pid = os.getpid()
-    with _pools_lock:
-        pool = _pools.get(pid)
-        if pool is None:
-            _pools.clear()
-            pool = _pools[pid] = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="datashard")
-        return pool
+def shared_pool() -> Pool:
+    """The process's thread pool; a forked child makes its own."""
+    with _Shared.lock:
+        if _Shared.pool is None:
+            _Shared.pool = Pool(MAX_THREADS)
+        return _Shared.pool

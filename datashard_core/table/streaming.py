@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from datashard_core.format.data_file import DataFile
-from datashard_core.storage.driver import shared_pool
+from datashard_core.storage.driver import Pool, shared_pool
 from datashard_core.table.parquet_rows import FileRows, Reading
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class _Lane:
         self.ready += batches
         self.size += sum(batch.nbytes for batch in batches)
 
-    def start(self, pool: ThreadPoolExecutor) -> None:
+    def start(self, pool: Pool) -> None:
         self.running = pool.submit(self.rows.step)
 
     @property
@@ -92,9 +92,7 @@ def read_files(reading: Reading, files: Iterator[DataFile], ahead: int | None = 
                 lane.running.cancel()
 
 
-def _go_on(
-    lanes: deque[_Lane], reading: Reading, files: Iterator[DataFile], ahead: int, pool: ThreadPoolExecutor
-) -> None:
+def _go_on(lanes: deque[_Lane], reading: Reading, files: Iterator[DataFile], ahead: int, pool: Pool) -> None:
     """Start what may run: the first file always, the others while there is room."""
     for lane in lanes:
         if lane.running is not None and lane.running.done():

@@ -18,7 +18,7 @@ from datashard_core.format.schema import Schema
 from datashard_core.query.sql import At, run_sql
 from datashard_core.storage import check_conditional, open_storage
 from datashard_core.storage.base import ObjectNotFoundError, Storage
-from datashard_core.storage.driver import run
+from datashard_core.storage.driver import call, run
 from datashard_core.table.names import TableName, is_part, parse_name
 from datashard_core.table.shared import SharedCommits
 from datashard_core.table.table import DEFAULT_TIMEOUT, Table
@@ -86,7 +86,7 @@ class Warehouse:
         found = run(find_current(storage.root), storage, self._clock)
         if found is None or found.newest.state == "dropped":
             self._check_free(parsed)
-            check_conditional(storage)
+            call(check_conditional, storage)
             made = run(lifecycle.create(storage.root, str(parsed), schema, given, timeout), storage, self._clock)
             if made.made:
                 return self._table(storage, parsed, made.seen)
@@ -120,7 +120,7 @@ class Warehouse:
                 raise ConfigurationError(f"{namespace!r} cannot be the name of a namespace")
             return self._tables_in(namespace)
         names = []
-        for folder in self._storage.folders():
+        for folder in call(self._storage.folders):
             if not is_part(folder):
                 continue
             if self._has_versions(folder):
@@ -181,15 +181,15 @@ class Warehouse:
             return None  # DuckDB says which name it does not know; it may be a function or a CTE
 
     def _tables_in(self, namespace: str) -> list[str]:
-        names = [f"{namespace}.{part}" for part in self._storage.folders(namespace) if is_part(part)]
+        names = [f"{namespace}.{part}" for part in call(self._storage.folders, namespace) if is_part(part)]
         return sorted(name for name in names if self.table_exists(name))
 
     def _has_versions(self, folder: str) -> bool:
         """Whether a folder is, or was, a table and not a namespace."""
         try:
-            self._storage.head(f"{folder}/{HINT_KEY}")
+            call(self._storage.head, f"{folder}/{HINT_KEY}")
         except ObjectNotFoundError:
-            return "metadata" in self._storage.folders(folder)
+            return "metadata" in call(self._storage.folders, folder)
         return True
 
     def _check_free(self, name: TableName) -> None:
@@ -201,7 +201,7 @@ class Warehouse:
                     "name would share its folder"
                 )
             return
-        inside = [part for part in self._storage.folders(name.table) if is_part(part)]
+        inside = [part for part in call(self._storage.folders, name.table) if is_part(part)]
         if inside:
             raise TableExistsError(
                 f"{name} cannot be created: {name.table!r} is a namespace in {self.uri} (it holds {inside[0]!r})"
