@@ -243,6 +243,8 @@ def _read_on(group: _Group, *, whole: bool = True) -> Steps[bool]:
     found = yield from (find_current if whole else read_next)(group.target.root, state.body)
     if found is None or found.newest.version == state.body.version:
         return False
+    if found.newest.state == "table":
+        settle(found, state, group.target)  # the history of a table made again says nothing of ours
     words = yield from look_up(
         frozenset(group.waiting),
         found.newest,

@@ -122,7 +122,7 @@ def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
     if target.uuid and newest.table.table_uuid != target.uuid:
         raise NoSuchTableError(
             f"table {target.name} at {target.root} was dropped and made again (its uuid was {target.uuid}, and is "
-            f"{newest.table.table_uuid} now). Nothing was appended: load the table again."
+            f"{newest.table.table_uuid} now). Nothing of this call is in the table that is there now: load it again."
         )
     if seen is not None and seen.body.version == newest.version:
         return replace(seen, hint=found.hint or seen.hint)

@@ -45,12 +45,16 @@ class ModelStore:
 
     Attributes:
         conditional: False makes a store that ignores conditions, the dangerous kind.
+        deleted: keys that were ever deleted.
+        kept: the first body of every object below ``metadata/`` and ``data/``, whatever became of it:
+            a judge wants to know the whole history.
     """
 
     conditional: bool = True
     objects: dict[str, Held] = field(default_factory=dict)
     writes: int = 0
     deleted: set[str] = field(default_factory=set)
+    kept: dict[str, bytes] = field(default_factory=dict)
     _keys: list[str] = field(default_factory=list)
 
     def perform(self, request: Request, now: float) -> Any:
@@ -107,6 +111,8 @@ class ModelStore:
         if key not in self.objects:
             bisect.insort(self._keys, key)
         self.objects[key] = Held(data, version, now)
+        if not key.startswith("_datashard/"):
+            self.kept.setdefault(key, data)
         return version
 
     def _remove(self, key: str) -> None:

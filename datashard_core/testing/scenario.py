@@ -7,64 +7,32 @@ the writers were told. The invariants are those of ``docs/design/commit-protocol
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datashard_core.commit.deferred import Deferred, defer, flush
-from datashard_core.commit.lifecycle import create
+from datashard_core.commit.lifecycle import create, drop, list_own, purge
 from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.pointer import find_current, move_hint
+from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import append
-from datashard_core.commit.state import Append, Committed, Seen, Target, manifests_of
-from datashard_core.commit.updates import new_manifest
-from datashard_core.commit.version import VersionBody, parse_version, version_key
-from datashard_core.errors import CommitStateUnknownError, DataShardError
+from datashard_core.commit.staged_read import read_with_staged
+from datashard_core.commit.state import Append, Committed, Seen, Target
+from datashard_core.errors import AppendIdConflictError, CommitStateUnknownError, DataShardError, NoSuchTableError
 from datashard_core.format.digest import id_digest, rows_digest
-from datashard_core.format.manifest import DELETED, decode_manifest, encode_manifest_list
 from datashard_core.format.parquet import encode_parquet
 from datashard_core.format.schema import Schema
-from datashard_core.format.snapshot import Snapshot, append_summary
-from datashard_core.storage.requests import Now, Put, PutData, PutIfAbsent, Sleep, Steps, Unique, ask, each
+from datashard_core.storage.requests import Delete, ListPage, Now, PutData, Sleep, Steps, Unique, ask
+from datashard_core.testing.foreign import foreign_commit
+from datashard_core.testing.history import ROOT, Era, History, rows_of, tags_in
+from datashard_core.testing.mixes import Mix, blocks_of
 from datashard_core.testing.simulation import Crashed, Faults, Latency, Process, Simulation
 
-ROOT = "s3://simulated/table"
 SCHEMA = Schema(schema_id=0, fields=[{"id": 1, "name": "tag", "type": "string", "required": True}])
 CALM = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """Who does what in one scenario.
-
-    Attributes:
-        writers: processes that append in a closed loop.
-        appends: appends of each.
-        think: mean seconds between two appends of one writer.
-        handed_in: share of appends whose id the caller hands in.
-        twins: probability that another process runs the same append at the same time.
-        deferred: share of appends that are deferred.
-        fresh: share of appends that begin without a known version, as a new process would.
-        give_up: seconds after which a writer stops waiting.
-        foreign: processes of another engine, each committing a few versions.
-        keep_property: probability that a foreign commit carries the table properties on.
-        faults: what goes wrong, until the calm.
-    """
-
-    writers: int = 4
-    appends: int = 4
-    think: float = 0.2
-    handed_in: float = 0.5
-    twins: float = 0.2
-    deferred: float = 0.15
-    fresh: float = 0.3
-    give_up: float = 60.0
-    foreign: int = 1
-    foreign_commits: int = 3
-    keep_property: float = 0.5
-    faults: Faults = field(default_factory=Faults)
+PATIENT = 30.0
+"""Seconds that an append may take when nothing fails."""
 
 
 @dataclass(slots=True)
@@ -73,9 +41,15 @@ class Told:
 
     committed: list[int] = field(default_factory=list)
     failed: int = 0
+    gone: int = 0
     unknown: int = 0
     deferred: int = 0
     running: int = 0
+
+    @property
+    def surely_absent(self) -> bool:
+        """Whether every call with this id was told that it failed, other than by the table's end."""
+        return bool(self.failed) and not (self.committed or self.unknown or self.deferred or self.running or self.gone)
 
 
 @dataclass(slots=True)
@@ -97,94 +71,157 @@ class Scenario:
     def __init__(self, simulation: Simulation, mix: Mix) -> None:
         self.simulation = simulation
         self.mix = mix
-        self.told: dict[str, Told] = {}
+        self.told: defaultdict[str, defaultdict[str, Told]] = defaultdict(lambda: defaultdict(Told))
         self.latencies: list[float] = []
         self.errors: list[str] = []
         self.choices = random.Random(simulation.seed * 7919 + 1)
         self.processes: list[Process] = []
-        self.foreign_tags: list[str] = []
-        made: list[Any] = []
+        self.foreign_tags: list[tuple[str, str]] = []
+        self.calm_at = 0.0
+        self._tags: dict[str, Counter[str]] = {}
         simulation_faults, simulation.faults = simulation.faults, Faults()
-        simulation.start(create(ROOT, "t", SCHEMA, {}, 60.0), self._process("creator"), made.append)
-        simulation.run()
+        self.seen: Seen = self._at_once(create(ROOT, "t", SCHEMA, {}, 60.0)).seen
         simulation.faults = simulation_faults
-        self.seen: Seen = made[0].seen
-        self.target = Target(ROOT, "t", self.seen.body.table.table_uuid)
+        self.target = self._target_of(self.seen)
+
+    @staticmethod
+    def _target_of(seen: Seen) -> Target:
+        return Target(ROOT, "t", seen.body.table.table_uuid)
 
     def _process(self, name: str) -> Process:
         process = self.simulation.process(name)
         self.processes.append(process)
         return process
 
+    def _at_once(self, steps: Steps[Any]) -> Any:
+        results: list[Any] = []
+        self.simulation.start(steps, self._process("alone"), results.append)
+        self.simulation.run()
+        return results[0]
+
     # Actors ----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start everybody."""
-        for number in range(self.mix.writers):
+        mix = self.mix
+        for number in range(mix.writers):
             self._launch(self._writer(number), f"writer {number}")
-        for number in range(self.mix.foreign):
+        for number in range(mix.foreign):
             self._launch(self._foreign(number), f"foreign {number}")
+        for number in range(mix.readers):
+            self._launch(self._reader(number), f"reader {number}")
+        for number in range(mix.drops):
+            self._drop(number)
+        for number in range(mix.losers_of_nodes):
+            self._launch(self._loser_of_nodes(), f"loser of nodes {number}")
 
-    def _launch(self, steps: Steps[None], name: str) -> None:
+    def _drop(self, number: int) -> None:
+        """Start a dropper; if it dies half way another makes the table again, else everybody would wait for ever."""
+        self._launch(self._dropper(), f"dropper {number}", again=lambda: self._drop(number))
+
+    def _launch(self, steps: Steps[None], name: str, again: Callable[[], None] | None = None) -> None:
         def ended(result: Any) -> None:
-            if isinstance(result, DataShardError) and not isinstance(result, Crashed):
+            if isinstance(result, Crashed):
+                if again is not None:
+                    again()
+            elif isinstance(result, DataShardError):
                 self.errors.append(f"{name} ended with {type(result).__name__}: {result}")
 
         self.simulation.start(steps, self._process(name), ended)
 
     def _writer(self, number: int) -> Steps[None]:
-        choices = random.Random(self.choices.random())
+        mix, choices = self.mix, random.Random(self.choices.random())
         seen = self.seen
-        for turn in range(self.mix.appends):
-            yield from ask(Sleep(choices.expovariate(1.0 / self.mix.think) if self.mix.think else 0.0))
-            tag = f"{number}/{turn}"
-            handed_in = choices.random() < self.mix.handed_in
-            if choices.random() < self.mix.fresh:
-                found = yield from _patient(lambda: find_current(ROOT))
-                seen = Seen(found.newest, None, found.hint)
-            if handed_in and choices.random() < self.mix.twins:
-                self._launch(self._twin(tag, choices.expovariate(1.0)), f"twin of {tag}")
-            if choices.random() < self.mix.deferred:
-                seen = yield from self._defer(tag, handed_in, seen)
+        for turn in range(mix.appends):
+            yield from ask(Sleep(choices.expovariate(1.0 / mix.think) if mix.think else 0.0))
+            count = 3 if choices.random() < mix.grouped else 1
+            tags = [f"{number}/{turn}" + (f"+{index}" if index else "") for index in range(count)]
+            handed_in = choices.random() < mix.handed_in
+            if choices.random() < mix.fresh:
+                seen = yield from self._loaded()
+            if handed_in and choices.random() < mix.twins:
+                self._launch(self._twin(tags[:1], choices.expovariate(1.0)), f"twin of {tags[0]}")
+            if choices.random() < mix.deferred:
+                seen = yield from self._defer(tags[0], handed_in, seen)
             else:
-                seen = yield from self._append(tag, handed_in, seen, choices)
+                large = choices.random() < mix.large
+                seen = yield from self._append(tags, handed_in, large, seen, choices)
+            if choices.random() < mix.flushes:
+                seen = yield from self._flush(seen)
 
-    def _twin(self, tag: str, delay: float) -> Steps[None]:
+    def _loaded(self) -> Steps[Seen]:
+        """Open the table as a new process does, patiently."""
+        while True:
+            try:
+                found = yield from find_current(ROOT)
+            except DataShardError:
+                found = None
+            if found is not None and found.newest.state == "table":
+                return Seen(found.newest, None, found.hint)
+            yield from ask(Sleep(1.0))
+
+    def _twin(self, tags: Sequence[str], delay: float) -> Steps[None]:
+        """The same appends run again by another process, as an orchestrator does."""
         yield from ask(Sleep(delay))
-        found = yield from _patient(lambda: find_current(ROOT))
-        yield from self._append(tag, True, Seen(found.newest, None, found.hint), random.Random(tag))
+        seen = yield from self._loaded()
+        yield from self._append(tags, True, False, seen, random.Random(tags[0]))
 
-    def _append(self, tag: str, handed_in: bool, seen: Seen, choices: random.Random) -> Steps[Seen]:
-        item = _item(tag, handed_in, None if handed_in else seen.body.version)
-        told = self.told.setdefault(tag, Told())
-        told.running += 1
-        begun = yield from ask(Now())
+    def _append(
+        self, tags: Sequence[str], handed_in: bool, large: bool, seen: Seen, choices: random.Random
+    ) -> Steps[Seen]:
+        target = self._target_of(seen)
+        bases: dict[str, int | None] = dict.fromkeys(tags, None if handed_in else seen.body.version)
+        told = {tag: self.told[target.uuid][tag] for tag in tags}
+        files: dict[str, tuple[Any, ...]] = {}
+        for tag in tags:
+            told[tag].running += 1
+            files[tag] = (yield from _write_large(tag)) if large else ()
+        begun = (yield from ask(Now())).monotonic
         for _ in range(4):
-            results, known = yield from append([item], self.target, seen, self.mix.give_up)
+            items = {tag: _item(tag, handed_in, base, files[tag]) for tag, base in bases.items()}
+            results, known = yield from append(list(items.values()), target, seen, self.mix.give_up)
             seen = known or seen
-            result = results[item.id]
-            if isinstance(result, Committed):
-                told.committed.append(result.version)
-                ended = yield from ask(Now())
-                self.latencies.append(ended.monotonic - begun.monotonic)
+            took = (yield from ask(Now())).monotonic - begun
+            for tag, item in items.items():
+                again = self._note(told[tag], results[item.id], took, begun)
+                bases.pop(tag)
+                if again and choices.random() < 0.7:
+                    bases[tag] = results[item.id].base  # type: ignore[union-attr]
+            if not bases:
                 break
-            if isinstance(result, CommitStateUnknownError):
-                told.unknown += 1
-                if choices.random() < 0.3:
-                    break
-                item = _item(tag, handed_in, result.base)
-            else:
-                told.failed += 1
-                break
-        told.running -= 1
-        return seen
+        for tag in tags:
+            told[tag].running -= 1
+        return seen if seen.body.state == "table" else (yield from self._loaded())
+
+    def _note(self, told: Told, result: Any, took: float, begun: float) -> bool:
+        """Note what a caller was told; whether it may ask again."""
+        calm = begun > self.calm_at > 0.0
+        if isinstance(result, Committed):
+            told.committed.append(result.version)
+            self.latencies.append(took)
+            if calm and took > PATIENT:
+                self.errors.append(f"an append took {took:.0f} s though nothing failed")
+            return False
+        if calm and not isinstance(result, NoSuchTableError):
+            self.errors.append(f"an append ended with {type(result).__name__} though nothing failed: {result}")
+        if isinstance(result, CommitStateUnknownError):
+            told.unknown += 1
+            return True
+        if isinstance(result, NoSuchTableError):
+            told.gone += 1  # who slept through the end of the table cannot know how it ended in it
+            return False
+        if isinstance(result, AppendIdConflictError):
+            self.errors.append(f"equal rows were taken for others: {result}")
+        told.failed += 1
+        return False
 
     def _defer(self, tag: str, handed_in: bool, seen: Seen) -> Steps[Seen]:
-        item = _item(tag, handed_in, None if handed_in else seen.body.version)
-        told = self.told.setdefault(tag, Told())
+        target = self._target_of(seen)
+        item = _item(tag, handed_in, None if handed_in else seen.body.version, ())
+        told = self.told[target.uuid][tag]
         told.running += 1
         try:
-            result, seen = yield from defer(item, self.target, seen)
+            result, seen = yield from defer(item, target, seen)
         except CommitStateUnknownError:
             told.unknown += 1
         except DataShardError:
@@ -202,23 +239,98 @@ class Scenario:
         return seen
 
     def _flush(self, seen: Seen) -> Steps[Seen]:
+        sure = self._sure(seen.body.table.table_uuid, deferred=True)
         try:
-            return (yield from flush(self.target, seen, self.mix.give_up))
+            known = yield from flush(self._target_of(seen), seen, self.mix.give_up)
         except DataShardError:
             return seen  # what is staged stays staged
+        rows = self._rows(known)
+        self.errors += [f"append {tag} was staged before a flush that left it out" for tag in sure if not rows[tag]]
+        return known
 
     def _foreign(self, number: int) -> Steps[None]:
-        """Another engine: reads the newest version, appends a file, commits by the same condition."""
         choices = random.Random(self.choices.random())
         for turn in range(self.mix.foreign_commits):
             yield from ask(Sleep(choices.expovariate(1.0)))
             keep = choices.random() < self.mix.keep_property
-            tag = f"foreign {number}/{turn}"
             try:
-                landed = yield from _foreign_commit(tag, keep)
+                landed = yield from foreign_commit(ROOT, SCHEMA, f"foreign {number}/{turn}", keep)
                 self.foreign_tags += [landed] if landed else []
             except DataShardError:
                 continue  # engines of others give up; theirs to explain
+
+    def _reader(self, number: int) -> Steps[None]:
+        """Reads the newest version, by turns with and without what is staged, and holds it against what is sure."""
+        choices = random.Random(self.choices.random())
+        seen = self.seen
+        for turn in range(self.mix.reads):
+            yield from ask(Sleep(choices.expovariate(1.0)))
+            staged = (number + turn) % 2 == 0
+            uuid = seen.body.table.table_uuid
+            sure = self._sure(uuid, deferred=staged)
+            try:
+                if staged:
+                    read = yield from read_with_staged(self._target_of(seen), seen)
+                    seen = read.seen
+                    rows = self._rows(seen)
+                    for table in read.rows:
+                        rows.update(table.column("tag").to_pylist())
+                    for file in read.files:
+                        rows += tags_in(self.simulation.store.kept[file.file_path.removeprefix(f"{ROOT}/")])
+                else:
+                    seen = yield from self._loaded()
+                    rows = self._rows(seen)
+            except NoSuchTableError:
+                seen = yield from self._loaded()
+                continue
+            except DataShardError:
+                continue
+            if seen.body.table.table_uuid != uuid:
+                continue
+            what = "with staged rows" if staged else "without staged rows"
+            self.errors += [f"a reader {what} misses append {tag}" for tag in sure if not rows[tag]]
+            self.errors += [f"a reader {what} sees append {tag} {n} times" for tag, n in rows.items() if n > 1]
+
+    def _sure(self, uuid: str, *, deferred: bool) -> list[str]:
+        """Appends that have to be in what is read from now on; a stale listing may hide what is staged."""
+        deferred = deferred and not self.mix.faults.stale_list
+        return [tag for tag, told in self.told[uuid].items() if told.committed or (deferred and told.deferred)]
+
+    def _rows(self, seen: Seen) -> Counter[str]:
+        table = seen.body.table
+        if table.current_snapshot is None:
+            return Counter()
+        return rows_of(self.simulation.store, table.location, table.current_snapshot, self._tags)
+
+    def _dropper(self) -> Steps[None]:
+        """Drops the table, and makes it again."""
+        choices = random.Random(self.choices.random())
+        yield from ask(Sleep(choices.uniform(0.5, 5.0)))
+        try:
+            seen = yield from self._loaded()
+            listed = (yield from list_own()) if self.mix.purge else frozenset()
+            marker = yield from drop(self._target_of(seen), CALM)
+            if self.mix.purge:
+                yield from purge(ROOT, seen.body.table.table_uuid, marker.version, listed)
+        except DataShardError:
+            pass  # whether it was dropped or not, the next step makes sure that there is a table
+        while True:
+            try:
+                yield from create(ROOT, "t", SCHEMA, {}, CALM)
+                return
+            except DataShardError:
+                yield from ask(Sleep(1.0))
+
+    def _loser_of_nodes(self) -> Steps[None]:
+        """Some other engine's orphan removal: it deletes an id node, and nothing depends on that."""
+        choices = random.Random(self.choices.random())
+        yield from ask(Sleep(choices.uniform(0.5, 10.0)))
+        try:
+            page = yield from ask(ListPage("_datashard/ids/"))
+            if page:
+                yield from ask(Delete((choices.choice(page).key,)))
+        except DataShardError:
+            return
 
     # The end ---------------------------------------------------------------------------------
 
@@ -226,20 +338,19 @@ class Scenario:
         """Run to the end: faults until ``calm_at``, then calm, a flush, and the judge."""
         simulation = self.simulation
         simulation.calm_after(calm_at)
+        self.calm_at = calm_at
         self.start()
         simulation.run()
         for process in self.processes:
             process.suspended_until = 0.0
-        flushed: list[Any] = []
         simulation.calm_after(0.0)
-        simulation.start(flush(self.target, None, CALM), self._process("last"), flushed.append)
-        simulation.run()
         report = Report(simulation.seed, latencies=self.latencies, ended_at=simulation.now)
+        ended = self._at_once(self._last_flush())
         report.violations += self.errors
         for process in self.processes:
             report.requests.update(process.requests)
-        if not isinstance(flushed[0], Seen):
-            report.violations.append(f"the last flush failed: {flushed[0]!r}")
+        if isinstance(ended, DataShardError):
+            report.violations.append(f"the last flush failed: {ended!r}")
             return report
         try:
             self._judge(report)
@@ -247,97 +358,40 @@ class Scenario:
             report.violations.append(f"the history cannot be read whole: {error}")
         return report
 
+    def _last_flush(self) -> Steps[Seen]:
+        made = yield from create(ROOT, "t", SCHEMA, {}, CALM)  # a dropper may have died half way
+        return (yield from flush(self._target_of(made.seen), None, CALM))
+
     def _judge(self, report: Report) -> None:
-        history = History(self.simulation)
+        history = History(self.simulation.store)
         report.versions = len(history.versions)
         report.violations += history.violations
-        rows = history.rows_at(len(history.versions) - 1)
-        for tag, told in self.told.items():
-            count = rows.get(tag, 0)
+        known = {era.uuid for era in history.eras}
+        report.violations += [f"appends went to table {uuid}, which never was" for uuid in self.told.keys() - known]
+        for era in history.eras:
+            self._judge_era(era, history, report)
+
+    def _judge_era(self, era: Era, history: History, report: Report) -> None:
+        rows = history.rows_at(era.last)
+        told_here = self.told[era.uuid]
+        for tag, told in told_here.items():
+            count = rows[tag]
             report.acknowledged += bool(told.committed)
             if count > 1:
                 report.violations.append(f"append {tag} is in the table {count} times: {told}")
-            if (told.committed or told.deferred) and count == 0:
+            if (told.committed or (told.deferred and not era.dropped)) and count == 0:
                 report.violations.append(f"append {tag} was acknowledged and is lost: {told}")
-            if told.failed and not (told.committed or told.unknown or told.deferred or told.running) and count:
+            if told.surely_absent and count:
                 report.violations.append(f"append {tag} was reported as failed and is there: {told}")
             for version in told.committed:
-                if history.rows_at(version).get(tag, 0) != 1 or history.rows_at(version - 1).get(tag, 0) != 0:
+                if history.rows_at(version)[tag] != 1 or history.rows_at(version - 1)[tag] != 0:
                     report.violations.append(f"append {tag} is not what version {version} added")
-        for tag in self.foreign_tags:
-            if rows.get(tag, 0) != 1:
-                report.violations.append(f"foreign append {tag} is in the table {rows.get(tag, 0)} times")
-        report.violations += [f"row {tag!r} comes from nowhere" for tag in rows if not self._is_known(tag)]
-
-    def _is_known(self, tag: str) -> bool:
-        return tag in self.told or tag.startswith("foreign ")
-
-
-class History:
-    """Every version of the simulated table, read whole, and what is wrong with the chain."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self.store = simulation.store
-        self.violations: list[str] = []
-        self.versions: list[VersionBody] = []
-        self._rows: dict[str, Counter[str]] = {}
-        self._manifests: dict[str, Counter[str]] = {}
-        while version_key(len(self.versions)) in self.store.objects:
-            number = len(self.versions)
-            body = self.store.objects[version_key(number)].body
-            self.versions.append(parse_version(body, number, version_key(number)))
-        names = [key for key in self.store.objects if key.startswith("metadata/v") and key.endswith(".json")]
-        if len(names) != len(self.versions):
-            self.violations.append("versions are not contiguous")
-        if any(key.startswith("metadata/v") for key in self.store.deleted):
-            self.violations.append("a version name was deleted")
-        self._check_chain()
-
-    def _check_chain(self) -> None:
-        for before, after in zip(self.versions, self.versions[1:], strict=False):
-            old, new = before.table, after.table
-            if new.last_updated_ms <= old.last_updated_ms:
-                self.violations.append(f"version {after.version} is not younger than its parent")
-            if new.current_snapshot_id == old.current_snapshot_id:
-                continue
-            snapshot = new.current_snapshot
-            if snapshot is None or snapshot.parent_snapshot_id != old.current_snapshot_id:
-                self.violations.append(f"version {after.version} was not built from its parent")
-            lost = self.rows_at(before.version) - self.rows_at(after.version)
-            if lost:
-                self.violations.append(f"version {after.version} lost rows of its parent: {dict(lost)}")
-
-    def rows_at(self, version: int) -> Counter[str]:
-        """How often each append's row is in a version."""
-        if version < 0:
-            return Counter()
-        table = self.versions[version].table
-        snapshot = table.current_snapshot
-        if snapshot is None:
-            return Counter()
-        if snapshot.manifest_list not in self._rows:
-            self._rows[snapshot.manifest_list] = self._read(table.location, snapshot)
-        return self._rows[snapshot.manifest_list]
-
-    def _read(self, location: str, snapshot: Snapshot) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for manifest in _local(manifests_of(ROOT, location, snapshot), self.store):
-            if manifest.manifest_path not in self._manifests:
-                body = self.store.objects[key_of(manifest.manifest_path, location, ROOT)].body
-                rows: Counter[str] = Counter()
-                for entry in decode_manifest(body, manifest):
-                    if entry.status != DELETED:
-                        rows += self._tags(key_of(entry.data_file.file_path, location, ROOT))
-                self._manifests[manifest.manifest_path] = rows
-            total += self._manifests[manifest.manifest_path]
-        return total
-
-    def _tags(self, key: str) -> Counter[str]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(pa.BufferReader(self.store.objects[key].body))
-        return Counter(table.column("tag").to_pylist())
+        for tag, uuid in self.foreign_tags:
+            if uuid == era.uuid and rows[tag] != 1:
+                report.violations.append(f"foreign append {tag} is in the table {rows[tag]} times")
+        report.violations += [
+            f"row {tag!r} comes from nowhere" for tag in rows if tag not in told_here and not tag.startswith("foreign ")
+        ]
 
 
 def run_seed(
@@ -345,116 +399,35 @@ def run_seed(
 ) -> Report:
     """Run one scenario from one seed; the same seed and mix replay exactly."""
     simulation = Simulation(seed, latency=latency, faults=mix.faults)
-    scenario = Scenario(simulation, mix)
-    if prepare is not None:
-        prepare(scenario)
-    return scenario.finish(calm_at=simulation.now + 120.0)
+    with blocks_of(mix.block):
+        scenario = Scenario(simulation, mix)
+        if prepare is not None:
+            prepare(scenario)
+        return scenario.finish(calm_at=simulation.now + 120.0)
 
 
-def mix_for(seed: int) -> Mix:
-    """A mix for a seed: every kind of fault appears somewhere, most runs have a few."""
-    dice = random.Random(seed)
-
-    def now_and_then(share: float, most: float) -> float:
-        return dice.uniform(0.0, most) if dice.random() < share else 0.0
-
-    faults = Faults(
-        before=now_and_then(0.5, 0.05),
-        after=now_and_then(0.6, 0.08),
-        late=now_and_then(0.4, 0.05),
-        twice=now_and_then(0.4, 0.10),
-        conflict=now_and_then(0.3, 0.10),
-        stale_hint=now_and_then(0.4, 0.5),
-        stale_list=now_and_then(0.4, 0.3),
-        crash=now_and_then(0.4, 0.01),
-        suspend=now_and_then(0.4, 0.01),
-        skew_seconds=dice.choice([0.0, 0.5, 30.0, 3600.0]),
-        burst=now_and_then(0.2, 2.0),
-    )
-    return Mix(
-        writers=dice.choice([1, 2, 3, 5, 8]),
-        appends=dice.choice([1, 2, 4, 6]),
-        think=dice.choice([0.0, 0.1, 1.0]),
-        handed_in=dice.choice([0.0, 0.5, 1.0]),
-        twins=dice.choice([0.0, 0.3, 0.7]),
-        deferred=dice.choice([0.0, 0.15, 0.5]),
-        fresh=dice.choice([0.0, 0.3, 1.0]),
-        foreign=dice.choice([0, 0, 1, 2]),
-        keep_property=dice.choice([0.0, 0.5, 1.0]),
-        faults=faults,
-    )
-
-
-def _item(tag: str, handed_in: bool, base: int | None) -> Append:
+def _item(tag: str, handed_in: bool, base: int | None, files: tuple[Any, ...]) -> Append:
     import pyarrow as pa
 
     rows = pa.table({"tag": [tag]}, schema=SCHEMA.to_arrow())
     digest = rows_digest(rows, SCHEMA) if handed_in else LIBRARY_MADE
-    return Append(f"id of {tag}", id_digest(f"id of {tag}"), digest, rows, (), SCHEMA, base)
+    return Append(f"id of {tag}", id_digest(f"id of {tag}"), digest, None if files else rows, files, SCHEMA, base)
 
 
-def _patient(steps: Callable[[], Steps[Any]]) -> Steps[Any]:
-    """Try until the store answers."""
-    while True:
-        try:
-            return (yield from steps())
-        except DataShardError:
-            yield from ask(Sleep(1.0))
-
-
-def _foreign_commit(name: str, keep_property: bool) -> Steps[str | None]:
+def _write_large(tag: str) -> Steps[tuple[Any, ...]]:
+    """Write the data file of an append that is too large to be copied; tried until it is there."""
     import pyarrow as pa
 
-    for attempt in range(4):
-        tag = f"{name}/{attempt}"  # it has no identity over its tries: each may land
-        found = yield from find_current(ROOT)
-        if found is None:
-            return None
-        table = found.newest.table
-        now, for_data, for_list = yield from each((Now(), Unique(), Unique()))
-        encoded = encode_parquet(pa.table({"tag": [tag]}, schema=SCHEMA.to_arrow()), SCHEMA)
-        key = f"data/foreign_{for_data}.parquet"
-        manifest = new_manifest(for_data, table, [encoded.data_file(f"{table.location}/{key}")], SCHEMA)
-        live = yield from manifests_of(ROOT, table.location, table.current_snapshot)
-        sequence = table.last_sequence_number + 1
-        list_key = f"metadata/manifests/manifest_list_{for_list}.avro"
-        snapshot = Snapshot(
-            snapshot_id=manifest.snapshot_id,
-            parent_snapshot_id=table.current_snapshot_id,
-            sequence_number=sequence,
-            timestamp_ms=now.wall_ms,
-            manifest_list=f"{table.location}/{list_key}",
-            summary=append_summary(table.current_snapshot, manifest.files),
-            schema_id=table.schema.schema_id,
-        )
-        listed = (*live, manifest.listed(table.location, sequence))
-        data = encode_manifest_list(
-            listed,
-            snapshot_id=snapshot.snapshot_id,
-            parent_snapshot_id=snapshot.parent_snapshot_id,
-            sequence_number=sequence,
-        )
-        properties = dict(table.properties)
-        if not keep_property:
-            properties = {k: v for k, v in properties.items() if not k.startswith("datashard.")}
-        body = table.with_snapshot(snapshot, now_ms=now.wall_ms, previous_metadata=None).with_properties(properties)
-        yield from each((PutData(key, encoded.data), Put(manifest.key, manifest.data), Put(list_key, data)))
-        version = found.newest.version + 1
-        outcomes = yield (PutIfAbsent(version_key(version), body.to_json()),)
-        if not isinstance(outcomes[0], DataShardError):
-            yield from move_hint(version, found.hint, ROOT)
-            return tag
-    return None
-
-
-def _local(steps: Steps[Any], store: Any) -> Any:
-    """Run steps at once against the store as it is."""
-    try:
-        batch = next(steps)
-        while True:
-            batch = steps.send([store.perform(request, 0.0) for request in batch])
-    except StopIteration as stop:
-        return stop.value
+    encoded = encode_parquet(pa.table({"tag": [tag]}, schema=SCHEMA.to_arrow()), SCHEMA)
+    while True:
+        unique: str = yield from ask(Unique())
+        key = f"data/auto_{unique}.parquet"
+        try:
+            yield from ask(PutData(key, encoded.data))
+        except DataShardError:
+            yield from ask(Sleep(0.5))
+            continue
+        return (encoded.data_file(f"{ROOT}/{key}"),)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

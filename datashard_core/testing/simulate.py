@@ -15,7 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datashard_core.testing.scenario import Report, mix_for, run_seed
+from datashard_core.testing.mixes import mix_for
+from datashard_core.testing.scenario import Report, run_seed
 
 CHUNK = 50
 

@@ -75,6 +75,8 @@ class Faults:
     stale_hint: float = 0.0
     stale_list: float = 0.0
     stale_seconds: float = 2.0
+    lost_delete: float = 0.0
+    """A delete that the store acknowledges and never carries out."""
     crash: float = 0.0
     suspend: float = 0.0
     suspend_seconds: float = 4 * 3600.0
@@ -261,6 +263,8 @@ class Simulation:
             self._answer(running, index, outcome, reply)
 
     def _perform(self, request: Request) -> Any:
+        if isinstance(request, Delete) and self._happens(self.faults.lost_delete):
+            return None
         if isinstance(request, Get) and request.key == HINT_KEY and self._happens(self.faults.stale_hint):
             older = [held for when, held in self._hints if when >= self.now - 60.0]
             if older:

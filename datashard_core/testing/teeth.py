@@ -19,7 +19,7 @@ from datashard_core.commit.pointer import find_current
 from datashard_core.commit.staging import Judged, StagedName, UnreadableBodyError
 from datashard_core.commit.state import settle
 from datashard_core.storage.requests import Delete, Put, Steps
-from datashard_core.testing.scenario import Mix
+from datashard_core.testing.mixes import Mix
 from datashard_core.testing.simulation import Faults
 
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from datashard_core.testing.scenario import Mix, mix_for, run_seed
+from datashard_core.testing.mixes import Mix, mix_for
+from datashard_core.testing.scenario import run_seed
 from datashard_core.testing.simulate import run_chunk
 from datashard_core.testing.simulation import Faults
 from datashard_core.testing.teeth import TEETH, Tooth

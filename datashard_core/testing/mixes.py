@@ -1,0 +1,118 @@
+"""Who does what in a simulated scenario, and what goes wrong meanwhile."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from unittest import mock
+
+from datashard_core.commit import history, lookup, names, nodes
+from datashard_core.testing.simulation import Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Who does what in one scenario.
+
+    Attributes:
+        writers: processes that append in a closed loop.
+        appends: calls of each.
+        think: mean seconds between two calls of one writer.
+        handed_in: share of appends whose id the caller hands in.
+        twins: probability that another process runs the same append at the same time.
+        deferred: share of appends that are deferred.
+        large: share of appends that are finished data files, of which a description is staged.
+        grouped: share of calls that commit the appends of several threads together.
+        fresh: share of appends that begin without a known version, as a new process would.
+        flushes: share of calls after which the writer flushes.
+        give_up: seconds after which a writer stops waiting.
+        foreign: processes of another engine, each committing a few versions.
+        foreign_commits: how many.
+        keep_property: probability that a foreign commit carries the table properties on.
+        readers: processes that read the newest version, every other time with what is staged.
+        reads: how often each reads.
+        drops: how often the table is dropped and made again.
+        purge: a drop removes the files of the dropped table.
+        losers_of_nodes: how often somebody deletes an id node.
+        block: versions to a block of remembered names; small ones make deep nodes in short histories.
+        faults: what goes wrong, until the calm.
+    """
+
+    writers: int = 4
+    appends: int = 4
+    think: float = 0.2
+    handed_in: float = 0.5
+    twins: float = 0.2
+    deferred: float = 0.15
+    large: float = 0.1
+    grouped: float = 0.1
+    fresh: float = 0.3
+    flushes: float = 0.05
+    give_up: float = 60.0
+    foreign: int = 1
+    foreign_commits: int = 3
+    keep_property: float = 0.5
+    readers: int = 1
+    reads: int = 3
+    drops: int = 0
+    purge: bool = False
+    losers_of_nodes: int = 0
+    block: int = names.BLOCK
+    faults: Faults = field(default_factory=Faults)
+
+
+def mix_for(seed: int) -> Mix:
+    """A mix for a seed: every kind of fault appears somewhere, most runs have a few."""
+    dice = random.Random(seed)
+
+    def now_and_then(share: float, most: float) -> float:
+        return dice.uniform(0.0, most) if dice.random() < share else 0.0
+
+    faults = Faults(
+        before=now_and_then(0.5, 0.05),
+        after=now_and_then(0.6, 0.08),
+        late=now_and_then(0.4, 0.05),
+        twice=now_and_then(0.4, 0.10),
+        conflict=now_and_then(0.3, 0.10),
+        stale_hint=now_and_then(0.4, 0.5),
+        stale_list=now_and_then(0.4, 0.3),
+        lost_delete=now_and_then(0.3, 0.5),
+        crash=now_and_then(0.4, 0.01),
+        suspend=now_and_then(0.4, 0.01),
+        skew_seconds=dice.choice([0.0, 0.5, 30.0, 3600.0]),
+        burst=now_and_then(0.2, 2.0),
+    )
+    return Mix(
+        writers=dice.choice([1, 2, 3, 5, 8]),
+        appends=dice.choice([1, 2, 4, 6]),
+        think=dice.choice([0.0, 0.1, 1.0]),
+        handed_in=dice.choice([0.0, 0.5, 1.0]),
+        twins=dice.choice([0.0, 0.3, 0.7]),
+        deferred=dice.choice([0.0, 0.15, 0.5]),
+        large=dice.choice([0.0, 0.0, 0.3]),
+        grouped=dice.choice([0.0, 0.0, 0.3]),
+        fresh=dice.choice([0.0, 0.3, 1.0]),
+        flushes=dice.choice([0.0, 0.0, 0.2]),
+        foreign=dice.choice([0, 0, 1, 2]),
+        keep_property=dice.choice([0.0, 0.5, 1.0]),
+        readers=dice.choice([0, 1, 2]),
+        purge=dice.random() < 0.5,
+        losers_of_nodes=dice.choice([0, 0, 2]),
+        block=dice.choice([names.BLOCK, 2, 4]),
+        faults=faults,
+    )
+
+
+@contextmanager
+def blocks_of(block: int) -> Iterator[None]:
+    """Let names be remembered in blocks of so many versions, in this process, for a while."""
+    if block == names.BLOCK:
+        yield
+        return
+    with ExitStack() as stack:
+        for module in (names, history, lookup, nodes):
+            stack.enter_context(mock.patch.object(module, "BLOCK", block))
+        stack.enter_context(mock.patch.object(lookup, "SHORT_RANGE", 2 * block))
+        yield
