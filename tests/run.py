@@ -167,7 +167,7 @@ def clean_environment() -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name == "DATASHARD_REQUIRE_ALL"
+        if name in ("DATASHARD_REQUIRE_ALL", "DATASHARD_SIMULATION_SEEDS")
         or not name.startswith(("AWS_", "DATASHARD_", "AIRFLOW_", "PREFECT_", "PYTHON", "VIRTUAL_ENV"))
     }
     return {**kept, "AWS_EC2_METADATA_DISABLED": "true", "DO_NOT_TRACK": "1"}
