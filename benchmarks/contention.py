@@ -177,10 +177,21 @@ def _trial(
     )
 
 
+def sizes(chosen: argparse.Namespace, system: str) -> list[int]:
+    """Numbers of writers; a burst is negative."""
+    writers, processes = chosen.writers, chosen.burst
+    if system != "ours":
+        writers = writers if chosen.peer_writers is None else chosen.peer_writers
+        processes = processes if chosen.peer_burst is None else chosen.peer_burst
+    return [*writers, *([-processes] if processes else [])]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="*", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--writers", nargs="*", type=int, default=[1, 8, 32, 64])
+    parser.add_argument("--peer-writers", nargs="*", type=int, help="of the peers, where they are to be fewer")
+    parser.add_argument("--peer-burst", type=int, help="of the peers; 0 for none")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--burst", type=int, default=200, help="fresh processes; 0 for none")
     parser.add_argument("--quick", action="store_true", help="short settings; nothing is written")
@@ -200,7 +211,7 @@ def main() -> None:
     waits: dict[str, list[tuple[float, float]]] = {system: [] for system in chosen.systems}
     with Store() as store, tempfile.TemporaryDirectory(prefix="datashard-bench-") as folder:
         for system in chosen.systems:
-            for writers in [*chosen.writers, *([-chosen.burst] if chosen.burst else [])]:
+            for writers in sizes(chosen, system):
                 store.set_latency(NONE)
                 store.clear()
                 place = {**store.place(f"{system}-{writers}"), "catalog": f"{folder}/{system}{writers}.db"}
