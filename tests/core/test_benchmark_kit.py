@@ -179,3 +179,11 @@ def test_requests_side_by_side_are_one_round_trip() -> None:
     assert round_trips(chain) == 3
     assert round_trip_seconds(chain, {"GET": 30, "PUT": 60}) == pytest.approx(0.090)
     assert round_trips([]) == 0
+
+
+def test_prices_are_s3s() -> None:
+    from kit.prices import price
+
+    assert price({"PUT": 100_000, "LIST": 1000, "GET": 10_000, "HEAD": 10_000, "DELETE": 10**6}) == pytest.approx(0.513)
+    with pytest.raises(KeyError):
+        price({"COPY": 1})

@@ -1,0 +1,69 @@
+"""How long the imports take.
+
+    python3 benchmarks/imports.py
+
+``import datashard_core`` in fresh interpreters, beside an interpreter that imports nothing, and the providers' modules
+after everything of their host that they import is there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+
+from kit import start
+
+if __name__ == "__main__":
+    start.enter("bench-core", "airflow", "prefect")
+
+from kit.report import Report
+from kit.statistics import median
+
+HOSTED = {
+    "airflow": ("airflow.sdk", "airflow_provider_datashard.hooks.datashard"),
+    "prefect": ("prefect, prefect.blocks.core, prefect.tasks", "prefect_datashard"),
+}
+
+
+def whole(python: str, code: str) -> float:
+    """Seconds of an interpreter's life."""
+    started = time.monotonic()
+    subprocess.run([python, "-c", code], check=True)
+    return time.monotonic() - started
+
+
+def beyond(python: str, host: str, module: str) -> float:
+    """Seconds of an import once the host's modules are there."""
+    code = f"import {host}, time; began = time.perf_counter(); import {module}; print(time.perf_counter() - began)"
+    return float(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="three times; nothing is written")
+    chosen = parser.parse_args()
+    times = 3 if chosen.quick else chosen.times
+    report = Report("imports", "Imports", ["bench-core"], keep=not chosen.quick)
+    python = start.python_of("bench-core")
+    plain: list[float] = []
+    core: list[float] = []
+    inside: list[float] = []
+    for _ in range(times):
+        plain.append(whole(python, "pass"))
+        core.append(whole(python, "import datashard_core"))
+        inside.append(beyond(python, "sys", "datashard_core"))
+    rows: list[list[object]] = [
+        ["an interpreter that imports nothing", 1000 * min(plain), 1000 * median(plain)],
+        ["an interpreter that imports datashard_core", 1000 * min(core), 1000 * median(core)],
+        ["import datashard_core, by the interpreter's own clock", 1000 * min(inside), 1000 * median(inside)],
+    ]
+    for environment, (host, module) in HOSTED.items():
+        taken = [beyond(start.python_of(environment), host, module) for _ in range(max(3, times // 3))]
+        rows.append([f"import {module}, after {host}", 1000 * min(taken), 1000 * median(taken)])
+    report.table(["", "fastest ms", "median ms"], rows)
+
+
+if __name__ == "__main__":
+    main()
