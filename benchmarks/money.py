@@ -72,9 +72,9 @@ def main() -> None:
                 rows.append([*row, sum(read.values()), writing, reading, STORAGE, writing + reading + STORAGE])
     report.text(
         f"{APPENDS:,} appends, each by a process that opens the table anew, and {READS:,} reads of one column of the "
-        f"whole table, a month; 1 GB stored. Counted over {appends:,} appends and {reads} reads. Lists and puts "
-        f"$0.005, gets $0.0004 a thousand, deletes free. The reference document says ${REFERENCE}, for one PUT an execution "
-        "and one GET a read."
+        f"whole table, a month; 1 GB stored. Counted over {appends:,} appends and {reads} reads. "
+        "Lists and puts $0.005, gets $0.0004 a thousand, deletes free. "
+        f"The reference document says ${REFERENCE}, for one PUT an execution and one GET a read."
     )
     headers = [
         "appends",
