@@ -108,8 +108,8 @@ def test_whatever_is_asked_for_the_current_snapshot_and_tags_stay(
         ({"datashard.snapshots.max-count": "-1"}, "a whole number from 1 on"),
         ({"write.metadata.previous-versions-max": ""}, "a whole number from 1 on"),
         ({"commit.manifest.min-count-to-merge": "1"}, "a whole number from 2 on"),
-        ({"datashard.auto-compact": "yes"}, "'true' or 'false'"),
-        ({"datashard.autocompact": "true"}, "those of this library are datashard.append-id.retention"),
+        ({"commit.manifest-merge.enabled": "yes"}, "'true' or 'false'"),
+        ({"datashard.snapshots.maxcount": "9"}, "those of this library are datashard.append-id.retention"),
         (
             {"history.expire.min-snapshots-to-keep": "20", "datashard.snapshots.max-count": "10"},
             "min-snapshots-to-keep='20' is more than datashard.snapshots.max-count='10' allows",
