@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.commit.paths import key_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from datashard_core.commit.staged_read import WithStaged
     from datashard_core.format.data_file import DataFile
     from datashard_core.format.expressions import Condition
     from datashard_core.format.snapshot import Snapshot
@@ -46,6 +48,7 @@ class Scan:
         limit: at most so many rows; None for all.
         condition: the condition, ready to be applied.
         added_by: only rows that these snapshots added; None for all.
+        staged: appends that wait to be committed and are to be read too; None for none.
     """
 
     storage: Storage
@@ -58,6 +61,7 @@ class Scan:
     limit: int | None = None
     condition: RowCondition = EVERY_ROW
     added_by: frozenset[int] | None = None
+    staged: WithStaged | None = None
 
     def data_files(self) -> list[DataFile]:
         """The data files that have to be read, with their sizes and row counts; see :meth:`plan`."""
@@ -76,10 +80,8 @@ class Scan:
 
     def count(self) -> int:
         """How many rows the scan has; without a condition no data file is opened."""
-        if self.where is None and self.added_by is not None:
-            return self._capped(sum(file.record_count for file in self.plan()))
         if self.where is None:
-            return self._capped(self._count_by_manifests())
+            return self._capped(self._count_everything())
         needed = [] if self.condition.columns is None else [n for n in self.schema.names if n in self.condition.columns]
         narrow = replace(self, columns=tuple(needed) or self.columns)
         return sum(batch.num_rows for batch in narrow.to_batches())
@@ -156,6 +158,8 @@ class Scan:
                     return
                 left -= entry.data_file.record_count
             yield entry.data_file
+        if self.staged is not None:
+            yield from self.staged.files
 
     def _matching(self) -> Generator[pa.RecordBatch, None, None]:
         if self.limit == 0:
@@ -177,10 +181,25 @@ class Scan:
         )
         # A limit is often met by the first file that has a match.
         batches: Iterator[pa.RecordBatch] = read_files(reading, self._plan(condition), 2 if self.limit else None)
+        batches = chain(batches, self._staged_batches(names, condition))
         if condition.stream is not None:
             batches = condition.stream(batches, read)
         for batch in batches:
             yield batch if names == wanted else batch.select(wanted)
+
+    def _staged_batches(self, names: Sequence[str], condition: RowCondition) -> Iterator[pa.RecordBatch]:
+        for rows in self.staged.rows if self.staged is not None else ():
+            for batch in rows.select(list(names)).to_batches():
+                yield batch if condition.batch is None else condition.batch(batch)
+
+    def _count_everything(self) -> int:
+        if self.added_by is not None:
+            return sum(file.record_count for file in self.plan())
+        if self.staged is None:
+            return self._count_by_manifests()
+        staged: list[int] = [rows.num_rows for rows in self.staged.rows]
+        staged += [file.record_count for file in self.staged.files]
+        return self._count_by_manifests() + sum(staged)
 
     def _count_by_manifests(self) -> int:
         planner = Planner(self.storage, self.metadata, self.table_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit.deferred import Deferred, defer, flush
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import Result, append
+from datashard_core.commit.staged_read import read_with_staged
 from datashard_core.commit.state import Append, Committed, Seen, Target, settle
 from datashard_core.commit.version import version_key
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
@@ -245,6 +247,8 @@ class Table:
         as_of: datetime | None = None,
         limit: int | None = None,
         version: int | None = None,
+        *,
+        include_staged: bool = False,
     ) -> Scan:
         """Read rows of this version, or of an earlier snapshot.
 
@@ -256,6 +260,8 @@ class Table:
             as_of: read what was current at that time (a naive time counts as UTC).
             limit: at most so many rows, whichever are read first.
             version: read that version's rows.
+            include_staged: read the newest version, and what waits beside it to be committed (deferred appends
+                among it) at the time of this call.
 
         Raises:
             ConfigurationError: an unknown column, condition, snapshot, time or version.
@@ -264,6 +270,14 @@ class Table:
             >>> table.scan(columns=["task"], where="state = 'failed'").to_records()
             []
         """
+        if include_staged:
+            if snapshot_id is not None or as_of is not None or version is not None:
+                raise ConfigurationError(
+                    "include_staged=True reads the newest version: leave snapshot_id, as_of and version out"
+                )
+            staged = run(read_with_staged(self._target, self._seen), self._storage, self._clock)
+            newest = staged.seen.body.table.current_snapshot
+            return replace(self._scan(staged.seen, newest, columns, where, limit), staged=staged)
         seen = self._seen
         snapshot = History(self._storage, self._name, seen.body).snapshot(snapshot_id, as_of, version)
         return self._scan(seen, snapshot, columns, where, limit)
