@@ -68,6 +68,13 @@ def test_an_append_id_appends_once(any_warehouse: Warehouse) -> None:
     assert table.refresh().count() == 42
 
 
+@pytest.fixture
+def nobody_s_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in 64 deferred appends commits what is staged; here none does."""
+    monkeypatch.setattr("datashard_core.commit.deferred.ONE_IN", 2**64)
+
+
+@pytest.mark.usefixtures("nobody_s_turn")
 def test_deferred_rows_are_there_after_a_flush_or_anybodys_commit(any_warehouse: Warehouse) -> None:
     table = any_warehouse.create_table("t", EVENTS)
     deferred = table.append(ROWS, commit="deferred")
@@ -147,6 +154,7 @@ def test_a_dropped_table_is_gone_and_its_name_can_be_used_again(any_warehouse: W
     assert made_again.refresh().scan().to_records() == ROWS
 
 
+@pytest.mark.usefixtures("nobody_s_turn")
 def test_a_purge_leaves_nothing_but_version_names(any_warehouse: Warehouse, any_storage: Storage) -> None:
     table = any_warehouse.create_table("t", EVENTS)
     any_warehouse.create_table("t_export", EVENTS).append(ROWS)
