@@ -17,6 +17,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import environments  # noqa: E402
 
+NEEDED = ("core", "airflow", "prefect", "interop")
+"""What it runs in: its own driver and store, the two hosts, and the reader that is not ours."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo/run.py", description=(__doc__ or "").partition("\n\n")[2])
@@ -35,7 +38,7 @@ def main() -> int:
     arguments = parser.parse_args()
     print("Environments (in .envs, kept for the next run):", flush=True)
     try:
-        pythons = environments.prepare(environments.ENVIRONMENTS)
+        pythons = environments.prepare(NEEDED)
     except environments.InstallError as error:
         print(error)
         return 1
