@@ -1,7 +1,7 @@
 """Which transport carries the requests of a configuration, and why.
 
-boto3 can do all that a configuration may ask. obstore costs a tenth of it per request and per fresh
-process, and is used where it does the same; what it cannot do is listed here, and nowhere else.
+boto3 can do all that a configuration may ask. obstore costs a fraction of its CPU per request and per
+fresh process, and is used where it does the same; what it cannot do is listed here, and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The cheap transport: obstore, the Rust crate object_store with a thin Python face.
 
-A request costs a tenth of boto3's CPU, a fresh process starts in a fifteenth of its time, and the
+A request and the start of a fresh process cost a fraction of boto3's CPU, and the
 GIL is free while it is under way. Three things want care:
 
 * its errors are few: 409 and 412 on a create are one class, and all else is "generic". The status
