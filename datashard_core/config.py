@@ -24,6 +24,7 @@ TransportChoice = Literal["auto", "boto3", "obstore"]
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*")
+_BROKEN_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?!//)")
 _SECRETS = frozenset({"secret_key", "session_token", "credentials_provider"})
 
 
@@ -186,7 +187,7 @@ def _rebuild(kind: type[S3Config], values: dict[str, Any]) -> S3Config:
 
 
 def resolve_warehouse(
-    uri: str | None = None,
+    uri: str | os.PathLike[str] | None = None,
     config: S3Config | LocalConfig | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> S3Config | LocalConfig:
@@ -201,10 +202,20 @@ def resolve_warehouse(
         ConfigurationError: something is missing or contradicts itself.
     """
     variables = os.environ if environ is None else environ
-    if uri is not None and "://" not in uri and uri.strip():
-        return LocalConfig(str(Path(uri).expanduser()))
     if uri is None:
         return config if config is not None else _from_variables(variables)
+    if isinstance(uri, os.PathLike):
+        return LocalConfig(str(Path(uri).expanduser()))
+    if not isinstance(uri, str):
+        raise ConfigurationError(
+            f"{uri!r} is no place for tables: use s3://bucket/prefix or a folder, as text or a path"
+        )
+    if "://" not in uri and uri.strip():
+        if _BROKEN_URI.match(uri):
+            raise ConfigurationError(
+                f"{uri!r} is no place for tables: write s3://bucket/prefix, or ./{uri} for a folder of that name"
+            )
+        return LocalConfig(str(Path(uri).expanduser()))
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
         folder = rest if rest.startswith("/") else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,7 +80,8 @@ class Warehouse:
             raise ConfigurationError(f"if_exists={if_exists!r}: pass 'error' or 'open'")
         if not isinstance(schema, Schema):
             raise ConfigurationError(
-                f"table {parsed}: schema={schema!r:.80} is not a Schema; see Schema.from_arrow and Schema.infer"
+                f"table {parsed}: schema={schema!r:.80} is not a Schema: write Schema(fields=[{{'id': 1, 'name': ..., "
+                "'type': ...}, ...]), Schema.from_arrow(arrow_schema) or Schema.infer(records)"
             )
         given = _check_properties(properties or {}, str(parsed))
         storage = self._storage.at(parsed.folder)
@@ -209,7 +211,10 @@ class Warehouse:
 
 
 def connect(
-    uri: str | None = None, config: S3Config | LocalConfig | None = None, *, clock: Clock = SYSTEM_CLOCK
+    uri: str | os.PathLike[str] | None = None,
+    config: S3Config | LocalConfig | None = None,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Warehouse:
     """Open a warehouse; nothing is read or created yet.
 
@@ -262,11 +267,12 @@ def _locate(name_or_uri: str, config: S3Config | LocalConfig | None) -> tuple[Wa
 
 
 def _opened(table: Table, schema: Schema, if_exists: IfExists) -> Table:
-    if if_exists == "error":
+    differences = table.schema.differences(schema)
+    if if_exists == "error" and not differences:
         raise TableExistsError(
             f"table {table.name} exists at {table.uri}. Open it with load_table, or pass if_exists='open'."
         )
-    if differences := table.schema.differences(schema):
+    if differences:
         raise TableExistsError(
             f"table {table.name} exists at {table.uri} with another schema: {'; '.join(differences)}. Load it with "
             "load_table and use its schema, or choose another name."

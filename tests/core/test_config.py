@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +112,8 @@ BARE: dict[str, Any] = {"bucket": "bucket", "use_default_chain": True}
         ({}, "/srv/tables", None, LocalConfig("/srv/tables")),
         ({}, "file:///srv/tables", None, LocalConfig("/srv/tables")),
         (S3, "folder", None, LocalConfig("folder")),
+        (S3, Path("folder"), None, LocalConfig("folder")),
+        ({}, "./s3:", None, LocalConfig("s3:")),
         (S3, None, LocalConfig("mine"), LocalConfig("mine")),
         (S3, None, CONFIG, CONFIG),
         (S3, None, None, S3Config("bucket", **KEYS)),
@@ -138,7 +141,9 @@ BARE: dict[str, Any] = {"bucket": "bucket", "use_default_chain": True}
         (S3, "s3://bucket/p", CONFIG, S3Config("bucket", "p", endpoint="http://localhost:1", **KEYS)),
     ],
 )
-def test_where_a_script_has_its_tables(environ: dict[str, str], uri: str | None, config: Any, expected: Any) -> None:
+def test_where_a_script_has_its_tables(
+    environ: dict[str, str], uri: str | Path | None, config: Any, expected: Any
+) -> None:
     assert resolve_warehouse(uri, config, environ) == expected
 
 
@@ -154,10 +159,13 @@ def test_where_a_script_has_its_tables(environ: dict[str, str], uri: str | None,
         ({}, "gs://bucket/a", None, "gs://bucket/a"),
         ({}, "s3://", None, "bucket"),
         ({}, "", None, "is no place"),
+        ({}, "s3:", None, "or ./s3: for a folder"),
+        ({}, "s3:/bucket/a", None, "write s3://bucket/prefix"),
+        ({}, 5, None, "5 is no place"),
         ({}, "s3://bucket/a", LocalConfig("folder"), "names the folder 'folder'"),
     ],
 )
-def test_what_leads_nowhere_is_refused(environ: dict[str, str], uri: str | None, config: Any, message: str) -> None:
+def test_what_leads_nowhere_is_refused(environ: dict[str, str], uri: Any, config: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
         resolve_warehouse(uri, config, environ)
     assert "very-secret-key" not in str(caught.value)
