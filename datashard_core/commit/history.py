@@ -19,6 +19,21 @@ from datashard_core.storage.requests import Get, Steps, value
 MAX_READS = 16
 
 
+class TombstoneMetError(CorruptTableError):
+    """A version was asked for its names, and maintenance has replaced it meanwhile: the id nodes know them.
+
+    Attributes:
+        version: the version.
+    """
+
+    def __init__(self, version: int, root: str) -> None:
+        super().__init__(
+            f"{root}/{version_key(version)} is a tombstone by now: which appends it committed is known to the id "
+            "nodes below _datashard/ids alone. Load the table again."
+        )
+        self.version = version
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """The last word of the history on an id.
@@ -53,6 +68,7 @@ def look_back(
         Digest of append id -> what was said of it last; absent if nothing was.
 
     Raises:
+        TombstoneMetError: the names of a version in between are known to the id nodes alone.
         CorruptTableError: a version in between is gone, so nothing can be said.
     """
     found: dict[str, Named] = {}
@@ -85,6 +101,10 @@ def walk_back(
 
     Returns:
         The lowest version visited.
+
+    Raises:
+        TombstoneMetError: a version whose names nothing else tells is a tombstone. It is never taken for
+            one that names nothing: whoever slept for a week would commit a second time.
     """
     known = {**bodies, newest.version: newest}
     version, told_by = newest.version, newest
@@ -95,6 +115,8 @@ def walk_back(
                 yield from _read_back(version, above, known, root)
             if known[version].state == "dropped":
                 break  # an earlier table of this name ended here
+            if known[version].state == "tombstone":
+                raise TombstoneMetError(version, root)
             told_by = known[version]
             names = told_by.named
         if not visit(version, names):
@@ -138,11 +160,4 @@ def _read_back(version: int, above: int, known: dict[int, VersionBody], root: st
                     "Restore it; old versions of this table must not be deleted."
                 ) from outcome
             continue
-        body = parse_version(value(outcome).body, number, where)
-        if body.state != "tombstone":
-            known[number] = body
-        elif number == version:
-            raise CorruptTableError(
-                f"{where} is a tombstone, and the node that holds its names is missing: restore "
-                "_datashard/ids of this table."
-            )
+        known[number] = parse_version(value(outcome).body, number, where)

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datashard_core.commit import nodes
-from datashard_core.commit.history import Named, look_back, lowest_told, told, walk_back
+from datashard_core.commit.history import Named, TombstoneMetError, look_back, lowest_told, told, walk_back
 from datashard_core.commit.names import BLOCK, Record
 from datashard_core.commit.nodes import NodeName
 from datashard_core.commit.state import History, read_version
-from datashard_core.commit.version import VersionBody
-from datashard_core.errors import StorageError
+from datashard_core.commit.version import VersionBody, version_key
+from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Put, Steps, ask, together, value
 
@@ -50,9 +50,28 @@ def look_up(
         Digest of append id -> what was said of it last; absent if nothing was.
     """
     low = lowest_told(newest)
-    if not ids or low - 1 <= max(above, newest.first - 1) or newest.version - above <= SHORT_RANGE:
+    short = not ids or low - 1 <= max(above, newest.first - 1) or newest.version - above <= SHORT_RANGE
+    boundary = 0 if short else low - low % BLOCK
+    try:
+        return (yield from _look_up(ids, newest, boundary, above, bodies, history))
+    except TombstoneMetError as met:
+        # Maintenance came by since the newest version was read. Before it replaces a version it makes
+        # sure of the node at the end of the version's block.
+        boundary = met.version - met.version % BLOCK + BLOCK
+        return (yield from _look_up(ids, newest, boundary, above, bodies, history))
+
+
+def _look_up(
+    ids: frozenset[str],
+    newest: VersionBody,
+    boundary: int,
+    above: int,
+    bodies: Mapping[int, VersionBody],
+    history: History,
+) -> Steps[dict[str, Named]]:
+    """Out of the versions from ``boundary`` on, a multiple of 16, and of the nodes for those before it."""
+    if boundary == 0:
         return (yield from look_back(ids, newest, above=above, bodies=bodies, root=history.root))
-    boundary = low - low % BLOCK
     wanted = list(nodes.needed_below(boundary, max(above, newest.first - 1)))
     recent, older = yield from together(
         look_back(ids, newest, above=boundary - 1, bodies=bodies, root=history.root),
@@ -84,14 +103,14 @@ def _in_node(
 ) -> Steps[tuple[dict[str, Named], int]]:
     if isinstance(outcome, ObjectNotFoundError):
         records, last_ms = yield from make_node(name, newest, history)
-        return _last_words(ids, records), last_ms
+        return _last_words(ids, records, newest.version), last_ms
     data: bytes = value(outcome).body
     where = f"{history.root}/{name.key}"
     header = nodes.decode_header(data, where, history.uuid)
     if header is None:
         return {}, 0
     if nodes.size_of(header.count) <= len(data):
-        return _last_words(ids, nodes.decode_records(data)), header.last_ms
+        return _last_words(ids, nodes.decode_records(data), newest.version), header.last_ms
     ranges = {own: nodes.window(own, header.count) for own in sorted(ids)}
     parts = yield [Get(name.key, span) for span in ranges.values()]
     words: dict[str, Named] = {}
@@ -99,20 +118,20 @@ def _in_node(
     for (own, (start, end)), part in zip(ranges.items(), parts, strict=True):
         body = value(part).body
         if nodes.encloses(body, start, end, own, header.count):
-            word = nodes.records_in(body, own)
+            word = nodes.records_in(body, own, newest.version)
         else:
             if whole is None:
                 whole = (yield from ask(Get(name.key))).body
-            word = nodes.records_in(whole[nodes.header_size() :], own)
+            word = nodes.records_in(whole[nodes.header_size() :], own, newest.version)
         if word is not None:
             words[own] = word
     return words, header.last_ms
 
 
-def _last_words(ids: frozenset[str], records: Records) -> dict[str, Named]:
+def _last_words(ids: frozenset[str], records: Records, newest: int) -> dict[str, Named]:
     words: dict[str, Named] = {}
     for own, word in records:
-        if own in ids and (own not in words or words[own].version < word.version):
+        if own in ids and word.version <= newest and (own not in words or words[own].version < word.version):
             words[own] = word
     return words
 
@@ -175,6 +194,11 @@ def _names_between(since: int, until: int, near: VersionBody, root: str) -> Step
         return True
 
     last = near if near.version == until - 1 else (yield from read_version(root, until - 1))
+    if last.state == "tombstone" and told(last.version, near) is None:
+        raise CorruptTableError(
+            f"{root}/{version_key(last.version)} is a tombstone, and the id node that holds its names is missing: "
+            "restore _datashard/ids of this table, whose objects must not be deleted."
+        )
     bodies = {last.version: last}
     if last.state == "table" or told(last.version, last):
         yield from walk_back(last, above=since - 1, bodies=bodies, root=root, visit=visit)

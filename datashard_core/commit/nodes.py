@@ -165,12 +165,12 @@ def encloses(data: bytes, start: int, end: int, own: str, count: int) -> bool:
     return (from_start or first < digest) and (to_end or last > digest)
 
 
-def records_in(data: bytes, own: str) -> Named | None:
-    """The last word on an id among whole records."""
+def records_in(data: bytes, own: str, newest: int) -> Named | None:
+    """The last word of versions up to ``newest`` on an id, among whole records."""
     digest = bytes.fromhex(own)
     best: Named | None = None
     for found, version, kind, rows in _RECORD.iter_unpack(data):
-        if found == digest and (best is None or version > best.version):
+        if found == digest and version <= newest and (best is None or version > best.version):
             best = Named(version, _unpacked(kind, rows))
     return best
 

@@ -55,7 +55,7 @@ def test_a_node_is_a_pure_function_of_what_it_holds() -> None:
     header = nodes.decode_header(one, "x", TABLE)
     assert header is not None
     assert (header.since, header.until, header.last_ms, header.count) == (0, 64, 5, 51)
-    word = nodes.records_in(one[nodes.header_size() :], digest(7))
+    word = nodes.records_in(one[nodes.header_size() :], digest(7), 60)
     assert word is not None
     assert word.version == 60
     assert isinstance(word.record, Refusal)
@@ -69,7 +69,7 @@ def test_one_small_range_of_a_large_node_answers() -> None:
         assert end - start < len(data) / 8
         part = data[start:end]
         assert nodes.encloses(part, start, end, digest(number), len(records))
-        word = nodes.records_in(part, digest(number))
+        word = nodes.records_in(part, digest(number), 65_535)
         assert (word is not None) == (number < 40_000)
 
 
