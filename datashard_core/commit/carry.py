@@ -19,6 +19,7 @@ from datashard_core.commit.merge import Known
 from datashard_core.commit.pointer import Hint, move_hint, read_hint
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Seen, Target
+from datashard_core.commit.totals import totals_of
 from datashard_core.commit.updates import (
     NewManifest,
     NewSnapshot,
@@ -204,7 +205,7 @@ def _prepare(
     if files:
         added = new_manifest(for_manifest, table, files, table.schema)
         live, merged = merge_known(target, state, for_merged, added.snapshot_id)
-        snapshot = append_snapshot(table, live, state.manifests or (), added)
+        snapshot = append_snapshot(table, live, totals_of(table, state.manifests or (), state.known), added)
         written = [added] if merged is None else [added, merged]
     prepared = next_version(
         state.body,

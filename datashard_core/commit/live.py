@@ -11,6 +11,7 @@ from datashard_core.commit.merge import Entries, Known
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.state import Seen, Target, manifests_of
+from datashard_core.commit.totals import gap
 from datashard_core.commit.updates import NewManifest, NextVersion
 from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
 from datashard_core.format.manifest import ManifestFile, decode_manifest
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 
 
 def learn(target: Target, state: Seen) -> Steps[Seen]:
-    """Read what is not known yet: the manifest list, and the manifests that the next commit merges.
+    """Read what is not known yet: the manifest list, the manifests that the next commit merges, and
+    those that tell the totals which another engine left out of its snapshot.
 
     Returns:
         The same version with what was read. A manifest that could not be read is not among it, and
@@ -34,8 +36,12 @@ def learn(target: Target, state: Seen) -> Steps[Seen]:
     if state.manifests is None:
         listed = yield from manifests_of(target.root, table.location, table.current_snapshot)
         state = replace(state, manifests=listed)
-    chosen = merge.sources(state.manifests or (), table, settings_of(table.properties))
-    return (yield from learn_entries(target, state, chosen))
+    manifests = state.manifests or ()
+    chosen = {one.manifest_path: one for one in merge.sources(manifests, table, settings_of(table.properties))}
+    missing = gap(table, manifests)
+    if missing is not None:
+        chosen |= {one.manifest_path: one for one in missing.manifests}
+    return (yield from learn_entries(target, state, tuple(chosen.values())))
 
 
 def learn_entries(target: Target, state: Seen, manifests: Sequence[ManifestFile]) -> Steps[Seen]:

@@ -179,7 +179,7 @@ def manifest_of(
 def append_snapshot(
     table: TableMetadata,
     live: Sequence[ManifestFile],
-    before: Sequence[ManifestFile],
+    totals: Mapping[str, int],
     added: NewManifest,
 ) -> NewSnapshot:
     """The snapshot that adds the files of one manifest.
@@ -187,14 +187,13 @@ def append_snapshot(
     Args:
         table: the version that it is built on.
         live: the manifests that stay, merged or not.
-        before: the manifest list of the table's current snapshot.
+        totals: what the manifests tell of the table before, where its snapshot does not.
         added: the manifest of the new files.
     """
-    current = table.current_snapshot
     return NewSnapshot(
         snapshot_id=added.snapshot_id,
         manifests=(*live, added.listed(table.location, table.last_sequence_number + 1)),
-        summary=append_summary(current, added.files, parent_totals=_totals(before) if current else None),
+        summary=append_summary(table.current_snapshot, added.files, parent_totals=totals),
     )
 
 
@@ -274,16 +273,6 @@ def with_next(prepared: NextVersion, next_id: str, line: int) -> NextVersion:
     metadata = table.with_properties(_restored(table.properties, names))
     body = replace(prepared.body, metadata=metadata, names=names)
     return replace(prepared, body=body, data=metadata.to_json())
-
-
-def _totals(live: Sequence[ManifestFile]) -> dict[str, int]:
-    """Totals that the manifest list tells, for a parent whose summary lacks them."""
-    return {
-        "total-records": sum((m.added_rows_count or 0) + (m.existing_rows_count or 0) for m in live if m.content == 0),
-        "total-data-files": sum(
-            (m.added_files_count or 0) + (m.existing_files_count or 0) for m in live if m.content == 0
-        ),
-    }
 
 
 def _restored(properties: Mapping[str, str], names: CommitNames) -> dict[str, str]:

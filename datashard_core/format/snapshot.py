@@ -108,7 +108,7 @@ def append_summary(
     Args:
         parent: the snapshot before, None for the first.
         data_files: the files added.
-        parent_totals: totals known from the parent's manifest list, used where its summary lacks them
+        parent_totals: totals known from the parent's manifests, used where its summary lacks them
             (not every engine writes them all). A total that nothing tells is left out: readers take
             an absent one for unknown, and a guessed one for true.
     """
@@ -136,5 +136,11 @@ def append_summary(
 def _total(parent: Snapshot | None, key: str, known: Mapping[str, int]) -> int | None:
     if parent is None:
         return 0
-    told = parent.summary.get(key, "")
-    return int(told) if told.isdecimal() else known.get(key)
+    told = told_total(parent, key)
+    return known.get(key) if told is None else told
+
+
+def told_total(snapshot: Snapshot, key: str) -> int | None:
+    """A total as a snapshot's summary has it; None where it does not, or has no number there."""
+    told = snapshot.summary.get(key, "")
+    return int(told) if told.isascii() and told.isdigit() else None

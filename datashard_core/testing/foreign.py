@@ -47,7 +47,7 @@ def foreign_commit(root: str, schema: Schema, name: str, keep_property: bool) ->
             sequence_number=sequence,
             timestamp_ms=now.wall_ms,
             manifest_list=f"{table.location}/{list_key}",
-            summary=append_summary(table.current_snapshot, manifest.files),
+            summary=_summary(append_summary(table.current_snapshot, manifest.files), keep_property),
             schema_id=table.schema.schema_id,
         )
         data = encode_manifest_list(
@@ -67,3 +67,8 @@ def foreign_commit(root: str, schema: Schema, name: str, keep_property: bool) ->
             yield from move_hint(version, found.hint, root)
             return tag, table.table_uuid
     return None
+
+
+def _summary(ours: dict[str, str], as_sail: bool) -> dict[str, str]:
+    """Sail carries properties on, and leaves sizes out; ClickHouse writes them all."""
+    return {key: told for key, told in ours.items() if not (as_sail and key.endswith("files-size"))}
