@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import asdict, force_setattr, replace
 
 from datashard_core.errors import ConfigurationError
 
@@ -43,8 +45,7 @@ CredentialsProvider = Callable[[], Credentials]
 """Returns credentials that are valid now; it is asked before requests and may refresh them."""
 
 
-@dataclass(frozen=True)
-class LocalConfig:
+class LocalConfig(Struct, frozen=True):
     """A warehouse in a folder of a local disk.
 
     Attributes:
@@ -54,8 +55,7 @@ class LocalConfig:
     folder: str
 
 
-@dataclass(frozen=True, repr=False)
-class S3Config:
+class S3Config(Struct, frozen=True):
     """A warehouse in a bucket of an S3-compatible store.
 
     Credentials come from exactly one of: ``access_key`` and ``secret_key``; a
@@ -104,13 +104,13 @@ class S3Config:
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     max_attempts: int = 5
-    credentials_provider: CredentialsProvider | None = field(default=None, compare=True)
+    credentials_provider: CredentialsProvider | None = None
     use_default_chain: bool = False
     transport: TransportChoice = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prefix", (self.prefix or "").strip("/"))
-        object.__setattr__(self, "endpoint", (self.endpoint or "").rstrip("/") or None)
+        force_setattr(self, "prefix", (self.prefix or "").strip("/"))
+        force_setattr(self, "endpoint", (self.endpoint or "").rstrip("/") or None)
         self._check_place()
         self._check_credentials()
         if self.addressing_style not in ("auto", "path", "virtual"):
@@ -157,10 +157,11 @@ class S3Config:
 
     def __repr__(self) -> str:
         shown = []
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if value != one.default:
-                shown.append(f"{one.name}='***'" if one.name in _SECRETS else f"{one.name}={value!r}")
+        required = len(self.__struct_fields__) - len(self.__struct_defaults__)
+        for position, name in enumerate(self.__struct_fields__):
+            value = getattr(self, name)
+            if position < required or value != self.__struct_defaults__[position - required]:
+                shown.append(f"{name}='***'" if name in _SECRETS else f"{name}={value!r}")
         return f"S3Config({', '.join(shown)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -169,7 +170,7 @@ class S3Config:
                 f"an S3Config that holds credentials (bucket {self.bucket}) is not pickled: it would end up in task "
                 "arguments and logs. Pass the name of the connection or block, and build it where it is used."
             )
-        return _rebuild, (type(self), {one.name: getattr(self, one.name) for one in fields(self)})
+        return _rebuild, (type(self), asdict(self))
 
     @property
     def uri(self) -> str:

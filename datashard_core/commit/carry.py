@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from datashard_core.commit.fold import Load, judge_listed, size_of, take, take_own, within_limits
 from datashard_core.commit.live import known_after, merge_known
@@ -58,8 +60,7 @@ Chores = Beside[Hint | None]
 """What follows a commit and can fail without harm: the hint, spent objects, id nodes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Following:
+class Following(Struct, frozen=True):
     """What the next version can carry, read while the last one was on its way.
 
     Attributes:
@@ -73,8 +74,7 @@ class Following:
     known: Known
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a try to create a version ended.
 
     Attributes:
@@ -92,8 +92,7 @@ class Outcome:
     following: Following | None = None
 
 
-@dataclass(slots=True)
-class _Line:
+class _Line(Struct):
     """Who waits while a version is on its way."""
 
     waiting: list[StagedName] = field(default_factory=list)

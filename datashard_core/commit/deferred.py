@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from datashard_core.commit.carry import commit
 from datashard_core.commit.lead import finish
@@ -31,8 +31,7 @@ ONE_IN = 64
 """One of so many deferred appends commits all that is staged, so the backlog stays bounded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deferred:
+class Deferred(Struct, frozen=True):
     """A deferred append that is durable: its rows, or a refusal, will be in a committed version.
 
     Attributes:

@@ -8,8 +8,9 @@ commit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from datashard_core.commit.live import learn
 from datashard_core.commit.lookup import look_up
@@ -39,8 +40,7 @@ MAX_APPENDS = 512
 MAX_BYTES = 64 * 2**20
 
 
-@dataclass(slots=True)
-class Load:
+class Load(Struct):
     """What one version is about to carry."""
 
     names: dict[str, Record] = field(default_factory=dict)

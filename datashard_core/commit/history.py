@@ -8,7 +8,8 @@ multiple of 16; for a longer range there are id nodes (:mod:`datashard_core.comm
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from datashard_core.commit.names import BLOCK, Record, Refusal
 from datashard_core.commit.version import VersionBody, parse_version, version_key
@@ -34,8 +35,7 @@ class TombstoneMetError(CorruptTableError):
         self.version = version
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """The last word of the history on an id.
 
     Attributes:

@@ -8,7 +8,8 @@ each other in two round trips. The version says so (``next``), and the others wa
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from datashard_core.commit.carry import Chores, Outcome, carry
 from datashard_core.commit.pointer import Hint

@@ -8,8 +8,9 @@ commits the version after that with a new uuid, and a purge leaves the names as 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from datashard_core.commit import names as names_module
 from datashard_core.commit.history import look_back
@@ -48,8 +49,7 @@ PURGE_BATCH = 1000
 TABLE_FOLDERS = ("data/", "metadata/", "_datashard/")
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(Struct, frozen=True):
     """A table that is there now, and whether this call made it."""
 
     seen: Seen

@@ -9,7 +9,9 @@ wrong without them, are in ``docs/design/maintenance.md``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from datashard_core.commit.settings import Settings
 from datashard_core.commit.updates import NewManifest, manifest_of
@@ -29,8 +31,7 @@ KNOWN_ENTRIES = 512
 Entries = tuple[ManifestEntry, ...]
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(Struct, frozen=True):
     """Entries of live manifests that this process wrote or read lately, by the manifest's URI."""
 
     entries: Mapping[str, Entries]

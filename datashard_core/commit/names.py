@@ -11,10 +11,10 @@ Everything here is pure. See ``docs/design/commit-protocol.md``, "Objects of one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from datashard_core.errors import CorruptTableError
 
@@ -28,8 +28,7 @@ LIBRARY_MADE = ""
 """Recorded in the place of a rows digest for an id that the library made: it never comes back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A committed statement that an append is not in the table, and why."""
 
     reason: str
@@ -39,8 +38,7 @@ Record = str | Refusal
 """What a version says of an append id: the digest of its rows, or the refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitNames:
+class CommitNames(Struct, frozen=True):
     """The property ``datashard.commit`` of one version, parsed.
 
     Attributes:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from datashard_core.commit.history import Named
 from datashard_core.commit.names import BLOCK, Record, Refusal
@@ -28,8 +29,7 @@ _RECORD = struct.Struct(">16sQB16s")  # id digest, version, kind, rows digest
 _COMMITTED, _LIBRARY_MADE, _REFUSED = 0, 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class NodeName:
+class NodeName(Struct, frozen=True):
     """Which node.
 
     Attributes:
@@ -58,8 +58,7 @@ class NodeName:
         return NodeName(self.level, until) if until > self.since else None
 
 
-@dataclass(frozen=True, slots=True)
-class NodeHeader:
+class NodeHeader(Struct, frozen=True):
     """What a node says of itself.
 
     Attributes:

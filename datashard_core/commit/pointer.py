@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
@@ -26,16 +27,14 @@ HINT_TRIES = 5
 _VERSION_NAME = re.compile(r"metadata/v(\d+)\.metadata\.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(Struct, frozen=True):
     """The hint as last read or written: its number (-1 if unreadable) and its version to replace."""
 
     number: int
     version: Version
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """The newest version, and the bodies that were read on the way to it."""
 
     newest: VersionBody
@@ -43,8 +42,7 @@ class Found:
     hint: Hint | None = None
 
 
-@dataclass(slots=True)
-class _Search:
+class _Search(Struct):
     root: str
     bodies: dict[int, VersionBody] = field(default_factory=dict)
 

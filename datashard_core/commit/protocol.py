@@ -16,7 +16,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from datashard_core.commit.carry import commit
 from datashard_core.commit.history import Named
@@ -69,8 +71,7 @@ LASTING: frozenset[StorageReason] = frozenset({"access-denied", "bucket-missing"
 Result = Committed | DataShardError
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(Struct):
     """Appends of one process that go the same way, and what is known of them."""
 
     target: Target

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.retention import Retention
@@ -30,8 +31,7 @@ MANIFEST_BYTES = "commit.manifest.target-size-bytes"
 ID_RETENTION = "datashard.append-id.retention"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """The properties of a table that steer its upkeep.
 
     Attributes:

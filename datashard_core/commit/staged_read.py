@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from datashard_core.commit.deferred import staged_names
 from datashard_core.commit.lookup import look_up
@@ -33,8 +34,7 @@ TRIES = 10
 BODIES_AT_ONCE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class WithStaged:
+class WithStaged(Struct, frozen=True):
     """A version, and what is staged beside it.
 
     Attributes:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from datashard_core.commit.history import Named
 from datashard_core.errors import DataShardError
@@ -36,8 +37,7 @@ Kind = Literal["w", "d"]
 _NAME = re.compile(rf"{PREFIX}(\d{{20}})-([wd])-([0-9a-f]{{32}})-([0-9a-f]{{32}})")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class StagedName:
+class StagedName(Struct, frozen=True, order=True):
     """What the name of a staged object says; names sort by base.
 
     Attributes:
@@ -75,8 +75,7 @@ class UnreadableBodyError(DataShardError):
     """A staged body that no try can commit: the reason becomes a committed refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class StagedBody:
+class StagedBody(Struct, frozen=True):
     """What a staged object holds.
 
     Attributes:
@@ -174,8 +173,7 @@ def _file_from_json(raw: Mapping[str, Any]) -> DataFile:
     return DataFile(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """What a committer may do with each listed name.
 
     Attributes:

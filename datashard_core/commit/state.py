@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from datashard_core.commit.merge import NOTHING_KNOWN, Known
 from datashard_core.commit.paths import key_of
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
 HOT_MS = 3000
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """The newest version that this process knows, with what was read along with it.
 
     Attributes:
@@ -39,8 +40,7 @@ class Seen:
     known: Known = NOTHING_KNOWN
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """The table whose history is asked for append ids.
 
     Attributes:
@@ -54,8 +54,7 @@ class History:
     forget_before_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """The table that a commit is meant for.
 
     Attributes:
@@ -74,8 +73,7 @@ class Target:
         return History(self.root, self.uuid)
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """Rows on their way into a table.
 
     Attributes:
@@ -97,8 +95,7 @@ class Append:
     base: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True):
     """Where an append ended up.
 
     Attributes:

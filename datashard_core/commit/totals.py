@@ -10,7 +10,8 @@ the commit after that has a parent that tells everything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from datashard_core.commit.merge import Known
 from datashard_core.format.manifest import DELETED, ManifestEntry, ManifestFile
@@ -24,8 +25,7 @@ _DELETES = {1: "total-position-deletes", 2: "total-equality-deletes"}
 FROM_NOTHING = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """What it takes to know the totals of a table's current snapshot.
 
     Attributes:

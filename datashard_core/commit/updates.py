@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from datashard_core.commit import names as names_module
 from datashard_core.commit.names import CommitNames, Record
@@ -34,8 +36,7 @@ OUR_PROPERTIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class NewManifest:
+class NewManifest(Struct, frozen=True):
     """A manifest that a commit writes: of new files, of merged manifests, or of a rewrite.
 
     Attributes:
@@ -95,8 +96,7 @@ class NewManifest:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class NewSnapshot:
+class NewSnapshot(Struct, frozen=True):
     """What a commit makes of the table's files.
 
     Attributes:
@@ -110,8 +110,7 @@ class NewSnapshot:
     summary: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class NextVersion:
+class NextVersion(Struct, frozen=True):
     """Everything of a version that is about to be committed.
 
     Attributes:

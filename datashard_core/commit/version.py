@@ -8,10 +8,10 @@ tombstones have no ``format-version``, so every Iceberg reader fails on them cle
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
 from datashard_core.commit import names as names_module
 from datashard_core.commit.names import CommitNames, Record
@@ -29,8 +29,7 @@ def version_key(version: int) -> str:
     return f"metadata/v{version}.metadata.json"
 
 
-@dataclass(frozen=True, slots=True)
-class VersionBody:
+class VersionBody(Struct, frozen=True):
     """The body of ``v{version}.metadata.json``.
 
     Attributes:

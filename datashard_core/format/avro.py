@@ -11,11 +11,11 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError
 from datashard_core.format.partition import FIRST_FIELD_ID
@@ -41,8 +41,7 @@ _DAMAGE = (
 """What reading damaged bytes raises: the reader takes them for lengths, names and numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(Struct, frozen=True):
     """What a file holds.
 
     Attributes:
@@ -116,8 +115,7 @@ def _parsed(text: bytes) -> Any:
     return fastavro.parse_schema(msgspec.json.decode(text), named_schemas={})
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(Struct, frozen=True):
     """A file, its records not read yet.
 
     Attributes:

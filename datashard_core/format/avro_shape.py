@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 Slot = tuple[int, int]
 """Which value: a field id of the entry and 0; a map of metrics and the column's id; a record and a field in it."""
@@ -99,8 +100,7 @@ _NUMBERS = rb"\x00|" + b"|".join(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Struct, frozen=True):
     """How to read the records of one shape.
 
     Attributes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 from datashard_core.format import types as t
@@ -52,15 +53,13 @@ CheckKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Canonical:
+class Canonical(Struct, frozen=True):
     """A value that is in canonical form already (:mod:`datashard_core.format.canonical`)."""
 
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """A column, or a field within structs.
 
     Attributes:
@@ -72,8 +71,7 @@ class Reference:
     field: t.NestedField
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One check of one column, true or not.
 
     Attributes:
@@ -87,29 +85,25 @@ class Check:
     value: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class AllOf:
+class AllOf(Struct, frozen=True):
     """True if every part is."""
 
     parts: tuple[Bound, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AnyOf:
+class AnyOf(Struct, frozen=True):
     """True if one part is."""
 
     parts: tuple[Bound, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(Struct, frozen=True):
     """The same for every row."""
 
     value: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """May be true for any row; only a query engine can tell."""
 
 

@@ -8,8 +8,9 @@ number, as in DuckDB, PostgreSQL and Spark.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 
@@ -18,15 +19,13 @@ NEGATED: dict[Operator, Operator] = {"==": "!=", "!=": "==", "<": ">=", ">=": "<
 SWAPPED: dict[Operator, Operator] = {"==": "==", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
-class Condition:
+class Condition(Struct, frozen=True):
     """A condition on the rows of a table; combine with ``&`` (and), ``|`` (or) and ``~`` (not).
 
     Example:
         >>> (col("amount") > 10) | col("amount").is_null()
         ((col('amount') > 10) | col('amount').is_null())
     """
-
-    __slots__ = ()
 
     def __and__(self, other: Condition) -> Condition:
         return And((self, _checked(other)))
@@ -44,8 +43,7 @@ class Condition:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison(Condition):
+class Comparison(Condition, frozen=True):
     """A column compared with a value."""
 
     column: str
@@ -56,8 +54,7 @@ class Comparison(Condition):
         return f"({_col(self.column)} {self.operator} {self.value!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class IsNull(Condition):
+class IsNull(Condition, frozen=True):
     """Whether a column is null; never null itself."""
 
     column: str
@@ -66,8 +63,7 @@ class IsNull(Condition):
         return f"{_col(self.column)}.is_null()"
 
 
-@dataclass(frozen=True, slots=True)
-class IsNaN(Condition):
+class IsNaN(Condition, frozen=True):
     """Whether a column is NaN; null where it is null."""
 
     column: str
@@ -76,8 +72,7 @@ class IsNaN(Condition):
         return f"{_col(self.column)}.is_nan()"
 
 
-@dataclass(frozen=True, slots=True)
-class In(Condition):
+class In(Condition, frozen=True):
     """Whether a column is one of some values; as in SQL, never false if one of them is null."""
 
     column: str
@@ -87,8 +82,7 @@ class In(Condition):
         return f"{_col(self.column)}.isin({list(self.values)!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class StartsWith(Condition):
+class StartsWith(Condition, frozen=True):
     """Whether a text, or bytes, begin with a prefix."""
 
     column: str
@@ -98,8 +92,7 @@ class StartsWith(Condition):
         return f"{_col(self.column)}.starts_with({self.prefix!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class And(Condition):
+class And(Condition, frozen=True):
     """True where all parts are, false where one is."""
 
     parts: tuple[Condition, ...]
@@ -108,8 +101,7 @@ class And(Condition):
         return f"({' & '.join(map(repr, self.parts))})"
 
 
-@dataclass(frozen=True, slots=True)
-class Or(Condition):
+class Or(Condition, frozen=True):
     """True where one part is, false where all are."""
 
     parts: tuple[Condition, ...]
@@ -118,8 +110,7 @@ class Or(Condition):
         return f"({' | '.join(map(repr, self.parts))})"
 
 
-@dataclass(frozen=True, slots=True)
-class Not(Condition):
+class Not(Condition, frozen=True):
     """True where the part is false, null where it is null."""
 
     part: Condition
@@ -128,8 +119,7 @@ class Not(Condition):
         return f"~{self.part!r}"
 
 
-@dataclass(frozen=True, slots=True)
-class Constant(Condition):
+class Constant(Condition, frozen=True):
     """The same for every row."""
 
     value: bool | None
@@ -138,8 +128,7 @@ class Constant(Condition):
         return f"Constant({self.value})"
 
 
-@dataclass(frozen=True, slots=True)
-class Opaque(Condition):
+class Opaque(Condition, frozen=True):
     """Something that only a query engine understands: it may be true for any row."""
 
     text: str = ""
@@ -148,8 +137,7 @@ class Opaque(Condition):
         return f"Opaque({self.text!r})"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Column:
+class Column(Struct, frozen=True, eq=False):
     """A column of a table, to make conditions of; see :func:`col`."""
 
     name: str

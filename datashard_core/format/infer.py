@@ -17,7 +17,7 @@ from datashard_core.format.values import plain, shown
 _LONG = range(-(2**63), 2**63)
 
 
-class _Unknown(t.IcebergType):
+class _Unknown(t.IcebergType, frozen=True):
     """Nothing but nulls, or empty lists, were seen."""
 
     def __str__(self) -> str:

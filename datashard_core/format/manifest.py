@@ -7,11 +7,11 @@ would lose data files, so the counts in the manifest list are held against what 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format import avro
@@ -52,8 +52,7 @@ _INT_MAPS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestEntry:
+class ManifestEntry(Struct, frozen=True):
     """One data file in a manifest.
 
     Attributes:
@@ -71,8 +70,7 @@ class ManifestEntry:
     data_file: DataFile
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFile:
+class ManifestFile(Struct, frozen=True):
     """One manifest in a manifest list.
 
     Attributes:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format import avro
@@ -60,8 +61,7 @@ Judge = Callable[[Groups], bool]
 """Whether the file of an entry may hold rows that match."""
 
 
-@dataclass(frozen=True)
-class Pruning:
+class Pruning(Struct, frozen=True):
     """A condition, with what it takes to judge the files of one partition spec by it.
 
     Args:

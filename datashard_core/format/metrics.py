@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from datashard_core.format import types as t
 from datashard_core.format.bounds import lower_bound, upper_bound
@@ -18,8 +19,7 @@ FLOATS = (t.PrimitiveType("float"), t.PrimitiveType("double"))
 """Types that have NaN."""
 
 
-@dataclass(slots=True)
-class Metrics:
+class Metrics(Struct):
     """Counts and extremes by field id, gathered over one or more batches."""
 
     record_count: int = 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from datashard_core.format import types as t
 from datashard_core.format.data_file import DataFile
@@ -19,8 +20,7 @@ ROW_GROUP_BYTES = 128 * 2**20
 """Batches are gathered up to so many rows or bytes (in memory, before encoding) for one row group."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedParquet:
+class EncodedParquet(Struct, frozen=True):
     """A Parquet file in memory.
 
     Attributes:

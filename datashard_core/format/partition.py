@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError
 
@@ -12,8 +13,7 @@ FIRST_FIELD_ID = 1000
 """Ids of partition fields begin here; a table without any has 999 as its last partition id."""
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionField:
+class PartitionField(Struct, frozen=True):
     """One field of a partition spec.
 
     Attributes:
@@ -29,8 +29,7 @@ class PartitionField:
     transform: str
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionSpec:
+class PartitionSpec(Struct, frozen=True):
     """How data files are divided; no field means not at all.
 
     Example:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from datashard_core.format import types as t
 from datashard_core.format.binding import AllOf, AnyOf, Bound, Check, Fixed
@@ -21,8 +22,7 @@ Allows = Callable[[Check], bool]
 """Whether a check can be true for one of the rows at hand."""
 
 
-@dataclass(slots=True)
-class Known:
+class Known(Struct):
     """What is known of the values of a column in some rows.
 
     Attributes:
@@ -139,8 +139,7 @@ def holds_whole(kind: t.IcebergType) -> bool:
     return not isinstance(kind, t.FixedType) and str(kind) not in ("string", "binary")
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionSource:
+class PartitionSource(Struct, frozen=True):
     """A partition field that is made of a column.
 
     Attributes:

@@ -7,14 +7,14 @@ leads to is kept as that reference asks (Iceberg spec, "Snapshot Retention Polic
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 MAIN = "main"
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(Struct, frozen=True):
     """What a version keeps of its past.
 
     Attributes:

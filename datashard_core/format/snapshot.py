@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.data_file import DataFile
@@ -21,8 +21,7 @@ TOTALS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """The state of a table at one time.
 
     Attributes:

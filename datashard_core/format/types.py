@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 
@@ -36,14 +37,11 @@ _FIXED = re.compile(r"fixed(?:\[\s*(\d+)\s*\]|\(\s*(\d+)\s*\))")
 _FIELD_KEYS = frozenset({"id", "name", "type", "required", "doc"})
 
 
-class IcebergType:
+class IcebergType(Struct, frozen=True):
     """Base class of all types."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True)
-class PrimitiveType(IcebergType):
+class PrimitiveType(IcebergType, frozen=True):
     """A primitive type without parameters.
 
     Args:
@@ -63,8 +61,7 @@ class PrimitiveType(IcebergType):
         return self.name
 
 
-@dataclass(frozen=True, slots=True)
-class DecimalType(IcebergType):
+class DecimalType(IcebergType, frozen=True):
     """Fixed-point numbers.
 
     Args:
@@ -89,8 +86,7 @@ class DecimalType(IcebergType):
         return f"decimal({self.precision}, {self.scale})"
 
 
-@dataclass(frozen=True, slots=True)
-class FixedType(IcebergType):
+class FixedType(IcebergType, frozen=True):
     """Byte strings that all have the same length.
 
     Args:
@@ -110,8 +106,7 @@ class FixedType(IcebergType):
         return f"fixed[{self.length}]"
 
 
-@dataclass(frozen=True, slots=True)
-class NestedField:
+class NestedField(Struct, frozen=True):
     """A column of a table, or a field of a struct.
 
     Args:
@@ -132,8 +127,7 @@ class NestedField:
         return f"{self.field_id}: {self.name}: {'required' if self.required else 'optional'} {self.type}"
 
 
-@dataclass(frozen=True, slots=True)
-class ListType(IcebergType):
+class ListType(IcebergType, frozen=True):
     """Lists.
 
     Args:
@@ -150,8 +144,7 @@ class ListType(IcebergType):
         return f"list<{self.element}>"
 
 
-@dataclass(frozen=True, slots=True)
-class MapType(IcebergType):
+class MapType(IcebergType, frozen=True):
     """Maps. Keys are never null.
 
     Args:
@@ -172,8 +165,7 @@ class MapType(IcebergType):
         return f"map<{self.key}, {self.value}>"
 
 
-@dataclass(frozen=True, slots=True)
-class StructType(IcebergType):
+class StructType(IcebergType, frozen=True):
     """Records within a record.
 
     Args:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from datashard_core.format.binding import Canonical
 from datashard_core.format.canonical import canonical
@@ -46,18 +47,15 @@ _OPERATORS: dict[str, Operator] = {
 }
 
 
-@dataclass(slots=True)
-class _Field:
+class _Field(Struct):
     name: str | None
 
 
-@dataclass(slots=True)
-class _Literal:
+class _Literal(Struct):
     scalar: Any
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(Struct):
     name: str
     arguments: list[Any] = field(default_factory=list)
     options: Any = None

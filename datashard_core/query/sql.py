@@ -7,11 +7,11 @@ earlier state is named as ``orders at (version => 3)`` or ``orders at (timestamp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 from datashard_core.query.duck import connect
@@ -23,8 +23,7 @@ _LEAST_SNAPSHOT_ID = 2**32
 """A larger number after ``version =>`` is a snapshot id: those are random and of 63 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class At(Struct, frozen=True):
     """The state of a table that a query names; the current one where nothing is set.
 
     Attributes:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.binding import Canonical
@@ -50,8 +51,7 @@ _DAY = 86_400_000_000
 _ESCAPED = re.compile(r"\\x([0-9A-Fa-f]{2})")
 
 
-@dataclass(frozen=True, slots=True)
-class Understood:
+class Understood(Struct, frozen=True):
     """A condition that was SQL.
 
     Attributes:

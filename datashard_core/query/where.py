@@ -8,8 +8,9 @@ SQL text, and by Arrow's own evaluation for its expressions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.binding import TRUE, Bound, bind, checks_of, is_exact
@@ -30,8 +31,7 @@ _SCANNED = "scanned"
 _ROWS = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class RowCondition:
+class RowCondition(Struct, frozen=True):
     """A condition that is ready to be applied.
 
     Attributes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from datashard_core.errors import StorageError
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 Version = NewType("Version", str)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
+class StoredObject(Struct, frozen=True):
     """The body of one object as the store returned it."""
 
     body: bytes
@@ -32,8 +32,7 @@ class StoredObject:
     last_modified: float  # seconds since 1970, by the store's clock
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(Struct, frozen=True):
     """What the store knows of one object without its body."""
 
     key: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict
 
-@dataclass(frozen=True, slots=True)
-class StorageMetrics:
+
+class StorageMetrics(Struct, frozen=True):
     """Requests of one table object since it was opened.
 
     Attributes:

@@ -10,8 +10,9 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from datashard_core.errors import DataShardError
 from datashard_core.storage.base import Version
@@ -20,23 +21,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True, slots=True)
-class Get:
+class Get(Struct, frozen=True):
     """Outcome: :class:`~datashard_core.storage.base.StoredObject`."""
 
     key: str
     byte_range: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """Outcome: :class:`~datashard_core.storage.base.ObjectInfo`."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class ListPage:
+class ListPage(Struct, frozen=True):
     """Outcome: at most ``limit`` :class:`~datashard_core.storage.base.ObjectInfo`, sorted by key."""
 
     prefix: str
@@ -44,32 +42,28 @@ class ListPage:
     limit: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     """Outcome: the new version."""
 
     key: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PutData:
+class PutData(Struct, frozen=True):
     """A data file; on S3 a large one is sent by Arrow's own client. Outcome: None."""
 
     key: str
     data: bytes | pa.Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class PutIfAbsent:
+class PutIfAbsent(Struct, frozen=True):
     """Sent once. Outcome: the new version."""
 
     key: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(Struct, frozen=True):
     """Overwrite on condition. Outcome: the new version."""
 
     key: str
@@ -77,37 +71,31 @@ class Replace:
     version: Version
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     """Outcome: None."""
 
     keys: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(Struct, frozen=True):
     """Outcome: None, after that many seconds."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(Struct, frozen=True):
     """Outcome: :class:`Instant`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unique:
+class Unique(Struct, frozen=True):
     """Outcome: 32 hexadecimal characters that nobody else will ever make."""
 
 
-@dataclass(frozen=True, slots=True)
-class Random:
+class Random(Struct, frozen=True):
     """Outcome: a number in [0, 1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instant:
+class Instant(Struct, frozen=True):
     """The moment of asking, by the client's two clocks."""
 
     wall_ms: int

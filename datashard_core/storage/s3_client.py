@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import DataShardError, StorageError

@@ -6,7 +6,7 @@ nor a lost race from a store that knows no conditions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from datashard_core.config import S3Config
 from datashard_core.errors import DataShardError, StorageError, StoreNotConditionalError
@@ -38,8 +38,7 @@ CONDITIONAL = frozenset({"put_if_absent", "replace"})
 """Operations that are sent once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A store's refusal.
 
     Attributes:

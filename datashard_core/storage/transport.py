@@ -7,8 +7,9 @@ came back. :mod:`datashard_core.storage.s3` does everything else, the same way f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from datashard_core.storage.base import ObjectInfo, StoredObject, Version
 from datashard_core.storage.s3_errors import Answer
@@ -37,8 +38,7 @@ class BrokenError(TransportError):
     """The request was sent, perhaps in part, and no answer came: it may have had its effect, or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """One page of a listing.
 
     Attributes:
@@ -50,8 +50,7 @@ class Page:
     following: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(Struct, frozen=True):
     """What has to hold for a write to happen: that the object is absent, or has this version."""
 
     version: Version | None = None
@@ -60,8 +59,7 @@ class Condition:
 ABSENT = Condition()
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """What the store said of an object that it wrote.
 
     Attributes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from datashard_core.clock import Clock
 from datashard_core.commit.names import LIBRARY_MADE
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 MAX_ID_CHARACTERS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class AppendResult:
+class AppendResult(Struct, frozen=True):
     """What an append did.
 
     Attributes:

@@ -7,9 +7,10 @@ fields are found by id as in every scan.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from datashard_core.query.where import from_duckdb
 from datashard_core.table.scan import Scan, check_columns

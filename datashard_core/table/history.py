@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from msgspec import Struct
 
 from datashard_core.commit.state import read_version
 from datashard_core.commit.version import VersionBody
@@ -18,8 +19,7 @@ from datashard_core.table.plan import Planner
 _ADDED = "added-records"
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(Struct, frozen=True):
     """The versions of a table up to one that was seen.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 
@@ -15,8 +16,7 @@ RULE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TableName:
+class TableName(Struct, frozen=True):
     """A checked name.
 
     Attributes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from datashard_core.commit.paths import key_of
 from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
@@ -33,8 +34,7 @@ _FEWEST_ROWS = 1024
 _READ_SIZE = 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What is read of every file of a scan.
 
     Attributes:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from datashard_core.commit.paths import key_of
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
@@ -27,8 +28,7 @@ from datashard_core.storage.driver import shared_pool
 MANIFESTS_AHEAD = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Planner:
+class Planner(Struct, frozen=True):
     """Plans scans of one version of a table.
 
     Attributes:

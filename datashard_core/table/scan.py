@@ -7,9 +7,11 @@ that may hold a matching row is read whole or the scan fails. A file that cannot
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from datashard_core.commit.paths import key_of
 from datashard_core.errors import ConfigurationError
@@ -36,8 +38,7 @@ if TYPE_CHECKING:
     from datashard_core.storage.base import Storage
 
 
-@dataclass(frozen=True)
-class Scan:
+class Scan(Struct, frozen=True):
     """Rows of one snapshot, not read yet.
 
     Attributes:

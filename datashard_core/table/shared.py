@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from datashard_core.commit.fold import MAX_APPENDS
 from datashard_core.commit.protocol import Result
@@ -22,8 +23,7 @@ Runner = Callable[[Sequence[Append], float], dict[str, Result]]
 """Commits a group within a timeout; tells for each digest of append id how it ended."""
 
 
-@dataclass(eq=False)
-class _Ticket:
+class _Ticket(Struct, eq=False):
     item: Append
     timeout: float
     woken: threading.Event = field(default_factory=threading.Event)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec.structs import replace
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit.deferred import Deferred, defer, flush

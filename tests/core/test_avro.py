@@ -7,12 +7,12 @@ import io
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import fastavro
 import pytest
+from msgspec.structs import replace
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format import avro

@@ -6,11 +6,11 @@ import io
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import fastavro
 import pytest
+from msgspec.structs import replace
 
 from datashard_core import CorruptTableError, Schema, UnsupportedTableError
 from datashard_core.format.data_file import DataFile

@@ -63,7 +63,7 @@ def test_changes_are_the_rows_appended_after_one_version_up_to_another(table: ds
 
 def _without(table: ds.Table, edit: dict[str, object]) -> None:
     """The table object shows its version with other metadata, as expiry or compaction would leave it."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     body = table._seen.body
     table._seen = replace(table._seen, body=replace(body, metadata=TableMetadata({**body.table._raw, **edit})))

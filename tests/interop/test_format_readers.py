@@ -11,13 +11,14 @@ import importlib.util
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from msgspec.structs import replace
 from pyiceberg.expressions import (
     BooleanExpression,
     EqualTo,
