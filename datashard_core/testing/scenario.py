@@ -117,7 +117,12 @@ class Scenario:
 
     def _drop(self, number: int) -> None:
         """Start a dropper; if it dies half way another makes the table again, else everybody would wait for ever."""
-        self._launch(self._dropper(), f"dropper {number}", again=lambda: self._drop(number))
+        name = f"dropper {number}"
+        self._launch(self._dropper(), name, again=lambda: self._make(name))
+
+    def _make(self, name: str) -> None:
+        """Start a process that makes the table if there is none, and another one if it dies."""
+        self._launch(self._maker(), name, again=lambda: self._make(name))
 
     def _launch(self, steps: Steps[None], name: str, again: Callable[[], None] | None = None) -> None:
         def ended(result: Any) -> None:
@@ -314,6 +319,11 @@ class Scenario:
                 yield from purge(ROOT, seen.body.table.table_uuid, marker.version, listed)
         except DataShardError:
             pass  # whether it was dropped or not, the next step makes sure that there is a table
+        yield from self._maker()
+
+    @staticmethod
+    def _maker() -> Steps[None]:
+        """Makes the table if there is none, patiently."""
         while True:
             try:
                 yield from create(ROOT, "t", SCHEMA, {}, CALM)
