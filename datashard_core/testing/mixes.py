@@ -101,6 +101,7 @@ def mix_for(seed: int) -> Mix:
         purge=dice.random() < 0.5,
         losers_of_nodes=dice.choice([0, 0, 2]),
         block=dice.choice([names.BLOCK, 2, 4]),
+        drops=dice.choice([0, 0, 1, 2]),
         faults=faults,
     )
 
