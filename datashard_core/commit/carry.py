@@ -21,6 +21,7 @@ from datashard_core.commit.merge import Known
 from datashard_core.commit.pointer import Hint, move_hint, read_hint
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Seen, Target
+from datashard_core.commit.sweep import Sweep, bury, due, look, noted
 from datashard_core.commit.totals import totals_of
 from datashard_core.commit.updates import (
     NewManifest,
@@ -164,8 +165,13 @@ def carry(
     hint = Beside(read_hint()) if chores is None and _is_behind(state) else None
     if hint is not None:
         beside.append(hint)
-    for outcome in (yield from joined(puts, *beside)):
+    old = due(state.body)
+    sweep = Beside(look(target, state.body, old)) if old is not None else None
+    for outcome in (yield from joined(puts, *beside, *([sweep] if sweep is not None else []))):
         value(outcome)
+    swept = yield from _swept(target, sweep)
+    if swept is not None:
+        prepared = noted(prepared, swept)
     if line.waiting:
         turn = prepared.commit_id if leads else line.waiting[0].id
         prepared = with_next(prepared, turn, len(line.waiting))
@@ -177,7 +183,7 @@ def carry(
     created = replace(created, body=prepared.body, hint=_newest_hint(state, chores, hint))
     return Outcome(
         created=created,
-        chores=Beside(_chores(target, state.body, created, {*spent, *load.carried})),
+        chores=Beside(_chores(target, state.body, created, {*spent, *load.carried}, swept)),
         following=_usable(following) if line.waiting and leads else None,
     )
 
@@ -253,6 +259,17 @@ def _usable(following: Beside[Following | None] | None) -> Following | None:
     return outcome
 
 
+def _swept(target: Target, sweep: Beside[Sweep] | None) -> Steps[Sweep | None]:
+    """What the look at old versions has found; a failure of it is no failure of the commit."""
+    if sweep is None:
+        return None
+    yield from rest(sweep)
+    if isinstance(sweep.outcome, DataShardError):
+        log.info("table %s: old versions are looked at again later: %s", target.name, sweep.outcome)
+        return None
+    return sweep.outcome
+
+
 def _is_behind(state: Seen) -> bool:
     """Whether others have surely moved the hint since we saw it."""
     return state.hint is None or state.hint.number != state.body.version
@@ -265,12 +282,15 @@ def _newest_hint(state: Seen, chores: Chores | None, read: Beside[Hint | None] |
     return state.hint
 
 
-def _chores(target: Target, parent: VersionBody, created: Seen, named: set[StagedName]) -> Steps[Hint | None]:
+def _chores(
+    target: Target, parent: VersionBody, created: Seen, named: set[StagedName], swept: Sweep | None
+) -> Steps[Hint | None]:
     version = created.body.version
-    hint, _, _ = yield from together(
+    hint, *_ = yield from together(
         move_hint(version, created.hint, target.root),
         _clean(tuple(sorted(named))),
         upkeep(version, parent, target.history),
+        *([bury(target, swept, created.body)] if swept is not None else []),
     )
     moved: Hint | None = hint
     return moved

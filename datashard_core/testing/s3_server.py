@@ -23,6 +23,7 @@ from datashard_core.errors import StorageError
 
 START_SECONDS = 60.0
 _CONTROL = "/_control/requests"
+_CLOCK = "/_control/clock"
 _REFUSED = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>InvalidAccessKeyId</Code>'
     b"<Message>The AWS Access Key Id you provided does not exist in our records.</Message></Error>"
@@ -118,6 +119,13 @@ class S3Server:
         with urlopen(request) as answer:
             return [(method, path) for method, path in json.load(answer)]
 
+    def move_clock(self, seconds: float) -> None:
+        """Let the server's clock run ahead by so many seconds more: what lies there already is that much older."""
+        from urllib.request import Request, urlopen
+
+        with urlopen(Request(self.endpoint + _CLOCK, data=json.dumps(seconds).encode(), method="POST")) as answer:
+            answer.read()
+
     def stop(self) -> None:
         """End the process."""
         if self._process is None:
@@ -146,11 +154,14 @@ class _Guard:
         self._key = access_key
         self._lock = threading.Lock()
         self._log: list[tuple[str, str]] = []
+        self._ahead = 0.0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if path == _CONTROL:
             return self._control(method, start_response)
+        if path == _CLOCK:
+            return self._move_clock(environ, start_response)
         if f"Credential={self._key}/" not in environ.get("HTTP_AUTHORIZATION", ""):
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
             return [_REFUSED]
@@ -166,6 +177,19 @@ class _Guard:
                 self._log.clear()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
+
+    def _move_clock(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        from datetime import timedelta
+
+        from moto.core.utils import utcnow
+        from moto.s3 import models
+
+        with self._lock:
+            self._ahead += json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            ahead = timedelta(seconds=self._ahead)
+            models.utcnow = lambda: utcnow() + ahead
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
 
 
 def serve(bucket: str, access_key: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from datashard_core.clock import SystemClock
 from datashard_core.config import S3Config
 from datashard_core.storage.base import Storage
 from datashard_core.storage.local import LocalStorage
@@ -47,6 +50,40 @@ def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return LocalStorage(tmp_path / "store")
     config: S3Config = request.getfixturevalue("s3_config")
     return S3Storage(replace(config, transport="boto3" if request.param == "s3" else "obstore"))
+
+
+@dataclass
+class MovedClock:
+    """How many seconds the world's clock has been moved on."""
+
+    ahead: float = 0.0
+
+
+@pytest.fixture
+def moved_clock(monkeypatch: pytest.MonkeyPatch) -> MovedClock:
+    """Moves the clock that every warehouse of the test goes by, and every store in memory."""
+    clock = MovedClock()
+    monkeypatch.setattr(SystemClock, "now_ms", lambda _: time.time_ns() // 1_000_000 + int(1000 * clock.ahead))
+    return clock
+
+
+@pytest.fixture
+def time_passes(
+    any_storage: Storage, moved_clock: MovedClock, request: pytest.FixtureRequest, tmp_path: Path
+) -> Callable[[float], None]:
+    """Lets so many seconds pass, for us and for the store."""
+
+    def pass_by(seconds: float) -> None:
+        moved_clock.ahead += seconds
+        if isinstance(any_storage, LocalStorage):
+            for path in (tmp_path / "store").rglob("*"):
+                if path.is_file():
+                    os.utime(path, (time.time(), path.stat().st_mtime - seconds))
+        elif isinstance(any_storage, S3Storage):
+            server: S3Server = request.getfixturevalue("s3_server")
+            server.move_clock(seconds)
+
+    return pass_by
 
 
 @pytest.fixture
