@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from datashard_core.commit import nodes
 from datashard_core.commit.history import told
@@ -50,7 +51,7 @@ SMALL = 512
 PROBES = 8
 
 
-class _Mark(msgspec.Struct, frozen=True):
+class _Mark(Struct, frozen=True):
     """How far the sweep has come, as the property tells.
 
     Attributes:
@@ -62,8 +63,7 @@ class _Mark(msgspec.Struct, frozen=True):
     after: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
+class Sweep(Struct, frozen=True):
     """What a look at a few old versions has found.
 
     Attributes:
