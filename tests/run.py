@@ -1,9 +1,10 @@
 """The test command: ``python3 tests/run.py [suite ...] [pytest options]``.
 
 Without arguments it checks the code (format, lint, types, layers) and runs the suites core, airflow,
-prefect and interop, each in its own environment, which it makes first where it is missing. It says
-for each suite how many tests ran, and what was left out. The end is a line such as
-``412 passed, 0 failed``; the exit code is 0 only if everything passed.
+prefect and interop, each in its own environment, which it makes first where it is missing; they run
+side by side, and each one's output is printed when it is over. It says for each suite how many tests
+ran, and what was left out. The end is a line such as ``412 passed, 0 failed``; the exit code is 0 only
+if everything passed.
 
 With DATASHARD_REQUIRE_ALL=1 whatever could not run counts as a failure.
 """
@@ -12,14 +13,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,8 +27,10 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import environments  # noqa: E402
 from installers import interruptible  # noqa: E402
+from side_by_side import Console, Job, run_jobs  # noqa: E402
 
-STOP_SECONDS = 60
+AT_ONCE = 2
+"""Suites that run side by side at least: some mostly wait, others mostly compute."""
 BACKENDS = ("memory", "local", "s3", "obstore")
 
 
@@ -108,19 +110,24 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("Stopped.")
         return 130
-    outcomes = []
+    jobs = [
+        Job(name, check_code if name == STATIC else partial(run_suite, known[name], rest))
+        for name in sorted(chosen, key=lambda name: name == STATIC)  # the longest first
+    ]
+    outcomes: list[Outcome] = []
     try:
         with interruptible():
-            for name in chosen:
-                outcomes.append(check_code() if name == STATIC else run_suite(known[name], rest))
+            for outcome in run_jobs(jobs, at_once=max(AT_ONCE, os.cpu_count() or 1)):
+                outcomes.append(outcome)
     except KeyboardInterrupt:
         report(outcomes, whole=False)
-        print(f"Stopped: {', '.join(chosen[len(outcomes) :])} did not run to the end.")
+        over = {outcome.name for outcome in outcomes}
+        print(f"Stopped: {', '.join(name for name in chosen if name not in over)} did not run to the end.")
         return 130
-    return report(outcomes, whole)
+    return report(sorted(outcomes, key=lambda outcome: chosen.index(outcome.name)), whole)
 
 
-def run_suite(suite: Suite, options: Sequence[str]) -> Outcome:
+def run_suite(suite: Suite, options: Sequence[str], console: Console) -> Outcome:
     """Run one suite in its environment and count what it did."""
     folders = [
         str(path) for path in (ROOT / "tests" / name for name in suite.folders) if any(path.glob("**/test_*.py"))
@@ -129,37 +136,19 @@ def run_suite(suite: Suite, options: Sequence[str]) -> Outcome:
     if not folders:
         outcome.faults.append(f"{suite.name}: there are no tests in tests/{' or tests/'.join(suite.folders)}")
         return outcome
-    banner(f"{suite.name} (environment {suite.environment})")
+    console.print(banner(f"{suite.name} (environment {suite.environment})"))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="datashard-tests-") as folder:
         results = Path(folder) / "results.xml"
         python = str(environments.ENVIRONMENTS[suite.environment].python)
         # -P: `python -m` would put the checkout on sys.path, and what no wheel carries could be imported.
         command = [python, "-P", "-m", "pytest", "-q", "-rs", "--durations=5", f"--junitxml={results}"]
-        code = run_pytest([*command, *suite.options, *options, *folders])
+        code = console.run([*command, *suite.options, *options, *folders], ROOT, clean_environment())
         if results.exists():
             count(results, outcome)
     outcome.seconds = time.monotonic() - started
     judge(suite, outcome, code, chosen_part=bool(options))
     return outcome
-
-
-def run_pytest(command: Sequence[str]) -> int:
-    """Run pytest; an interruption is handed on once, and its fixtures end what they started."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=clean_environment(), stdin=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            print(f"pytest has not ended {STOP_SECONDS} s after it was interrupted: killed", flush=True)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        raise
 
 
 def clean_environment() -> dict[str, str]:
@@ -209,14 +198,14 @@ def required() -> bool:
     return os.environ.get("DATASHARD_REQUIRE_ALL", "") not in ("", "0")
 
 
-def check_code() -> Outcome:
+def check_code(console: Console) -> Outcome:
     """Format, lint, types and layers."""
-    banner("static checks")
+    console.print(banner("static checks"))
     outcome = Outcome(STATIC)
     started = time.monotonic()
     tools = environments.ENVIRONMENTS["core"].folder / "bin"
     mypy = [str(tools / "mypy"), "--strict"]
-    tools_and_demo = ["tools/environments.py", "tools/installers.py", "tests/run.py"]
+    tools_and_demo = ["tools/environments.py", "tools/installers.py", "tools/side_by_side.py", "tests/run.py"]
     tools_and_demo += ["demo/run.py", "demo/main_job", "demo/read_with_pyiceberg.py"]
     hosts = {
         "airflow": ["providers/airflow/airflow_provider_datashard", "example_dags/dags"],
@@ -246,30 +235,20 @@ def check_code() -> Outcome:
             *sources,
         ]
     for name, command in checks.items():
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        passed = done.returncode == 0
-        print(f"{'ok  ' if passed else 'FAIL'} {name}", flush=True)
-        if passed:
-            outcome.passed += 1
-        else:
+        code, printed = console.read(command, ROOT, clean_environment())
+        console.print(f"{'FAIL' if code else 'ok  '} {name}")
+        if code:
             outcome.failed += 1
-            print(done.stdout.strip(), flush=True)
+            console.print(printed.strip())
+        else:
+            outcome.passed += 1
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
 def report(outcomes: Sequence[Outcome], whole: bool) -> int:
     """Say what ran, what did not, and the sum; return the exit code."""
-    banner("summary")
+    print(banner("summary"))
     for outcome in outcomes:
         print(outcome.line)
     for outcome in outcomes:
@@ -291,8 +270,8 @@ def report(outcomes: Sequence[Outcome], whole: bool) -> int:
     return 1 if failed or not passed else 0
 
 
-def banner(text: str) -> None:
-    print(f"\n== {text} " + "=" * max(0, 76 - len(text)), flush=True)
+def banner(text: str) -> str:
+    return f"\n== {text} " + "=" * max(0, 76 - len(text))
 
 
 if __name__ == "__main__":
