@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from datashard_core.commit.deferred import Deferred, defer, flush
@@ -26,6 +27,7 @@ from datashard_core.commit.names import LIBRARY_MADE
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import append
 from datashard_core.commit.state import Append, Committed, Seen, Target
+from datashard_core.commit.updates import first_version
 from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.schema import Schema
 from datashard_core.storage.requests import Now, Sleep, Steps, Unique, ask
@@ -110,7 +112,8 @@ class Scale:
         self.simulation = Simulation(seed, cpu=cpu, throttle=self.throttle)
         self.measured = Measured()
         self.processes: list[Process] = []
-        made = self._now(create(ROOT, "t", SCHEMA, {}, TIMEOUT))
+        first = partial(first_version, location=ROOT, schema=SCHEMA, properties={})
+        made = self._now(create(ROOT, "t", first, TIMEOUT))
         self.seen: Seen = made.seen
         self.target = Target(ROOT, "t", self.seen.body.table.table_uuid)
         self.processes.clear()

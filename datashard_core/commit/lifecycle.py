@@ -7,7 +7,7 @@ commits the version after that with a new uuid, and a purge leaves the names as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -16,10 +16,8 @@ from datashard_core.commit import names as names_module
 from datashard_core.commit.history import look_back
 from datashard_core.commit.pointer import Found, find_current, move_hint
 from datashard_core.commit.state import Seen, Target, settle
-from datashard_core.commit.updates import first_version
 from datashard_core.commit.version import HINT_KEY, VersionBody, dropped_marker, tombstone, version_key
 from datashard_core.errors import CommitStateUnknownError, DataShardError
-from datashard_core.format.schema import Schema
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -56,8 +54,18 @@ class Created(Struct, frozen=True):
     made: bool
 
 
-def create(root: str, name: str, schema: Schema, properties: Mapping[str, str], timeout: float) -> Steps[Created]:
+FirstVersion = Callable[[int, str, str, int], tuple[VersionBody, bytes]]
+"""Makes a table's first version of its number, a fresh uuid, the digest of the commit's id and the time in ms."""
+
+
+def create(root: str, name: str, first: FirstVersion, timeout: float) -> Steps[Created]:
     """Create a table, or find the one that another process created first.
+
+    Args:
+        root: URI of its folder.
+        name: its name, for messages.
+        first: makes the version that begins it.
+        timeout: seconds after which it gives up.
 
     Raises:
         CommitStateUnknownError: whether the table was created could not be learnt in time.
@@ -74,15 +82,7 @@ def create(root: str, name: str, schema: Schema, properties: Mapping[str, str], 
             hint = yield from move_hint(found.newest.version, found.hint, root)
             return Created(Seen(found.newest, None, hint), made)
         version = 0 if found is None else found.newest.version + 1
-        body, data = first_version(
-            version=version,
-            table_uuid=_as_uuid(uuid),
-            location=root,
-            schema=schema,
-            properties=properties,
-            commit_id=commit_id,
-            now_ms=now.wall_ms,
-        )
+        body, data = first(version, _as_uuid(uuid), commit_id, now.wall_ms)
         outcome = yield from _commit_body(version, data)
         if outcome is None:
             hint = yield from move_hint(version, found.hint if found is not None else None, root)

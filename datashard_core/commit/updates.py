@@ -153,7 +153,7 @@ def new_manifest(unique: str, table: TableMetadata, files: Sequence[DataFile], s
         )
         for file in files
     ]
-    return manifest_of(unique, snapshot_id, entries, schema, table.spec)
+    return manifest_of(unique, snapshot_id, entries, schema, table.append_spec)
 
 
 def manifest_of(
@@ -245,14 +245,14 @@ def next_version(
             summary=snapshot.summary,
             schema_id=table.schema.schema_id,
         )
-        metadata = table.with_snapshot(made, now_ms=now_ms, previous_metadata=previous)
+        metadata = table.with_append_spec().with_snapshot(made, now_ms=now_ms, previous_metadata=previous)
         encoded = encode_manifest_list(
             snapshot.manifests,
             snapshot_id=made.snapshot_id,
             parent_snapshot_id=made.parent_snapshot_id,
             sequence_number=sequence_number,
         )
-    metadata = metadata.with_properties(_restored({**table.properties, **(properties or {})}, property_))
+    metadata = metadata.with_properties(restored({**table.properties, **(properties or {})}, property_))
     metadata = metadata.within(keep or settings_of(table.properties).retention)
     return NextVersion(
         version=parent.version + 1,
@@ -269,25 +269,25 @@ def with_next(prepared: NextVersion, next_id: str, line: int) -> NextVersion:
     assert prepared.body.names is not None
     names = replace(prepared.body.names, next=next_id, line=line)
     table = prepared.body.table
-    metadata = table.with_properties(_restored(table.properties, names))
+    metadata = table.with_properties(restored(table.properties, names))
     body = replace(prepared.body, metadata=metadata, names=names)
     return replace(prepared, body=body, data=metadata.to_json())
 
 
-def _restored(properties: Mapping[str, str], names: CommitNames) -> dict[str, str]:
+def restored(properties: Mapping[str, str], names: CommitNames) -> dict[str, str]:
     """Our properties, put back where another engine dropped them."""
     return {**properties, **OUR_PROPERTIES, names_module.PROPERTY: names_module.encode(names)}
 
 
 def first_version(
-    *,
     version: int,
     table_uuid: str,
+    commit_id: str,
+    now_ms: int,
+    *,
     location: str,
     schema: Schema,
     properties: Mapping[str, str],
-    commit_id: str,
-    now_ms: int,
 ) -> tuple[VersionBody, bytes]:
     """The version that creates a table: v0, or the one after the marker of a drop."""
     names = CommitNames(
@@ -297,7 +297,7 @@ def first_version(
         table_uuid=table_uuid,
         location=location,
         schema=schema,
-        properties=_restored(properties, names),
+        properties=restored(properties, names),
         now_ms=now_ms,
     )
     return VersionBody(version, "table", metadata, names), metadata.to_json()

@@ -141,6 +141,28 @@ class TableMetadata:
             raise CorruptTableError(f"{self.location}: the default partition spec, {wanted}, is not among the specs")
         return found
 
+    @cached_property
+    def append_spec(self) -> PartitionSpec:
+        """The spec without partitions, which appended files are written under, whatever the default is.
+
+        A table that another engine partitioned holds files of several specs. An append does not divide its
+        rows by partition: its files are pruned by their bounds. The table's own spec where it has such a one,
+        else one that :meth:`with_append_spec` adds.
+        """
+        specs = [PartitionSpec.from_dict(raw) for raw in self._raw["partition-specs"]]
+        plain = [spec for spec in specs if not spec.fields]
+        if plain:
+            return self.spec if not self.spec.fields else plain[-1]
+        return PartitionSpec(spec_id=1 + max(spec.spec_id for spec in specs))
+
+    def with_append_spec(self) -> TableMetadata:
+        """The same with :attr:`append_spec` among its specs."""
+        if self.spec_by_id(self.append_spec.spec_id) is not None:
+            return self
+        return TableMetadata(
+            {**self._raw, "partition-specs": [*self._raw["partition-specs"], self.append_spec.to_dict()]}
+        )
+
     def spec_by_id(self, spec_id: int) -> PartitionSpec | None:
         """The partition spec of that id, if the table has it."""
         for raw in self._raw["partition-specs"]:

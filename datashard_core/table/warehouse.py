@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
@@ -12,6 +13,7 @@ from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.settings import check_settings
 from datashard_core.commit.state import Seen, Target, settle
+from datashard_core.commit.updates import first_version
 from datashard_core.commit.version import HINT_KEY
 from datashard_core.config import LocalConfig, S3Config, resolve_warehouse, split_table_uri
 from datashard_core.errors import ConfigurationError, NoSuchTableError, TableExistsError
@@ -20,6 +22,7 @@ from datashard_core.query.sql import At, run_sql
 from datashard_core.storage import check_conditional, open_storage
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.driver import call, run
+from datashard_core.table import namespaces
 from datashard_core.table.names import TableName, is_part, parse_name
 from datashard_core.table.shared import SharedCommits
 from datashard_core.table.table import DEFAULT_TIMEOUT, Table
@@ -89,7 +92,8 @@ class Warehouse:
         if found is None or found.newest.state == "dropped":
             self._check_free(parsed)
             call(check_conditional, storage)
-            made = run(lifecycle.create(storage.root, str(parsed), schema, given, timeout), storage, self._clock)
+            first = partial(first_version, location=storage.root, schema=schema, properties=given)
+            made = run(lifecycle.create(storage.root, str(parsed), first, timeout), storage, self._clock)
             if made.made:
                 return self._table(storage, parsed, made.seen)
             table = self._table(storage, parsed, made.seen)
@@ -204,10 +208,9 @@ class Warehouse:
                 )
             return
         inside = [part for part in call(self._storage.folders, name.table) if is_part(part)]
-        if inside:
-            raise TableExistsError(
-                f"{name} cannot be created: {name.table!r} is a namespace in {self.uri} (it holds {inside[0]!r})"
-            )
+        if inside or namespaces.stored(self._storage, name.table) is not None:
+            holds = f" (it holds {inside[0]!r})" if inside else ""
+            raise TableExistsError(f"{name} cannot be created: {name.table!r} is a namespace in {self.uri}{holds}")
 
 
 def connect(

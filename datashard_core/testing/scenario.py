@@ -10,6 +10,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from datashard_core.commit.deferred import Deferred, defer, flush
@@ -19,6 +20,7 @@ from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import append
 from datashard_core.commit.staged_read import read_with_staged
 from datashard_core.commit.state import Append, Committed, Seen, Target
+from datashard_core.commit.updates import first_version
 from datashard_core.errors import AppendIdConflictError, CommitStateUnknownError, DataShardError, NoSuchTableError
 from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.parquet import encode_parquet
@@ -30,6 +32,7 @@ from datashard_core.testing.mixes import Mix, blocks_of
 from datashard_core.testing.simulation import Crashed, Faults, Latency, Process, Simulation
 
 SCHEMA = Schema(schema_id=0, fields=[{"id": 1, "name": "tag", "type": "string", "required": True}])
+FIRST = partial(first_version, location=ROOT, schema=SCHEMA, properties={})
 CALM = 3600.0
 PATIENT = 30.0
 """Seconds that an append may take when nothing fails."""
@@ -80,7 +83,7 @@ class Scenario:
         self.calm_at = 0.0
         self._tags: dict[str, Counter[str]] = {}
         simulation_faults, simulation.faults = simulation.faults, Faults()
-        self.seen: Seen = self._at_once(create(ROOT, "t", SCHEMA, {}, 60.0)).seen
+        self.seen: Seen = self._at_once(create(ROOT, "t", FIRST, 60.0)).seen
         simulation.faults = simulation_faults
         self.target = self._target_of(self.seen)
 
@@ -326,7 +329,7 @@ class Scenario:
         """Makes the table if there is none, patiently."""
         while True:
             try:
-                yield from create(ROOT, "t", SCHEMA, {}, CALM)
+                yield from create(ROOT, "t", FIRST, CALM)
                 return
             except DataShardError:
                 yield from ask(Sleep(1.0))
@@ -369,7 +372,7 @@ class Scenario:
         return report
 
     def _last_flush(self) -> Steps[Seen]:
-        made = yield from create(ROOT, "t", SCHEMA, {}, CALM)  # a dropper may have died half way
+        made = yield from create(ROOT, "t", FIRST, CALM)  # a dropper may have died half way
         return (yield from flush(self._target_of(made.seen), None, CALM))
 
     def _judge(self, report: Report) -> None:

@@ -97,6 +97,7 @@ def test_a_local_table_works_where_no_extra_is_installed(tmp_path: Path) -> None
         ({"duckdb"}, "table.sql('select * from t')", "sql"),
         ({"pandas"}, "table.scan().to_pandas()", "pandas"),
         ({"polars"}, "table.scan().to_polars()", "polars"),
+        ({"pyiceberg"}, "import datashard_core.pyiceberg", "pyiceberg"),
     ],
 )
 def test_an_extra_that_is_missing_is_named(names: set[str], code: str, extra: str, tmp_path: Path) -> None:

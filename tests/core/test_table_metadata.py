@@ -246,3 +246,22 @@ def test_totals_go_on_and_are_not_guessed() -> None:
     assert second["total-records"] == "115"
     assert "total-data-files" not in second
     assert append_summary(parent, files, parent_totals={"total-data-files": 7})["total-data-files"] == "9"
+
+
+BY_A = {"spec-id": 3, "fields": [{"source-id": 1, "field-id": 1000, "name": "a", "transform": "identity"}]}
+PLAIN = {"spec-id": 0, "fields": []}
+
+
+@pytest.mark.parametrize(
+    ("specs", "default", "expected"),
+    [([PLAIN], 0, 0), ([PLAIN, BY_A], 3, 0), ([PLAIN, BY_A], 0, 0), ([BY_A], 3, 4)],
+)
+def test_appends_are_written_under_a_spec_without_partitions(
+    specs: list[dict[str, Any]], default: int, expected: int
+) -> None:
+    metadata = parse_metadata(_raw(_new(), **{"partition-specs": specs, "default-spec-id": default}), WHERE)
+    assert (metadata.append_spec.spec_id, metadata.append_spec.fields) == (expected, ())
+    after = metadata.with_append_spec()
+    assert after.spec_by_id(expected) == metadata.append_spec
+    assert after.with_append_spec() is after
+    assert after.spec.spec_id == default, "what other engines write goes on as it was"

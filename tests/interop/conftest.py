@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyiceberg.catalog import Catalog, load_catalog
 
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.s3 import S3Storage
@@ -28,3 +29,28 @@ def any_warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
         return Warehouse(LocalStorage(tmp_path / "warehouse"))
     server: S3Server = request.getfixturevalue("s3_server")
     return Warehouse(S3Storage(server.config(f"interop-{os.urandom(4).hex()}")))
+
+
+@pytest.fixture
+def catalog_properties(any_warehouse: Warehouse) -> dict[str, str]:
+    """What PyIceberg is told of the warehouse: its place, and its keys."""
+    properties = {"warehouse": any_warehouse.uri}
+    if isinstance(any_warehouse._storage, S3Storage):
+        config = any_warehouse._storage.config
+        properties |= {
+            "s3.endpoint": str(config.endpoint),
+            "s3.region": str(config.region),
+            "s3.access-key-id": str(config.access_key),
+            "s3.secret-access-key": str(config.secret_key),
+        }
+    return properties
+
+
+@pytest.fixture
+def catalog(catalog_properties: dict[str, str]) -> Catalog:
+    """Our catalog as PyIceberg loads it, on each kind of storage, with the namespace ``shop``."""
+    made = load_catalog(
+        "lake", **{"py-catalog-impl": "datashard_core.pyiceberg.DataShardCatalog"}, **catalog_properties
+    )
+    made.create_namespace("shop", {"owner": "me"})
+    return made

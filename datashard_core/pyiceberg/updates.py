@@ -1,0 +1,100 @@
+"""What PyIceberg's updates make of a version, and which of them a table here takes. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pyiceberg.table.metadata import TableMetadataUtil
+from pyiceberg.table.update import (
+    AddSnapshotUpdate,
+    RemovePropertiesUpdate,
+    SetPropertiesUpdate,
+    SetSnapshotRefUpdate,
+    UpgradeFormatVersionUpdate,
+    update_table_metadata,
+)
+
+from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
+from datashard_core.commit.version import VersionBody, version_key
+from datashard_core.format.table_metadata import FORMAT_VERSION
+
+KEPT = frozenset({PROPERTY, PROTOCOL_PROPERTY})
+ELSEWHERE = frozenset({"write.data.path", "write.metadata.path", "write.object-storage.path"})
+
+
+def next_metadata(
+    parent: VersionBody, *, requirements: tuple[Any, ...], updates: tuple[Any, ...], root: str
+) -> Mapping[str, Any] | None:
+    """The metadata of the version after ``parent``; None where the updates change nothing.
+
+    Args:
+        parent: the newest version.
+        requirements: what has to be true of it.
+        updates: what is to change.
+        root: URI of the table's root, for the metadata log.
+
+    Raises:
+        CommitFailedException: a requirement does not hold.
+    """
+    raw = parent.table.to_json().decode()
+    current = TableMetadataUtil.parse_raw(raw)
+    for requirement in requirements:
+        requirement.validate(current)
+    updated = update_table_metadata(current, updates, metadata_location=f"{root}/{version_key(parent.version)}")
+    if updated == current:
+        return None
+    # What PyIceberg does not know of the metadata stays.
+    known = set(raw_of(current)) | {"current-snapshot-id"}
+    return {**{key: kept for key, kept in json.loads(raw).items() if key not in known}, **raw_of(updated)}
+
+
+def raw_of(metadata: Any) -> dict[str, Any]:
+    """PyIceberg's metadata as the JSON object of a metadata file."""
+    raw: dict[str, Any] = json.loads(metadata.model_dump_json(exclude_none=True, by_alias=True))
+    return {"current-snapshot-id": -1, **raw}
+
+
+def only_appends(updates: tuple[Any, ...]) -> bool:
+    """Whether the updates commute with appends: nothing but snapshots that append."""
+    return all(
+        isinstance(update, SetSnapshotRefUpdate)
+        or (
+            isinstance(update, AddSnapshotUpdate)
+            and update.snapshot.summary is not None
+            and update.snapshot.summary.operation.value == "append"
+        )
+        for update in updates
+    )
+
+
+def check_updates(updates: tuple[Any, ...]) -> None:
+    """Refuse to change properties that the table stands on.
+
+    Raises:
+        ValueError: a property is the library's own, or would put files where the table does not look.
+    """
+    for update in updates:
+        if isinstance(update, SetPropertiesUpdate):
+            check_properties(update.updates)
+        elif isinstance(update, RemovePropertiesUpdate):
+            check_properties(dict.fromkeys(update.removals, ""))
+        elif isinstance(update, UpgradeFormatVersionUpdate):
+            _check_format(update.format_version)
+
+
+def check_properties(properties: Mapping[str, str]) -> None:
+    """Refuse properties that a table here cannot have; raises as :func:`check_updates` does."""
+    if kept := KEPT & set(properties):
+        raise ValueError(f"the table property {min(kept)!r} cannot be changed: it is kept by the library")
+    if outside := ELSEWHERE & set(properties):
+        raise ValueError(
+            f"the table property {min(outside)!r} cannot be set: it would put files outside the table's folder"
+        )
+    _check_format(properties.get("format-version", FORMAT_VERSION))
+
+
+def _check_format(version: str | int) -> None:
+    if str(version) != str(FORMAT_VERSION):
+        raise ValueError(f"format-version {version}: tables here have Iceberg's format version {FORMAT_VERSION}")
