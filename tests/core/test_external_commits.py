@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,9 +54,9 @@ def external(scenario: Scenario, name: str, told: dict[str, str]) -> Steps[None]
             yield from ask(Sleep(0.1))
 
 
-@pytest.mark.parametrize("seed", (*range(12), 28, 29, 31, 32, 34, 49, 51, 58))
+@pytest.mark.parametrize("seed", (*range(12), 28, 31, 32, 34, 51, 58))
 def test_what_an_external_commit_is_told_is_so(seed: int) -> None:
-    mix = mix_for(seed)
+    mix = replace(mix_for(seed), drops=0)  # a commit to a dropped table is refused: tested elsewhere
     simulation = Simulation(seed, faults=mix.faults)
     told: dict[str, str] = {}
     with blocks_of(mix.block):
@@ -87,7 +88,7 @@ def test_enough_of_the_seeds_commit_and_lose_races() -> None:
     words: set[str] = set()
     for seed in range(4):
         told: dict[str, str] = {}
-        mix = mix_for(seed)
+        mix = replace(mix_for(seed), drops=0)
         scenario = Scenario(Simulation(seed, faults=mix.faults), mix)
         scenario._launch(external(scenario, "0", told), "external")
         scenario.finish(calm_at=60.0)
