@@ -15,6 +15,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from datashard_core.commit.fold import Load, judge_listed, size_of, take, take_own, within_limits
+from datashard_core.commit.fresh import young_own
 from datashard_core.commit.live import known_after, merge_known
 from datashard_core.commit.lookup import upkeep
 from datashard_core.commit.merge import Known
@@ -121,7 +122,7 @@ def commit(
     judged = yield from judge_listed(target, state.body, listed, own)
     chosen = within_limits(judged.allowed, sum(size_of(append) for append in own.values()), len(own))
     load = Load()
-    state = yield from take(target, state, chosen, load)
+    state, own = yield from together(take(target, state, chosen, load), young_own(target, state.body, own))
     for append in own.values():
         take_own(append, state.body, target, load)
     if not load.names:
@@ -240,7 +241,7 @@ def _follow(
     judged = yield from judge_listed(target, state.body, fresh, {})
     theirs = Load()
     chosen = within_limits(judged.allowed, 0, 0)
-    state = yield from take(target, created, chosen, theirs)
+    state = yield from take(target, created, chosen, theirs, exists=state.body.version)
     return Following(theirs, judged.spent, state.known) if theirs.names else None
 
 

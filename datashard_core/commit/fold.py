@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from datashard_core.commit.fresh import young
 from datashard_core.commit.live import learn
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Record, Refusal
-from datashard_core.commit.paths import key_of
 from datashard_core.commit.staging import (
     Judged,
     StagedBody,
@@ -31,7 +31,7 @@ from datashard_core.errors import CorruptTableError, DataShardError, StorageErro
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.projection import project
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Head, Request, Steps, together, value
+from datashard_core.storage.requests import Get, Request, Steps, together, value
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,8 +78,18 @@ def judge_listed(
     return judge(below, said, body.version, frozenset(own))
 
 
-def take(target: Target, state: Seen, chosen: Sequence[StagedName], load: Load) -> Steps[Seen]:
-    """Read the staged bodies, and beside them what is not known of the live manifests."""
+def take(
+    target: Target, state: Seen, chosen: Sequence[StagedName], load: Load, exists: int | None = None
+) -> Steps[Seen]:
+    """Read the staged bodies, and beside them what is not known of the live manifests.
+
+    Args:
+        target: the table.
+        state: the version to build on.
+        chosen: staged objects that may be carried.
+        load: gets what they hold.
+        exists: the newest version that surely exists; None: ``state``.
+    """
     table = state.body.table
     outcomes, state = yield from together(_outcomes([Get(name.key) for name in chosen]), learn(target, state))
     described: list[tuple[StagedName, StagedBody]] = []
@@ -101,7 +111,8 @@ def take(target: Target, state: Seen, chosen: Sequence[StagedName], load: Load) 
         load.names[name.id] = body.digest
         load.tables.append(rows)
         load.carried.append(name)
-    yield from _take_described(target, table.location, described, load)
+    against = state.body.version if exists is None else exists
+    yield from _take_described(target, table.location, described, load, against)
     return state
 
 
@@ -110,28 +121,22 @@ def _outcomes(requests: Sequence[Request]) -> Steps[Sequence[Any]]:
 
 
 def _take_described(
-    target: Target, location: str, described: Sequence[tuple[StagedName, StagedBody]], load: Load
+    target: Target, location: str, described: Sequence[tuple[StagedName, StagedBody]], load: Load, against: int
 ) -> Steps[None]:
-    """Data files that a staged body describes have to be there, else the append is refused."""
+    """Data files that a staged body describes have to be there, else the append is refused; old ones are copied."""
     if not described:
         return
-    files = [(index, file) for index, (_, body) in enumerate(described) for file in body.files]
-    outcomes = yield [Head(key_of(file.file_path, location, target.root)) for _, file in files]
-    gone: set[int] = set()
-    unknown: set[int] = set()
-    for (index, _), outcome in zip(files, outcomes, strict=True):
-        if isinstance(outcome, ObjectNotFoundError):
-            gone.add(index)
-        elif isinstance(outcome, DataShardError):
-            unknown.add(index)
-    for index, (name, body) in enumerate(described):
-        if index in gone:
+    files = [file for _, body in described for file in body.files]
+    named = iter((yield from young(target, location, files, against)))
+    for name, body in described:
+        outcomes = [next(named) for _ in body.files]
+        if any(isinstance(outcome, ObjectNotFoundError) for outcome in outcomes):
             load.names[name.id] = Refusal("a data file that the staged body describes is gone")
-        elif index in unknown:
-            continue
+        elif any(isinstance(outcome, DataShardError) for outcome in outcomes):
+            continue  # not to be had now: the next commit takes it
         else:
             load.names[name.id] = body.digest
-            load.files += body.files
+            load.files += [value(outcome) for outcome in outcomes]
         load.carried.append(name)
 
 

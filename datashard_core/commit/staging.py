@@ -152,6 +152,24 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str) -> StagedBody:
     return body
 
 
+def described_files(data: bytes) -> tuple[DataFile, ...]:
+    """The data files that a staged object describes, whichever table it is meant for.
+
+    Raises:
+        UnreadableBodyError: it cannot be read, so it may describe anything.
+    """
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
+            header = msgspec.json.decode((reader.schema.metadata or {})[HEADER])
+        if header["format"] != FORMAT:
+            raise UnreadableBodyError(f"the staged body has format {header['format']!r}")
+        return tuple(_file_from_json(raw) for raw in header["files"] or ())
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+        raise UnreadableBodyError(f"the staged body cannot be decoded ({type(error).__name__})") from error
+
+
 def _file_to_json(file: DataFile) -> dict[str, Any]:
     raw = asdict(file)
     for bounds in ("lower_bounds", "upper_bounds"):

@@ -84,6 +84,7 @@ class Append(Struct, frozen=True):
         files: finished data files, for rows too many to be copied twice.
         schema: the schema that the rows were checked against.
         base: a version up to which the id is known to be unnamed; None: it has to be looked up.
+        written_on: the newest version that was known when the first of ``files`` was begun; -1: not told.
     """
 
     append_id: str
@@ -93,6 +94,7 @@ class Append(Struct, frozen=True):
     files: tuple[DataFile, ...]
     schema: Schema
     base: int | None
+    written_on: int = -1
 
 
 class Committed(Struct, frozen=True):

@@ -112,4 +112,5 @@ def plan_append(
         files=files,
         schema=schema,
         base=base,
+        written_on=known_version,
     )

@@ -26,6 +26,7 @@ from datashard_core.storage.driver import run
 from datashard_core.table.append import AppendId, AppendResult, check_append_id, plan_append
 from datashard_core.table.dataset import arrow_dataset
 from datashard_core.table.history import History
+from datashard_core.table.maintenance import Maintenance
 from datashard_core.table.scan import Scan, check_columns, check_limit
 from datashard_core.table.shared import SharedCommits
 
@@ -44,7 +45,7 @@ DEFAULT_TIMEOUT = 120.0
 CommitMode = Literal["now", "deferred"]
 
 
-class Table:
+class Table(Maintenance):
     """One table: rows go in by :meth:`append`, and come out by :meth:`scan` or :meth:`sql`.
 
     A table object shows the version that it last saw: the one it was loaded at, or that of its own

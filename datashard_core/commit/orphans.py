@@ -1,0 +1,257 @@
+"""Files that nothing names any more: found by listing, deleted behind a fence.
+
+A file on its way into a version looks like an orphan. So what is listed, unreachable and not described
+by a staged append is deleted only after a version in which nothing changes (the fence), and only what
+was older than the grace period when that version came to be, by the store's clock. Who slept through
+the fence loses its race; who builds on it or later names no old file (:mod:`datashard_core.commit.fresh`).
+Whatever cannot be read stops everything: it might name any file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from datashard_core.commit.deferred import staged_names
+from datashard_core.commit.lifecycle import list_all
+from datashard_core.commit.lookup import look_up
+from datashard_core.commit.paths import key_of
+from datashard_core.commit.pointer import find_current, move_hint
+from datashard_core.commit.staging import UnreadableBodyError, described_files
+from datashard_core.commit.state import Seen, Target, settle
+from datashard_core.commit.updates import next_version
+from datashard_core.commit.version import VersionBody, version_key
+from datashard_core.errors import CommitTimeoutError, CorruptTableError, UnsupportedTableError
+from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
+from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError
+from datashard_core.storage.requests import (
+    Delete,
+    Get,
+    Head,
+    Now,
+    PutIfAbsent,
+    Random,
+    Sleep,
+    Steps,
+    Unique,
+    ask,
+    each,
+    value,
+)
+
+log = logging.getLogger(__name__)
+
+PLACES = (("data/", ".parquet"), ("metadata/manifests/", ".avro"))
+"""What is looked at: where data files, manifests and manifest lists lie. Versions and ids never are."""
+AT_ONCE = 32
+DELETE_BATCH = 1000
+LONGEST_PAUSE = 0.5
+
+Keys = frozenset[str]
+
+
+class Removed(Struct, frozen=True):
+    """What a removal of orphans did.
+
+    Attributes:
+        files: how many files were deleted.
+        size: their bytes.
+        too_young: files that nothing names, and that were younger than the grace period.
+        version: the version that fenced it; None if there was nothing to delete.
+    """
+
+    files: int
+    size: int
+    too_young: int
+    version: int | None
+
+
+class _StaleError(CorruptTableError):
+    """Something that a version names is gone: it may not be the newest version any more."""
+
+
+class _Reach:
+    """The files that versions reach; a manifest that was read once is not read again."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lists: dict[str, tuple[ManifestFile, ...]] = {}
+        self._files: dict[str, Keys] = {}
+
+    def of(self, body: VersionBody) -> Steps[set[str]]:
+        """Keys of all that the snapshots of a version reach.
+
+        Raises:
+            CorruptTableError: something cannot be read.
+        """
+        table = body.table
+        lists = {self._key(one.manifest_list, table.location): one.manifest_list for one in table.snapshots}
+        for uri, data in (yield from self._read(lists, self._lists)):
+            self._lists[uri] = tuple(decode_manifest_list(data, uri))
+        manifests = {one.manifest_path: one for uri in lists.values() for one in self._lists[uri]}
+        keys = {self._key(uri, table.location): uri for uri in manifests}
+        for uri, data in (yield from self._read(keys, self._files)):
+            entries = decode_manifest(data, manifests[uri])
+            live = (entry.data_file.file_path for entry in entries if entry.status != DELETED)
+            self._files[uri] = frozenset(self._key(path, table.location) for path in live)
+        self._lists = {uri: self._lists[uri] for uri in lists.values()}
+        return {*lists, *keys, *(key for uri in manifests for key in self._files[uri])}
+
+    def _key(self, uri: str, location: str) -> str:
+        return key_of(uri, location, self._target.root)
+
+    def _read(self, wanted: Mapping[str, str], known: Mapping[str, Any]) -> Steps[list[tuple[str, bytes]]]:
+        missing = [(key, uri) for key, uri in wanted.items() if uri not in known]
+        read: list[tuple[str, bytes]] = []
+        for start in range(0, len(missing), AT_ONCE):
+            batch = missing[start : start + AT_ONCE]
+            for (_, uri), outcome in zip(batch, (yield [Get(key) for key, _ in batch]), strict=True):
+                if isinstance(outcome, ObjectNotFoundError):
+                    raise _StaleError(
+                        f"table {self._target.name}: {uri} is named by a version and is not there: restore it. "
+                        "Nothing was deleted."
+                    ) from outcome
+                read.append((uri, value(outcome).body))
+        return read
+
+
+def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: float) -> Steps[tuple[Removed, Seen]]:
+    """Delete data files, manifests and manifest lists that nothing names.
+
+    Args:
+        target: the table.
+        seen: the newest version known.
+        grace: seconds for which a file is left alone, an hour or more.
+        timeout: seconds after which it gives up before the fence.
+
+    Raises:
+        CorruptTableError: something that may name files cannot be read. Nothing was deleted.
+        CommitTimeoutError: others were always faster with the next version. Nothing was deleted.
+        StorageError: the store failed.
+    """
+    begun, commit_id = yield from each((Now(), Unique()))
+    listed = yield from _candidates()
+    reach = _Reach(target)
+    state = seen
+    tried: dict[int, list[ObjectInfo]] = {}
+    while True:
+        described = yield from _described(target)  # before the version is read: what it carries it names
+        found = yield from find_current(target.root, state.body if state is not None else None)
+        state = settle(found, state, target)
+        fence = yield from _landed(target, state, commit_id, tried)
+        if fence is not None:
+            removed = yield from _delete(tried[fence], fence, grace)
+            return removed, state
+        doomed = yield from _unreachable(target, reach, state, listed, described)
+        if doomed is None:
+            continue  # it was not the newest version any more
+        if not doomed:
+            return Removed(0, 0, 0, None), state
+        version = state.body.version + 1
+        tried[version] = doomed
+        made = yield from _fence(state, commit_id)
+        if made is not None:
+            hint = yield from move_hint(version, state.hint, target.root)
+            removed = yield from _delete(doomed, version, grace)
+            return removed, Seen(made, state.manifests, hint, state.known)
+        yield from _pause(target, begun.monotonic + timeout)
+
+
+def _candidates() -> Steps[list[ObjectInfo]]:
+    found: list[ObjectInfo] = []
+    for prefix, ending in PLACES:
+        found += [info for info in (yield from list_all(prefix)) if info.key.endswith(ending)]
+    return found
+
+
+def _described(target: Target) -> Steps[Keys]:
+    """Names of the data files that staged appends describe, whatever table of this name they are meant for."""
+    names = yield from staged_names()
+    paths: set[str] = set()
+    for start in range(0, len(names), AT_ONCE):
+        batch = names[start : start + AT_ONCE]
+        for name, outcome in zip(batch, (yield [Get(name.key) for name in batch]), strict=True):
+            if isinstance(outcome, ObjectNotFoundError):
+                continue  # committed meanwhile, and the version that is read after this names it
+            try:
+                paths.update(file.file_path for file in described_files(value(outcome).body))
+            except UnreadableBodyError as error:
+                raise CorruptTableError(
+                    f"table {target.name}: {target.root}/{name.key}: {error}, so any file may belong to it. Nothing "
+                    "was deleted. Flush the table: the next commit refuses the append and removes the object."
+                ) from error
+    return frozenset(path.rpartition("/")[2] for path in paths)
+
+
+def _unreachable(
+    target: Target, reach: _Reach, state: Seen, listed: Sequence[ObjectInfo], described: Keys
+) -> Steps[list[ObjectInfo] | None]:
+    """Which of the listed files the version does not reach; None if it is not the newest any more."""
+    try:
+        live: set[str] = yield from reach.of(state.body)
+        keys = {info.key for info in listed}
+        yield from _check_there(target, sorted(live - keys))
+    except _StaleError:
+        found = yield from find_current(target.root, state.body)
+        if found is not None and found.newest.version > state.body.version:
+            return None  # what it named has expired under us
+        raise
+    except UnsupportedTableError as error:
+        raise UnsupportedTableError(f"{error} Nothing was deleted.") from error
+    return [info for info in listed if info.key not in live and info.key.rpartition("/")[2] not in described]
+
+
+def _check_there(target: Target, keys: Sequence[str]) -> Steps[None]:
+    """What is reached and was not listed was written since, or lies elsewhere; if not, names are misread here."""
+    for start in range(0, len(keys), AT_ONCE):
+        batch = keys[start : start + AT_ONCE]
+        for key, outcome in zip(batch, (yield [Head(key) for key in batch]), strict=True):
+            if isinstance(outcome, ObjectNotFoundError):
+                raise _StaleError(
+                    f"table {target.name}: {target.root}/{key} is named by a snapshot and is not there: restore it, or "
+                    "expire the snapshot. Nothing was deleted."
+                ) from outcome
+            value(outcome)
+
+
+def _fence(state: Seen, commit_id: str) -> Steps[VersionBody | None]:
+    """Try to commit a version in which nothing changes; None: that is not known, or another was faster."""
+    now, unique = yield from each((Now(), Unique()))
+    prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
+    outcomes = yield (PutIfAbsent(version_key(prepared.version), prepared.data),)
+    if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
+        return None
+    value(outcomes[0])
+    return prepared.body
+
+
+def _landed(target: Target, state: Seen, commit_id: str, tried: Mapping[int, Any]) -> Steps[int | None]:
+    """The version that turned out to be our fence, though its reply was lost."""
+    if not tried:
+        return None
+    words = yield from look_up(
+        frozenset({commit_id}), state.body, above=min(tried) - 1, bodies={}, history=target.history
+    )
+    return words[commit_id].version if commit_id in words else None
+
+
+def _delete(doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Steps[Removed]:
+    """Delete what was old enough when the fence came to be."""
+    made: ObjectInfo = yield from ask(Head(version_key(fence)))
+    old = [info for info in doomed if made.last_modified - info.last_modified >= grace]
+    for start in range(0, len(old), DELETE_BATCH):
+        yield from ask(Delete(tuple(info.key for info in old[start : start + DELETE_BATCH])))
+    return Removed(len(old), sum(info.size for info in old), len(doomed) - len(old), fence)
+
+
+def _pause(target: Target, deadline: float) -> Steps[None]:
+    fraction, now = yield from each((Random(), Now()))
+    if now.monotonic > deadline:
+        raise CommitTimeoutError(
+            f"table {target.name}: others were always faster with the next version, and orphans are removed only "
+            "after one of one's own. Nothing was deleted: call again when fewer are writing, or with a longer timeout."
+        )
+    yield from ask(Sleep(fraction * LONGEST_PAUSE))

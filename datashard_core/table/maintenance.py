@@ -1,0 +1,79 @@
+"""What keeps a table small beyond what its appends do by themselves. Nobody has to call any of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from datetime import timedelta
+
+from msgspec import Struct
+
+from datashard_core.clock import Clock
+from datashard_core.commit.fresh import SHORTEST_GRACE
+from datashard_core.commit.orphans import remove_orphans
+from datashard_core.commit.state import Seen, Target
+from datashard_core.errors import ConfigurationError
+from datashard_core.storage.base import Storage
+from datashard_core.storage.driver import run
+
+GRACE = timedelta(hours=24)
+TIMEOUT = 600.0
+
+
+class RemovedOrphans(Struct, frozen=True):
+    """What :meth:`Maintenance.remove_orphans` did.
+
+    Attributes:
+        files: files deleted.
+        bytes: their bytes.
+        too_young: files that nothing names either, and that a later call will delete.
+    """
+
+    files: int
+    bytes: int
+    too_young: int
+
+
+class Maintenance(ABC):
+    """The upkeep of a table, as part of :class:`~datashard_core.table.table.Table`."""
+
+    _storage: Storage
+    _clock: Clock
+    _name: str
+    _target: Target
+    _seen: Seen
+
+    @abstractmethod
+    def _learn(self, seen: Seen) -> None:
+        """Keep the newest version that any thread has seen."""
+
+    def remove_orphans(self, grace: timedelta = GRACE, timeout: float = TIMEOUT) -> RemovedOrphans:
+        """Delete data files, manifests and manifest lists that no snapshot of the newest version names.
+
+        They come from appends that lost a race or died, from snapshots that expired and from compactions.
+        Safe beside appends: they never name a file that may be deleted here. Rows that are staged, and
+        files that staged appends describe, are never touched. Commits one version, in which nothing changes.
+
+        Args:
+            grace: how old a file has to be, by the store's clock; an hour at least. A scan of an older version
+                that is under way may miss a file that its newest snapshot names no more.
+            timeout: seconds after which it gives up if others are always faster with the next version.
+
+        Raises:
+            ConfigurationError: the grace period is shorter than an hour.
+            CorruptTableError: something that may name files cannot be read. Nothing was deleted.
+            CommitTimeoutError: it could not commit in time. Nothing was deleted.
+            StorageError: the store failed.
+
+        Example:
+            >>> table.remove_orphans(grace=timedelta(hours=48)).files
+            3
+        """
+        if grace.total_seconds() < SHORTEST_GRACE:
+            raise ConfigurationError(
+                f"grace={grace!r} is too short: pass {timedelta(seconds=SHORTEST_GRACE)!r} or more. Appends that are "
+                "under way count on it."
+            )
+        steps = remove_orphans(self._target, self._seen, grace.total_seconds(), timeout)
+        removed, seen = run(steps, self._storage, self._clock)
+        self._learn(seen)
+        return RemovedOrphans(removed.files, removed.size, removed.too_young)
