@@ -47,5 +47,19 @@ def register(table: Table, catalog: Any, identifier: str | tuple[str, ...]) -> A
         )
     if known.metadata_location == location:
         return known
-    catalog.drop_table(name)  # the name alone: PyIceberg leaves the files where they are
-    return catalog.register_table(name, location)
+    return _moved(catalog, name, location)
+
+
+def _moved(catalog: Any, name: tuple[str, ...], location: str) -> Any:
+    """The registration, moved to another version: in one step where the catalog can, else in two."""
+    from pyiceberg.exceptions import TableAlreadyExistsError
+
+    try:
+        return catalog.register_table(name, location, overwrite=True)
+    except (NotImplementedError, TableAlreadyExistsError):
+        catalog.drop_table(name)  # the name alone: PyIceberg leaves the files where they are
+    try:
+        return catalog.register_table(name, location)
+    except BaseException as error:
+        error.add_note(f"{'.'.join(name)} is not in the catalog {catalog.name} just now: register the table again")
+        raise
