@@ -1,6 +1,6 @@
 """The real commit code over a model of S3 in virtual time, with everything that can go wrong going wrong.
 
-DATASHARD_SIMULATION_SEEDS says how many seeds run (150 if it does not). Many more are run by
+DATASHARD_SIMULATION_SEEDS says how many seeds run (100 if it does not). Many more are run by
 ``python -m datashard_core.testing.simulate --seeds 50000 --state FILE``.
 """
 
@@ -17,7 +17,7 @@ from datashard_core.testing.simulate import run_chunk
 from datashard_core.testing.simulation import Faults
 from datashard_core.testing.teeth import TEETH, Tooth
 
-SEEDS = int(os.environ.get("DATASHARD_SIMULATION_SEEDS", "150"))
+SEEDS = int(os.environ.get("DATASHARD_SIMULATION_SEEDS", "100"))
 CHUNKS = 10
 
 PLAIN = Mix(
@@ -65,9 +65,9 @@ def test_a_seed_replays_exactly() -> None:
 @pytest.mark.parametrize("tooth", TEETH, ids=lambda tooth: tooth.rule)
 def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
     with tooth.off():
-        noticed = [seed for seed in range(12) if _violates(seed, tooth.mix)]
-    assert noticed, f"with {tooth.rule!r} switched off, no seed showed a violation"
-    assert not any(_violates(seed, tooth.mix) for seed in noticed[:2]), "the same seeds are clean with the rule"
+        noticed = next((seed for seed in range(12) if _violates(seed, tooth.mix)), None)
+    assert noticed is not None, f"with {tooth.rule!r} switched off, no seed showed a violation"
+    assert not _violates(noticed, tooth.mix), "the same seed is clean with the rule"
 
 
 def _violates(seed: int, mix: Mix) -> bool:
