@@ -6,7 +6,8 @@ side by side, and each one's output is printed when it is over. It says for each
 ran, and what was left out. The end is a line such as ``412 passed, 0 failed``; the exit code is 0 only
 if everything passed.
 
-With DATASHARD_REQUIRE_ALL=1 whatever could not run counts as a failure.
+With DATASHARD_REQUIRE_ALL=1 whatever could not run counts as a failure; with DATASHARD_THOROUGH=1 more
+examples and every place of a fault are tried.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from side_by_side import Console, Job, run_jobs  # noqa: E402
 
 AT_ONCE = 2
 """Suites that run side by side at least: some mostly wait, others mostly compute."""
+KEPT = ("DATASHARD_REQUIRE_ALL", "DATASHARD_SIMULATION_SEEDS", "DATASHARD_THOROUGH")
+"""Variables that say how much is tested; all others that begin so would change what is."""
 BACKENDS = ("memory", "local", "s3", "obstore")
 
 
@@ -156,8 +159,7 @@ def clean_environment() -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name in ("DATASHARD_REQUIRE_ALL", "DATASHARD_SIMULATION_SEEDS")
-        or not name.startswith(("AWS_", "DATASHARD_", "AIRFLOW_", "PREFECT_", "PYTHON", "VIRTUAL_ENV"))
+        if name in KEPT or not name.startswith(("AWS_", "DATASHARD_", "AIRFLOW_", "PREFECT_", "PYTHON", "VIRTUAL_ENV"))
     }
     return {**kept, "AWS_EC2_METADATA_DISABLED": "true", "DO_NOT_TRACK": "1"}
 

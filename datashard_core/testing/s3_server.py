@@ -111,6 +111,18 @@ class S3Server:
         }
         return S3Config(**values)
 
+    def use_bucket(self, bucket: str) -> S3Server:
+        """Make another bucket, and be its server from now on; what is in the others stays.
+
+        For each listing moto looks at every object of a bucket, so that many tests in one bucket become slow.
+        """
+        from urllib.request import Request, urlopen
+
+        headers = {"Authorization": f"AWS4-HMAC-SHA256 Credential={self.access_key}/20260101/us-east-1/s3/aws4_request"}
+        with urlopen(Request(f"{self.endpoint}/{bucket}", method="PUT", headers=headers)):
+            self.bucket = bucket
+        return self
+
     def requests(self, *, reset: bool = False) -> list[tuple[str, str]]:
         """Method and path of the requests since the start or the last reset."""
         from urllib.request import Request, urlopen

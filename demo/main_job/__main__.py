@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from datashard_core import DataShardError
 from environments import ENVIRONMENTS, ROOT
 from main_job import report
 from main_job.airflow_side import USER, Airflow
@@ -149,7 +150,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("Stopped; everything that was started has ended.")
         return 130
-    except ChildError as error:
+    except (ChildError, DataShardError) as error:
         console.print(f"[red]The demo failed:[/] {escape(str(error))}")
         return 1
 
@@ -165,17 +166,17 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         with Processes(folder) as processes:
             demo = Demo(console, processes, place, arguments.tasks)
             good = demo.run()
+            if arguments.keep:
+                console.print(place.how_to_look(ENVIRONMENTS["core"].python), highlight=False, soft_wrap=True)
             if arguments.ui:
                 console.print(f"Airflow: {demo.airflow.url}  (user {USER}, password {demo.airflow.password})")
                 console.print(f"Prefect: {demo.prefect.url}")
                 wait_for_interrupt(console)
             with console.status("ending every process"):
                 processes.stop()
-        if arguments.keep:
-            console.print(place.how_to_look(ENVIRONMENTS["core"].python), highlight=False, soft_wrap=True)
-            if place.ends_with_the_demo:
-                console.print("The embedded server keeps the tables only as long as it runs.")
-                wait_for_interrupt(console)
+        if arguments.keep and place.ends_with_the_demo and not arguments.ui:
+            console.print("The embedded server keeps the tables only as long as it runs.")
+            wait_for_interrupt(console)
     return 0 if good else 1
 
 

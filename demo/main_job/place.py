@@ -7,10 +7,12 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from datashard_core import LocalConfig, S3Config, Warehouse, connect
 from datashard_core.config import resolve_warehouse
@@ -95,6 +97,9 @@ def open_place(uri: str | None, keep: bool) -> Iterator[Place]:
     Args:
         uri: a bucket's or a folder's address; None for an embedded S3 server.
         keep: leave the tables there.
+
+    Raises:
+        DataShardError: the bucket cannot be used; the message says what to do.
     """
     if uri is None:
         with ExitStack() as stack:
@@ -108,6 +113,7 @@ def open_place(uri: str | None, keep: bool) -> Iterator[Place]:
     if isinstance(config, LocalConfig):
         config = LocalConfig(str(Path(config.folder).resolve()))  # the children run elsewhere
     place = Place(config, ends_with_the_demo=False)
+    place.warehouse.list_tables()  # a missing bucket or a wrong key shows now, and not when all is running
     given = Path(uri)
     made_by_us = isinstance(config, LocalConfig) and not given.exists()
     try:

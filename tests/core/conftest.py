@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from msgspec.structs import replace
 
 from datashard_core.clock import SystemClock
@@ -21,16 +22,26 @@ from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.s3_server import S3Server
 
+settings.register_profile("quick", max_examples=25)
+settings.register_profile("thorough", max_examples=150)
+settings.load_profile("thorough" if os.environ.get("DATASHARD_THOROUGH") else "quick")
+
 BACKENDS = ("memory", "local", "s3", "obstore")
 """Kinds of storage; "s3" is the S3 server through boto3, "obstore" the same through obstore."""
 _ran: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
+def s3_process() -> Iterator[S3Server]:
     """A real S3 protocol over HTTP, in a process of its own."""
     with S3Server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def s3_server(s3_process: S3Server) -> S3Server:
+    """That server, with a bucket that no other module uses."""
+    return s3_process.use_bucket(f"datashard-{os.urandom(4).hex()}")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from datashard_core.format.types import parse_type
 
 EPOCH = dt.datetime(1970, 1, 1)
 MICROSECOND = dt.timedelta(microseconds=1)
-WHOLE = settings(max_examples=60, deadline=None)
+WHOLE = settings(deadline=None)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=24)
 NEAR_THE_END = st.text(st.sampled_from("a\ud7ff\ue000\uffff\U0010fffe\U0010ffff"), min_size=12, max_size=20)

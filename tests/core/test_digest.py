@@ -222,7 +222,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=6), st.integers(1, 6))
 def test_any_rows_in_any_chunks_and_slices(rows: list[dict[str, Any]], size: int) -> None:
     table = to_table(rows, SCHEMA, "t")

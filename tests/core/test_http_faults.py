@@ -112,13 +112,22 @@ def an_append(mode: CommitMode) -> Callable[[Place], object]:
     return work
 
 
+def positions(count: int, kind: Kind) -> range:
+    """Which of the requests go wrong: all; or every second, and with the next kind of fault the others."""
+    if os.environ.get("DATASHARD_THOROUGH"):
+        return range(1, count + 1)
+    return range(1 + KINDS.index(kind) % 2, count + 1, 2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_request_of_an_append_may_go_wrong(places: queue.SimpleQueue[Place], kind: Kind) -> None:
     seen = requests_of(places, an_append("now"))
     assert 6 <= len(seen) <= MOST_REQUESTS
-    cases = [partial(_one_append, plan=Plan(kind, at=k), mode="now") for k in range(1, len(seen) + 1)]
+    cases = [partial(_one_append, plan=Plan(kind, at=k), mode="now") for k in positions(len(seen), kind)]
     acknowledged = at_once(places, cases)
-    assert acknowledged == [True] * len(seen), "one fault is the library's business, not the caller's"
+    assert acknowledged == [True] * len(cases) and len(cases) >= 3, (
+        "one fault is the library's business, not the caller's"
+    )
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -133,8 +142,8 @@ def test_from_any_request_on_everything_may_go_wrong(places: queue.SimpleQueue[P
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_request_of_a_deferred_append_may_go_wrong(places: queue.SimpleQueue[Place], kind: Kind) -> None:
     count = len(requests_of(places, an_append("deferred")))
-    done = at_once(places, [partial(_one_append, plan=Plan(kind, at=k), mode="deferred") for k in range(1, count + 1)])
-    assert len(done) == count
+    cases = [partial(_one_append, plan=Plan(kind, at=k), mode="deferred") for k in positions(count, kind)]
+    assert len(at_once(places, cases)) == len(cases) >= 1
 
 
 def _one_append(place: Place, plan: Plan, mode: CommitMode) -> bool:
