@@ -15,7 +15,7 @@ from datashard_core.commit.names import BLOCK, Record, Refusal
 from datashard_core.commit.version import VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Steps, value
+from datashard_core.storage.requests import Get, Steps, ask, value
 
 MAX_READS = 16
 
@@ -111,8 +111,8 @@ def walk_back(
     while version > max(above, told_by.first - 1):
         names = told(version, told_by)
         if names is None:
-            if version not in known:
-                yield from _read_back(version, above, known, root)
+            if version not in known and not (yield from _read_back(version, above, known, root)):
+                break  # another engine began the table with the version after this one
             if known[version].state == "dropped":
                 break  # an earlier table of this name ended here
             if known[version].state == "tombstone":
@@ -142,8 +142,12 @@ def lowest_told(body: VersionBody) -> int:
     return version
 
 
-def _read_back(version: int, above: int, known: dict[int, VersionBody], root: str) -> Steps[None]:
-    """Read a version, and beside it the ends of the blocks before it, which tell the most."""
+def _read_back(version: int, above: int, known: dict[int, VersionBody], root: str) -> Steps[bool]:
+    """Read a version, and beside it the ends of the blocks before it, which tell the most.
+
+    Returns:
+        False where there never was such a version: engines that are not ours begin with v1.
+    """
     wanted = [version]
     block_end = version - version % BLOCK - 1
     while block_end > above and len(wanted) < MAX_READS:
@@ -155,9 +159,20 @@ def _read_back(version: int, above: int, known: dict[int, VersionBody], root: st
         where = f"{root}/{version_key(number)}"
         if isinstance(outcome, ObjectNotFoundError):
             if number == version:
+                if (yield from _begins(version + 1, known, root)):
+                    return False
                 raise CorruptTableError(
                     f"{where} is missing, so it cannot be said which appends are in the table already. "
                     "Restore it; old versions of this table must not be deleted."
                 ) from outcome
             continue
         known[number] = parse_version(value(outcome).body, number, where)
+    return True
+
+
+def _begins(version: int, known: dict[int, VersionBody], root: str) -> Steps[bool]:
+    """Whether a version that exists is the first of its table."""
+    if version not in known:
+        stored = yield from ask(Get(version_key(version)))
+        known[version] = parse_version(stored.body, version, f"{root}/{version_key(version)}")
+    return known[version].is_a_beginning

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -108,7 +110,7 @@ def encode_node(table: str, since: int, until: int, last_ms: int, records: Itera
         records: digest of append id, and what a version says of it.
     """
     rows = sorted(_RECORD.pack(bytes.fromhex(own), word.version, *_packed(word.record)) for own, word in records)
-    header = _HEADER.pack(_MAGIC, bytes.fromhex(table.replace("-", "")), since, until, last_ms, len(rows))
+    header = _HEADER.pack(_MAGIC, _identity(table), since, until, last_ms, len(rows))
     return header + b"".join(rows)
 
 
@@ -124,9 +126,17 @@ def decode_header(data: bytes, where: str, table: str) -> NodeHeader | None:
     if len(data) < _HEADER.size or data[:4] != _MAGIC:
         raise CorruptTableError(f"{where} is not an id node: delete it, it is made again from the history")
     _, uuid, since, until, last_ms, count = _HEADER.unpack_from(data)
-    if uuid.hex() != table.replace("-", ""):
+    if uuid != _identity(table):
         return None
     return NodeHeader(uuid.hex(), since, until, last_ms, count)
+
+
+def _identity(table: str) -> bytes:
+    """A table's uuid in 16 bytes; a digest of it where another engine began the table with an id that is none."""
+    try:
+        return UUID(table).bytes
+    except ValueError:
+        return blake2b(table.encode(), digest_size=16).digest()
 
 
 def decode_records(data: bytes) -> list[tuple[str, Named]]:

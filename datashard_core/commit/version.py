@@ -71,6 +71,15 @@ class VersionBody(Struct, frozen=True):
         """Version that created this table, as far as this body tells; 0 where it does not."""
         return self.names.first if self.names is not None else 0
 
+    @property
+    def is_a_beginning(self) -> bool:
+        """Whether another engine may have begun the table with this version: it knows of none before it.
+
+        A table that we committed rows to, and another engine again, has a higher sequence number.
+        """
+        table = self.metadata
+        return table is not None and self.names is None and not table.metadata_log and table.last_sequence_number <= 1
+
 
 def parse_version(data: bytes, version: int, where: str) -> VersionBody:
     """Parse a commit object.
