@@ -100,7 +100,8 @@ def _of_condition(answer: Answer, operation: str, where: str, key: str) -> DataS
     if code in ("PreconditionFailed", "412") or status == 412:
         return PreconditionFailedError(f"{where}: the condition did not hold", key=key)
     if code in ("NotImplemented", "501") or status == 501:
-        return not_conditional(where, f"it answers {status} {code} to a conditional PUT")
+        said = f" ({answer.message})" if answer.message else ""
+        return not_conditional(where, f"it answers {status} {code}{said} to a PUT with a condition")
     if operation == "replace" and (code == "NoSuchKey" or status == 404):
         return PreconditionFailedError(f"{where} is gone", key=key)
     if status in (408, 409, 429) or status >= 500:

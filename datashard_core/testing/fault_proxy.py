@@ -17,14 +17,15 @@ from types import TracebackType
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["none", "reset", "reply lost", "late", "500", "500 after", "503", "409"]
+Kind = Literal["none", "reset", "reply lost", "late", "500", "500 after", "503", "409", "501"]
 """What happens to a request.
 
 * ``reset``: the connection is reset, and the store never sees the request;
 * ``reply lost``: the store does it, and the connection is reset instead of the reply;
 * ``late``: the connection is reset, and the store does it some time after;
 * ``500``, ``503``: answered in the store's place; ``500 after``: once the store has done it;
-* ``409``: the same, for conditional requests alone: stores answer it to no other.
+* ``409``: the same, for conditional requests alone: stores answer it to no other; ``501``: likewise, by a
+  store that knows no conditions.
 """
 
 START_SECONDS = 10.0
@@ -33,6 +34,7 @@ _ANSWERS: dict[str, tuple[str, str]] = {
     "500 after": ("500 Internal Server Error", "InternalError"),
     "503": ("503 Slow Down", "SlowDown"),
     "409": ("409 Conflict", "ConditionalRequestConflict"),
+    "501": ("501 Not Implemented", "NotImplemented"),
 }
 
 
@@ -153,7 +155,7 @@ class FaultProxy:
         method, path, _ = request.first_line
         plan = self.plan
         number, kind = plan.next(method, path)
-        if kind == "409" and not (request.header(b"if-none-match") or request.header(b"if-match")):
+        if kind in ("409", "501") and not (request.header(b"if-none-match") or request.header(b"if-match")):
             kind = "none"
         if plan.hook is not None:
             await asyncio.to_thread(plan.hook, number)

@@ -25,7 +25,7 @@ from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.fault_proxy import FaultProxy, Kind, Plan
 from datashard_core.testing.s3_server import S3Server
 
-KINDS = tuple(kind for kind in get_args(Kind) if kind != "none")
+KINDS = tuple(kind for kind in get_args(Kind) if kind not in ("none", "501"))  # 501: see test_refused_stores.py
 LOSSES: tuple[Kind, ...] = ("reset", "reply lost", "late")
 AT_ONCE = 4
 MOST_REQUESTS = 16
