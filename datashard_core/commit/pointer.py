@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from datashard_core.commit.origin import with_origin
 from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
@@ -89,7 +90,7 @@ def find_current(root: str, seen: VersionBody | None = None) -> Steps[Found | No
             f"{root}: the newest version, {newest.version}, is a tombstone, and nothing follows it. "
             "Versions after it were removed by hand: restore them."
         )
-    return Found(newest, search.bodies, hint)
+    return Found((yield from with_origin(newest, search.bodies, root)), search.bodies, hint)
 
 
 def read_next(root: str, seen: VersionBody) -> Steps[Found | None]:
@@ -101,6 +102,7 @@ def read_next(root: str, seen: VersionBody) -> Steps[Found | None]:
     following = search.bodies[search.highest]
     if following.state == "tombstone":  # we have slept for days
         return (yield from find_current(root, seen))
+    following = yield from with_origin(following, {seen.version: seen}, root)
     return Found(following, {following.version: following, seen.version: seen})
 
 

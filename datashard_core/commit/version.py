@@ -37,12 +37,14 @@ class VersionBody(Struct, frozen=True):
         state: a live table, the marker of a drop, or a tombstone.
         metadata: the Iceberg metadata (only where ``state`` is "table").
         names: the property ``datashard.commit`` found in it, whoever wrote it.
+        origin: version that created this table, where the body itself does not tell and earlier ones did.
     """
 
     version: int
     state: VersionState
     metadata: TableMetadata | None
     names: CommitNames | None
+    origin: int | None = None
 
     @property
     def named(self) -> Mapping[str, Record]:
@@ -68,8 +70,8 @@ class VersionBody(Struct, frozen=True):
 
     @property
     def first(self) -> int:
-        """Version that created this table, as far as this body tells; 0 where it does not."""
-        return self.names.first if self.names is not None else 0
+        """Version that created this table, as far as is known; else 0."""
+        return self.names.first if self.names is not None else self.origin or 0
 
     @property
     def is_a_beginning(self) -> bool:
@@ -107,6 +109,15 @@ def parse_version(data: bytes, version: int, where: str) -> VersionBody:
     metadata = parse_metadata(data, where)
     check_protocol(metadata, where)
     return VersionBody(version, "table", metadata, names_module.parse(metadata.properties, metadata.table_uuid))
+
+
+def uuid_in(data: bytes) -> str:
+    """The table's identity in any commit object, tombstones too; empty where there is none."""
+    try:
+        raw = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return ""
+    return str(raw.get("table-uuid", "")) if isinstance(raw, dict) else ""
 
 
 def check_protocol(metadata: TableMetadata, where: str) -> None:
