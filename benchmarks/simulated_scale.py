@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from datashard_core.commit.deferred import Deferred, defer, flush
+from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.lifecycle import create
 from datashard_core.commit.names import LIBRARY_MADE
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import append
 from datashard_core.commit.state import Append, Committed, Seen, Target
 from datashard_core.commit.updates import first_version
+from datashard_core.errors import StorageError
 from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.schema import Schema
 from datashard_core.storage.requests import Now, Sleep, Steps, Unique, ask
@@ -86,6 +87,7 @@ class Measured:
     ended: list[float] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
     versions: int = 0
     refused: int = 0
     seconds: float = 0.0
@@ -180,7 +182,10 @@ class Scale:
         if self.case.deferred:
             result, seen = yield from defer(item, self.target, seen)
             if isinstance(result, Deferred) and result.commits:
-                seen = yield from flush(self.target, seen, TIMEOUT)
+                try:
+                    seen = yield from commit_backlog(self.target, seen, TIMEOUT)
+                except StorageError as error:
+                    self.measured.left.append(str(error))  # as in life, the next one commits
             return seen
         results, known = yield from append([item], self.target, seen, TIMEOUT)
         if not isinstance(results[item.id], Committed):

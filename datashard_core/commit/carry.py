@@ -122,7 +122,9 @@ def commit(
     judged = yield from judge_listed(target, state.body, listed, own)
     chosen = within_limits(judged.allowed, sum(size_of(append) for append in own.values()), len(own))
     load = Load()
-    state, own = yield from together(take(target, state, chosen, load), young_own(target, state.body, own))
+    state, own = yield from together(
+        take(target, state, chosen, load, judged.others), young_own(target, state.body, own)
+    )
     for append in own.values():
         take_own(append, state.body, target, load)
     if not load.names:
@@ -241,7 +243,7 @@ def _follow(
     judged = yield from judge_listed(target, state.body, fresh, {})
     theirs = Load()
     chosen = within_limits(judged.allowed, 0, 0)
-    state = yield from take(target, created, chosen, theirs, exists=state.body.version)
+    state = yield from take(target, created, chosen, theirs, judged.others, exists=state.body.version)
     return Following(theirs, judged.spent, state.known) if theirs.names else None
 
 

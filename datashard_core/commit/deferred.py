@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from datashard_core.commit.carry import commit
 from datashard_core.commit.lead import finish
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import find_current
-from datashard_core.commit.protocol import Result, body_of
+from datashard_core.commit.protocol import LASTING, Result, body_of, refusal_of
 from datashard_core.commit.protocol import conflict as conflict_of
-from datashard_core.commit.staging import PREFIX, StagedName, encode_body, parse_listed
+from datashard_core.commit.staging import OTHER_TABLE, PREFIX, StagedName, encode_body, parse_listed
 from datashard_core.commit.state import Append, Committed, Seen, Target, settle
-from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError, DataShardError, StorageError
+from datashard_core.errors import (
+    AppendRefusedError,
+    CommitStateUnknownError,
+    CommitTimeoutError,
+    DataShardError,
+    StorageError,
+)
 from datashard_core.storage.requests import (
     Instant,
     ListPage,
@@ -25,10 +31,18 @@ from datashard_core.storage.requests import (
     Unique,
     ask,
     each,
+    together,
 )
 
 ONE_IN = 64
-"""One of so many deferred appends commits all that is staged, so the backlog stays bounded."""
+"""One of so many deferred appends commits what is staged, so the backlog stays bounded."""
+
+MUCH = 256
+"""Staged appends that are committed however recent the newest version is."""
+
+RECENT_MS = 1000
+PAUSE = 0.2
+"""Seconds after which a flush looks again for bodies that could not be read."""
 
 
 class Deferred(Struct, frozen=True):
@@ -60,11 +74,14 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
         StorageError: the store failed before anything was sent.
     """
     state = seen
-    if item.base is None:
+    if item.base is None or item.digest:  # a caller's id
         found = yield from find_current(target.root, seen.body)
         state = settle(found, seen, target)
-        words = yield from look_up(frozenset({item.id}), state.body, above=-1, bodies={}, history=target.history)
+        above = -1 if item.base is None else item.base
+        words = yield from look_up(frozenset({item.id}), state.body, above=above, bodies={}, history=target.history)
         word = words.get(item.id)
+        if word is not None and isinstance(word.record, Refusal) and item.base is not None:
+            return refusal_of(target, item, word), state  # with a base, the caller asks what became of it
         if word is not None and not isinstance(word.record, Refusal):
             if item.digest and word.record and word.record != item.digest:
                 return conflict_of(target, item, word), state
@@ -85,36 +102,94 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
     return Deferred(base, commits=int(nonce[:8], 16) % ONE_IN == 0), state
 
 
-def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
-    """Commit everything that is staged now; when it returns, all of it is named.
+def commit_backlog(target: Target, seen: Seen, timeout: float) -> Steps[Seen]:
+    """Commit what is staged, once: the duty of one deferred append in :data:`ONE_IN`.
+
+    Whoever loses the race leaves it at that, for the winner carried the same appends. A table that
+    got a version within the last second is left alone too, unless much is staged: so many writers
+    that defer share few commits, and the backlog stays below some :data:`MUCH` appends or what
+    comes in a second.
+
+    Returns:
+        The newest version now known.
 
     Raises:
+        StorageError: the store failed; what is staged stays staged.
+    """
+    found, page, now = yield from together(find_current(target.root, seen.body), ask(ListPage(PREFIX)), ask(Now()))
+    state = settle(found, seen, target)
+    listed = parse_listed(page)
+    if len(listed) < MUCH and abs(now.wall_ms - state.body.table.last_updated_ms) < RECENT_MS:
+        return state
+    outcome = yield from commit(target, state, listed, {})
+    if outcome.created is None:
+        return state
+    return (yield from finish(target, outcome, now.monotonic + timeout))
+
+
+class _Backlog(Struct):
+    """What a flush waits for.
+
+    Attributes:
+        target: the table.
+        deadline: when it gives up, by the monotonic clock.
+        state: the newest version known.
+        left: what is staged and not named yet; None before it was listed.
+        refused: why appends are not in the table and will not be, by their ids.
+    """
+
+    target: Target
+    deadline: float
+    state: Seen | None
+    left: set[StagedName] | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
+    """Commit everything that is staged now; when it returns, all of it is in the table.
+
+    Raises:
+        AppendRefusedError: all of it is named by a version, and some of it as refused.
         CommitTimeoutError: the deadline passed; what is staged stays staged.
-        StorageError: the store failed, likewise.
+        StorageError: the store failed until then, likewise.
     """
     now: Instant = yield from ask(Now())
-    deadline = now.monotonic + timeout
-    found = yield from find_current(target.root, seen.body if seen is not None else None)
-    state = settle(found, seen, target)
-    goal = set((yield from staged_names()))
-    while True:
-        goal = yield from _unnamed(goal, state, target)
-        if not goal:
-            return state
-        _check(deadline, now, target, len(goal))
+    backlog = _Backlog(target, now.monotonic + timeout, seen)
+    while backlog.left is None or backlog.left:
         try:
-            outcome = yield from commit(target, state, sorted(goal), {})
+            yield from _commit_left(backlog)
         except StorageError as error:
-            yield from _breathe(error, deadline, target, len(goal))
-            continue
-        if outcome.created is not None:
-            state = yield from finish(target, outcome, deadline)
-        elif outcome.nothing:
-            # Their bodies were not to be had: gone (so named in a newer version), or not just now.
-            goal &= set((yield from staged_names()))
-        found = yield from find_current(target.root, state.body)
-        state = settle(found, state, target)
-        now = yield from ask(Now())
+            yield from _breathe(error, backlog)
+    if backlog.refused:
+        reasons = "; ".join(sorted(set(backlog.refused.values())))
+        raise AppendRefusedError(
+            f"table {target.name} at {target.root}: {len(backlog.refused)} of the appends that were staged cannot be "
+            f"committed, and never will be ({reasons}). Their ids are, as BLAKE2b-128, "
+            f"{', '.join(sorted(backlog.refused))}. Everything else that was staged is in the table. Append their rows "
+            "again."
+        )
+    assert backlog.state is not None
+    return backlog.state
+
+
+def _commit_left(backlog: _Backlog) -> Steps[None]:
+    """One try of a flush: strike out what is named by now, and commit the rest."""
+    target, seen = backlog.target, backlog.state
+    found = yield from find_current(target.root, seen.body if seen is not None else None)
+    backlog.state = settle(found, seen, target)
+    if backlog.left is None:
+        backlog.left = set((yield from staged_names()))
+    yield from _strike_named(backlog, backlog.left, backlog.state)
+    if not backlog.left:
+        return
+    _check(backlog, (yield from ask(Now())))
+    outcome = yield from commit(target, backlog.state, sorted(backlog.left), {})
+    if outcome.created is not None:
+        backlog.state = yield from finish(target, outcome, backlog.deadline)
+    elif outcome.nothing:
+        # Their bodies were not to be had: gone (so named in a newer version), or not just now.
+        backlog.left &= set((yield from staged_names()))
+        yield from ask(Sleep(PAUSE if backlog.left else 0.0))
 
 
 def staged_names() -> Steps[list[StagedName]]:
@@ -129,27 +204,34 @@ def staged_names() -> Steps[list[StagedName]]:
         after = page[-1].key
 
 
-def _unnamed(goal: set[StagedName], state: Seen, target: Target) -> Steps[set[StagedName]]:
-    below = [name.base for name in goal if name.base < state.body.version]
+def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Steps[None]:
+    """Take out of ``left`` what a version after its base names, and note what is refused."""
+    below = [name.base for name in left if name.base < state.body.version]
     if not below:
-        return goal
+        return
+    history = backlog.target.history
     words = yield from look_up(
-        frozenset(name.id for name in goal), state.body, above=min(below), bodies={}, history=target.history
+        frozenset(name.id for name in left), state.body, above=min(below), bodies={}, history=history
     )
-    return {name for name in goal if not (name.id in words and words[name.id].version > name.base)}
+    for name in list(left):
+        word = words.get(name.id)
+        if word is None or word.version <= name.base:
+            continue
+        left.remove(name)
+        if isinstance(word.record, Refusal) and word.record.reason != OTHER_TABLE:
+            backlog.refused[name.id] = word.record.reason
 
 
-def _breathe(error: StorageError, deadline: float, target: Target, left: int) -> Steps[None]:
+def _breathe(error: StorageError, backlog: _Backlog) -> Steps[None]:
     fraction, now = yield from each((Random(), Now()))
-    if now.monotonic > deadline or error.reason in ("access-denied", "bucket-missing", "credentials-missing"):
+    if now.monotonic > backlog.deadline or error.reason in LASTING:
         raise error
-    _check(deadline, now, target, left)
     yield from ask(Sleep((0.5 + fraction) * (2.0 if error.reason == "throttled" else 0.3)))
 
 
-def _check(deadline: float, now: Instant, target: Target, left: int) -> None:
-    if now.monotonic > deadline:
+def _check(backlog: _Backlog, now: Instant) -> None:
+    if now.monotonic > backlog.deadline:
         raise CommitTimeoutError(
-            f"table {target.name}: the deadline passed while {left} appends are still staged. They stay staged, and "
-            "the next commit carries them; call flush again to wait for it."
+            f"table {backlog.target.name}: the deadline passed while {len(backlog.left or ())} appends are still "
+            "staged. They stay staged, and the next commit carries them; call flush again to wait for it."
         )

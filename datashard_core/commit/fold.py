@@ -7,18 +7,20 @@ commit.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from datashard_core.commit.fresh import young
+from datashard_core.commit.history import Named, lowest_told
 from datashard_core.commit.live import learn
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Record, Refusal
 from datashard_core.commit.staging import (
     Judged,
-    StagedBody,
     StagedName,
     UnreadableBodyError,
     decode_body,
@@ -35,6 +37,8 @@ from datashard_core.storage.requests import Get, Request, Steps, together, value
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger(__name__)
 
 MAX_APPENDS = 512
 MAX_BYTES = 64 * 2**20
@@ -65,79 +69,148 @@ def judge_listed(
     target: Target, body: VersionBody, listed: Sequence[StagedName], own: Mapping[str, Append]
 ) -> Steps[Judged]:
     """Base rule and delete rule over a listing, reading what of the history they need."""
+    known, said = yield from said_of(target, body, listed)
+    return judge(known, said, body.version, frozenset(own))
+
+
+def said_of(
+    target: Target, body: VersionBody, listed: Sequence[StagedName]
+) -> Steps[tuple[Sequence[StagedName], Mapping[str, Named]]]:
+    """What the history says of the listed appends, each after its own base.
+
+    Returns:
+        The names that can be judged, and the last word on each. A name whose history cannot be read is
+        left alone, with its object: nothing is guessed at, and it holds nobody up.
+    """
     below = [name for name in listed if name.base <= body.version]
-    if not below:
-        return Judged((), ())
-    said = yield from look_up(
-        frozenset(name.id for name in below),
-        body,
-        above=min(name.base for name in below),
-        bodies={},
-        history=target.history,
+    try:
+        return below, (yield from _look_up(target, body, below))
+    except (StorageError, CorruptTableError) as error:
+        floor = lowest_told(body) - 1
+        told = [name for name in below if name.base >= floor]
+        log.warning(
+            "table %s: %d staged appends are left alone, for the names of versions from %d on cannot be read: %s",
+            target.name,
+            len(below) - len(told),
+            min(name.base for name in below) + 1,
+            error,
+        )
+        return told, (yield from _look_up(target, body, told))
+
+
+def _look_up(target: Target, body: VersionBody, names: Sequence[StagedName]) -> Steps[dict[str, Named]]:
+    if not names:
+        return {}
+    return (
+        yield from look_up(
+            frozenset(name.id for name in names),
+            body,
+            above=min(name.base for name in names),
+            bodies={},
+            history=target.history,
+        )
     )
-    return judge(below, said, body.version, frozenset(own))
+
+
+class _Good(Struct, frozen=True):
+    """A staged body that can be committed."""
+
+    digest: str
+    rows: pa.Table | None
+    files: tuple[DataFile, ...]
+
+
+Examined = _Good | Refusal | None
+"""Of one staged body: what it holds, or why no committer can take it; None: not to be had just now."""
 
 
 def take(
-    target: Target, state: Seen, chosen: Sequence[StagedName], load: Load, exists: int | None = None
+    target: Target,
+    state: Seen,
+    chosen: Sequence[StagedName],
+    load: Load,
+    others: Mapping[str, Sequence[StagedName]] | None = None,
+    exists: int | None = None,
 ) -> Steps[Seen]:
     """Read the staged bodies, and beside them what is not known of the live manifests.
 
     Args:
         target: the table.
-        state: the version to build on.
-        chosen: staged objects that may be carried.
-        load: gets what they hold.
+        state: the version that is built on.
+        chosen: one name for each id.
+        load: gets what they hold, and the refusals.
+        others: further names of the same ids. An id is refused only if all its bodies are bad: a
+            writer whose first try was spoilt may have staged again.
         exists: the newest version that surely exists; None: ``state``.
     """
-    table = state.body.table
-    outcomes, state = yield from together(_outcomes([Get(name.key) for name in chosen]), learn(target, state))
-    described: list[tuple[StagedName, StagedBody]] = []
-    for name, outcome in zip(chosen, outcomes, strict=True):
-        if isinstance(outcome, StorageError):
-            continue  # gone: named by a newer version. Not to be had now: the next commit takes it
-        try:
-            body = decode_body(value(outcome).body, name, table.table_uuid)
-            if body.rows is None:
-                described.append((name, body))
-                continue
-            if body.schema_id not in {schema.schema_id for schema in table.schemas}:
-                continue  # its writer saw a schema that this version does not have: never guessed at
-            rows = _fitted(body.rows, state.body, name.key)
-        except (UnreadableBodyError, CorruptTableError) as error:
-            load.names[name.id] = Refusal(str(error)[:200])
-            load.carried.append(name)
-            continue
-        load.names[name.id] = body.digest
-        load.tables.append(rows)
-        load.carried.append(name)
+    others = others or {}
     against = state.body.version if exists is None else exists
-    yield from _take_described(target, table.location, described, load, against)
+    outcomes, state = yield from together(_outcomes([Get(name.key) for name in chosen]), learn(target, state))
+    examined = yield from _examine(target, state.body, chosen, outcomes, against)
+    more = [name for first in chosen if isinstance(examined[first], Refusal) for name in others.get(first.id, ())]
+    if more:
+        outcomes = yield [Get(name.key) for name in more]
+        examined.update((yield from _examine(target, state.body, more, outcomes, against)))
+    for first in chosen:
+        tries = (first, *others.get(first.id, ()))
+        verdict = _verdict([examined[name] for name in tries if name in examined])
+        if verdict is None:
+            continue  # gone: named by a newer version. Not to be had now: the next commit takes it
+        load.names[first.id] = verdict.digest if isinstance(verdict, _Good) else verdict
+        if isinstance(verdict, _Good):
+            load.tables += [verdict.rows] if verdict.rows is not None else []
+            load.files += verdict.files
+        load.carried += tries
     return state
+
+
+def _verdict(examined: Sequence[Examined]) -> Examined:
+    """What becomes of an id: the first good body, else nothing while one is missing, else the refusal."""
+    good = next((one for one in examined if isinstance(one, _Good)), None)
+    return good if good is not None or None in examined else examined[0]
 
 
 def _outcomes(requests: Sequence[Request]) -> Steps[Sequence[Any]]:
     return (yield requests) if requests else ()
 
 
-def _take_described(
-    target: Target, location: str, described: Sequence[tuple[StagedName, StagedBody]], load: Load, against: int
-) -> Steps[None]:
-    """Data files that a staged body describes have to be there, else the append is refused; old ones are copied."""
-    if not described:
-        return
-    files = [file for _, body in described for file in body.files]
-    named = iter((yield from young(target, location, files, against)))
-    for name, body in described:
-        outcomes = [next(named) for _ in body.files]
-        if any(isinstance(outcome, ObjectNotFoundError) for outcome in outcomes):
-            load.names[name.id] = Refusal("a data file that the staged body describes is gone")
-        elif any(isinstance(outcome, DataShardError) for outcome in outcomes):
-            continue  # not to be had now: the next commit takes it
-        else:
-            load.names[name.id] = body.digest
-            load.files += [value(outcome) for outcome in outcomes]
-        load.carried.append(name)
+def _examine(
+    target: Target, body: VersionBody, names: Sequence[StagedName], outcomes: Sequence[Any], against: int
+) -> Steps[dict[StagedName, Examined]]:
+    """What the bodies hold; files that they describe have to be there, and old ones are copied."""
+    examined: dict[StagedName, Examined] = {}
+    described: list[tuple[StagedName, _Good]] = []
+    for name, outcome in zip(names, outcomes, strict=True):
+        one = None if isinstance(outcome, StorageError) else _decoded(value(outcome).body, name, body)
+        examined[name] = one
+        if isinstance(one, _Good) and one.files:
+            described.append((name, one))
+    if described:
+        files = [file for _, good in described for file in good.files]
+        named = iter((yield from young(target, body.table.location, files, against)))
+        for name, good in described:
+            examined[name] = _with_files(good, [next(named) for _ in good.files])
+    return examined
+
+
+def _decoded(data: bytes, name: StagedName, version: VersionBody) -> Examined:
+    table = version.table
+    try:
+        body = decode_body(data, name, table.table_uuid)
+        if body.schema_id not in {schema.schema_id for schema in table.schemas}:
+            return None  # its writer saw a schema that this version does not have: never guessed at
+        rows = _fitted(body.rows, version, name.key) if body.rows is not None else None
+    except (UnreadableBodyError, CorruptTableError) as error:
+        return Refusal(str(error)[:200])
+    return _Good(body.digest, rows, body.files)
+
+
+def _with_files(good: _Good, outcomes: Sequence[DataFile | DataShardError]) -> Examined:
+    if any(isinstance(outcome, ObjectNotFoundError) for outcome in outcomes):
+        return Refusal("a data file that the staged body describes is gone")
+    if any(isinstance(outcome, DataShardError) for outcome in outcomes):
+        return None
+    return replace(good, files=tuple(value(outcome) for outcome in outcomes))
 
 
 def take_own(append: Append, body: VersionBody, target: Target, load: Load) -> None:

@@ -81,6 +81,9 @@ def create(root: str, name: str, first: FirstVersion, timeout: float) -> Steps[C
         if found is not None and found.newest.state == "table":
             hint = yield from move_hint(found.newest.version, found.hint, root)
             return Created(Seen(found.newest, None, hint), made)
+        if made:  # and dropped by somebody since: what is made now is another table
+            unique, uuid = yield from each((Unique(), Unique()))
+            commit_id, tried_from = unique, None
         version = 0 if found is None else found.newest.version + 1
         body, data = first(version, _as_uuid(uuid), commit_id, now.wall_ms)
         outcome = yield from _commit_body(version, data)

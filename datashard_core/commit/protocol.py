@@ -21,6 +21,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from datashard_core.commit.carry import commit
+from datashard_core.commit.fold import said_of
 from datashard_core.commit.history import Named
 from datashard_core.commit.lead import finish
 from datashard_core.commit.lookup import look_up
@@ -35,12 +36,13 @@ from datashard_core.errors import (
     CommitStateUnknownError,
     CommitTimeoutError,
     ConfigurationError,
+    CorruptTableError,
     DataShardError,
     NoSuchTableError,
     StorageError,
     StorageReason,
 )
-from datashard_core.storage.base import ObjectInfo
+from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError
 from datashard_core.storage.requests import (
     Instant,
     ListPage,
@@ -185,13 +187,14 @@ def _enter(group: _Group, state: Seen, found: Found) -> Steps[None]:
     """Base of every append: the newest version known, once the ids are known to be unnamed up to it."""
     newest = state.body.version
     group.state = state
-    for item in group.waiting.values():
+    for own, item in list(group.waiting.items()):
         if item.base is not None and item.base > newest:
-            raise ConfigurationError(
+            group.results[own] = ConfigurationError(
                 f"table {group.target.name}: base={item.base} is above the newest version, {newest}. Pass the base "
                 "that CommitStateUnknownError carried, or none."
             )
-    above = min(-1 if item.base is None else item.base for item in group.waiting.values())
+            del group.waiting[own]
+    above = min((-1 if item.base is None else item.base for item in group.waiting.values()), default=newest)
     words = yield from look_up(
         frozenset(group.waiting), state.body, above=above, bodies=found.bodies, history=group.target.history
     )
@@ -219,8 +222,20 @@ def _try(group: _Group, listed: Sequence[StagedName]) -> Steps[None]:
             group.sent = True
             group.cause = outcome.cause
         yield from _read_on(group)
-    except StorageError as error:
-        yield from _breathe(group, error)
+    except (StorageError, CorruptTableError) as error:
+        yield from _after_failure(group, error)
+
+
+def _after_failure(group: _Group, error: StorageError | CorruptTableError) -> Steps[None]:
+    """What is gone or cannot be read may have been expired under a sleeper, who starts over; else it is an error."""
+    try:
+        if isinstance(error, (ObjectNotFoundError, CorruptTableError)) and (yield from _read_on(group)):
+            return
+    except StorageError as failed:
+        error = failed
+    if isinstance(error, CorruptTableError):
+        raise error
+    yield from _breathe(group, error)
 
 
 def _all_committed(group: _Group, created: Seen) -> None:
@@ -246,13 +261,17 @@ def _read_on(group: _Group, *, whole: bool = True) -> Steps[bool]:
         return False
     if found.newest.state == "table":
         settle(found, state, group.target)  # the history of a table made again says nothing of ours
-    words = yield from look_up(
-        frozenset(group.waiting),
-        found.newest,
-        above=min(group.bases.values(), default=state.body.version),
-        bodies=found.bodies,
-        history=group.target.history,
-    )
+    try:
+        words = yield from look_up(
+            frozenset(group.waiting),
+            found.newest,
+            above=min(group.bases.values(), default=state.body.version),
+            bodies=found.bodies,
+            history=group.target.history,
+        )
+    except CorruptTableError:
+        settle(found, state, group.target)  # a purge may have taken the history of a dropped table
+        raise
     yield from _finish_named(group, words, found, before=False)
     group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
     if group.waiting or found.newest.state == "table":
@@ -275,13 +294,14 @@ def _stage(group: _Group) -> Steps[None]:
         puts.append(Put(name.key, encode_body(body_of(group.waiting[own], group.known))))
     outcomes = yield puts
     for own, name, outcome in zip(missing, names, outcomes, strict=True):
+        if not isinstance(outcome, StorageError) or outcome.reason not in LASTING:
+            # A failed one may have landed all the same: the next listing tells, and whatever lies
+            # there under our id counts once.
+            group.sent = True
+            group.staged[own] = name
+    for outcome in outcomes:
         if isinstance(outcome, StorageError):
-            # It may have landed all the same: the next listing tells, and whatever lies there
-            # under our id counts once.
-            group.sent = group.sent or outcome.reason not in LASTING
             _endure(group, outcome)
-        group.sent = True
-        group.staged[own] = name
 
 
 def body_of(item: Append, state: Seen) -> StagedBody:
@@ -344,21 +364,12 @@ def _stage_again(group: _Group, listed: Sequence[StagedName]) -> Steps[None]:
 
 
 def _rank(group: _Group, listed: Sequence[StagedName]) -> Steps[int]:
-    """How many wait before the first of ours; names already committed hold no place."""
+    """How many wait before the first of ours; names already committed, or that nobody can judge, hold no place."""
     mine = min(group.staged[own] for own in group.waiting)
     before = [name for name in listed if name.kind == "w" and name < mine and name.id not in group.waiting]
-    newest = group.known.body
-    earlier = [name.base for name in before if name.base < newest.version]
-    if not earlier:
-        return len(before)
-    words = yield from look_up(
-        frozenset(name.id for name in before),
-        newest,
-        above=min(earlier),
-        bodies={},
-        history=group.target.history,
-    )
-    return sum(1 for name in before if not (name.id in words and words[name.id].version > name.base))
+    known, words = yield from said_of(group.target, group.known.body, before)
+    ahead = [name for name in before if name.base > group.known.body.version]
+    return len(ahead) + sum(1 for name in known if not (name.id in words and words[name.id].version > name.base))
 
 
 def _watch(group: _Group, line: int, patience: float) -> Steps[bool]:
@@ -386,12 +397,9 @@ def _finish_named(group: _Group, words: Mapping[str, Named], found: Found, *, be
     for own, word in words.items():
         item = group.waiting[own]
         if isinstance(word.record, Refusal):
-            if before:
-                continue  # a refused id may be tried again
-            group.results[own] = AppendRefusedError(
-                f"table {group.target.name}: version {word.version} refuses append {item.append_id!r}: "
-                f"{word.record.reason}. Nothing of it is in the table; mend it and append again."
-            )
+            if before and (item.base is None or word.version <= item.base):
+                continue  # a refused id may be tried again; with a base, the caller asks what became of it
+            group.results[own] = refusal_of(group.target, item, word)
         elif item.digest and word.record and word.record != item.digest:
             group.results[own] = conflict(group.target, item, word)
         else:
@@ -401,6 +409,15 @@ def _finish_named(group: _Group, words: Mapping[str, Named], found: Found, *, be
             snapshot_id = body.metadata.current_snapshot_id if body.metadata is not None else None
             group.results[own] = Committed(word.version, snapshot_id, already_appended=before)
         del group.waiting[own]
+
+
+def refusal_of(target: Target, item: Append, word: Named) -> AppendRefusedError:
+    """The failure that a committed version speaks of."""
+    assert isinstance(word.record, Refusal)
+    return AppendRefusedError(
+        f"table {target.name}: version {word.version} refuses append {item.append_id!r}: {word.record.reason}. "
+        "Nothing of it is in the table; mend it and append again."
+    )
 
 
 def conflict(target: Target, item: Append, word: Named) -> AppendIdConflictError:

@@ -60,7 +60,8 @@ def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
         seen = yield from _newest(target, seen)
         bodies: dict[StagedName, StagedBody | None] = {}
         while True:
-            left = yield from _unnamed(target, seen, names)
+            # A body that cannot be shown gives way to another of the same id.
+            left = yield from _unnamed(target, seen, [name for name in names if bodies.get(name, name) is not None])
             if all(name in bodies for name in left):
                 return _shown(seen, [body for name in left if (body := bodies[name]) is not None], target)
             if not (yield from _read(target, seen, [name for name in left if name not in bodies], bodies)):

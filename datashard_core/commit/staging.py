@@ -33,6 +33,9 @@ HEADER = b"datashard.staged"
 MAX_BODY_BYTES = 16 * 2**20
 """Rows above this many bytes are written as data files, and the body describes them."""
 
+OTHER_TABLE = "the staged body is meant for another table of this name"
+"""Why a body is refused that a dropped table left behind: nobody who uses this table waits for it."""
+
 Kind = Literal["w", "d"]
 _NAME = re.compile(rf"{PREFIX}(\d{{20}})-([wd])-([0-9a-f]{{32}})-([0-9a-f]{{32}})")
 
@@ -146,7 +149,7 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str) -> StagedBody:
     if header.get("format") != FORMAT:
         raise UnreadableBodyError(f"the staged body has format {header.get('format')!r}")
     if body.table != table_uuid:
-        raise UnreadableBodyError("the staged body is meant for another table of this name")
+        raise UnreadableBodyError(OTHER_TABLE)
     if id_digest(body.append_id) != name.id:
         raise UnreadableBodyError("the staged body holds another append id than its name")
     return body
@@ -197,10 +200,13 @@ class Judged(Struct, frozen=True):
     Attributes:
         allowed: one name for each id that may be committed on this version, oldest base first.
         spent: names that a version after their own base names: deletable by anyone.
+        others: for an id with several allowed names, those after the first: they count only where the
+            body of the first turns out to be bad.
     """
 
     allowed: tuple[StagedName, ...]
     spent: tuple[StagedName, ...]
+    others: Mapping[str, tuple[StagedName, ...]] = {}
 
 
 def judge(listed: Iterable[StagedName], said: Mapping[str, Named], version: int, own: frozenset[str]) -> Judged:
@@ -217,7 +223,7 @@ def judge(listed: Iterable[StagedName], said: Mapping[str, Named], version: int,
     version; it is spent if one does. One body counts for each id: two are copies of the same rows
     (a twin's, or one staged again), and committing both would double them.
     """
-    allowed: dict[str, StagedName] = {}
+    allowed: dict[str, list[StagedName]] = {}
     spent = []
     for name in sorted(listed):
         if name.base > version:
@@ -226,5 +232,9 @@ def judge(listed: Iterable[StagedName], said: Mapping[str, Named], version: int,
         if word is not None and name.base < word.version <= version:
             spent.append(name)
         elif name.id not in own:
-            allowed.setdefault(name.id, name)
-    return Judged(tuple(sorted(allowed.values())), tuple(spent))
+            allowed.setdefault(name.id, []).append(name)
+    return Judged(
+        tuple(sorted(tries[0] for tries in allowed.values())),
+        tuple(spent),
+        {own_id: tuple(tries[1:]) for own_id, tries in allowed.items() if len(tries) > 1},
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec.structs import replace
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
-from datashard_core.commit.deferred import Deferred, defer, flush
+from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import Result, append
 from datashard_core.commit.staged_read import read_with_staged
@@ -177,6 +177,7 @@ class Table(Maintenance):
         """Commit every deferred append that is staged now, whoever staged it, and show the result.
 
         Raises:
+            AppendRefusedError: some of it is refused, and never will be in the table; everything else is.
             CommitTimeoutError: the deadline passed; what is staged stays staged.
             StorageError: the store failed, likewise.
         """
@@ -190,7 +191,7 @@ class Table(Maintenance):
         if isinstance(result, Deferred):
             if result.commits:
                 try:
-                    self.flush(timeout)
+                    self._learn(run(commit_backlog(self._target, known, timeout), self._storage, self._clock))
                 except DataShardError as error:
                     # This append is durable all the same; the next commit carries what piled up.
                     log.warning("table %s: deferred appends were not committed yet: %s", self._name, error)

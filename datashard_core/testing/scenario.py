@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from datashard_core.commit.deferred import Deferred, defer, flush
+from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.lifecycle import create, drop, list_own, purge
 from datashard_core.commit.names import LIBRARY_MADE
 from datashard_core.commit.pointer import find_current
@@ -150,7 +150,7 @@ class Scenario:
             if handed_in and choices.random() < mix.twins:
                 self._launch(self._twin(tags[:1], choices.expovariate(1.0)), f"twin of {tags[0]}")
             if choices.random() < mix.deferred:
-                seen = yield from self._defer(tags[0], handed_in, seen)
+                seen = yield from self._defer(tags[0], handed_in, seen, choices)
             else:
                 large = choices.random() < mix.large
                 seen = yield from self._append(tags, handed_in, large, seen, choices)
@@ -223,7 +223,7 @@ class Scenario:
         told.failed += 1
         return False
 
-    def _defer(self, tag: str, handed_in: bool, seen: Seen) -> Steps[Seen]:
+    def _defer(self, tag: str, handed_in: bool, seen: Seen, choices: random.Random) -> Steps[Seen]:
         target = self._target_of(seen)
         item = _item(tag, handed_in, None if handed_in else seen.body.version, ())
         told = self.told[target.uuid][tag]
@@ -237,14 +237,20 @@ class Scenario:
         else:
             if isinstance(result, Deferred):
                 told.deferred += 1
-                if result.commits:
-                    seen = yield from self._flush(seen)
+                if result.commits or choices.random() < self.mix.backlogs:
+                    seen = yield from self._commit_backlog(target, seen)
             elif isinstance(result, Committed):
                 told.committed.append(result.version)
             else:
                 told.failed += 1
         told.running -= 1
         return seen
+
+    def _commit_backlog(self, target: Target, seen: Seen) -> Steps[Seen]:
+        try:
+            return (yield from commit_backlog(target, seen, self.mix.give_up))
+        except DataShardError:
+            return seen  # what is staged stays staged
 
     def _flush(self, seen: Seen) -> Steps[Seen]:
         sure = self._sure(seen.body.table.table_uuid, deferred=True)

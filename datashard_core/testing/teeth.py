@@ -128,8 +128,10 @@ def _staged_objects_deleted_on_a_guess() -> Iterator[None]:
     """What a try has taken along is deleted whether or not its version came to be."""
     real = fold.take
 
-    def take(target: Any, state: Any, chosen: Sequence[StagedName], load: Any, exists: Any = None) -> Steps[Any]:
-        known = yield from real(target, state, chosen, load, exists)
+    def take(
+        target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
+    ) -> Steps[Any]:
+        known = yield from real(target, state, chosen, load, *rest, **options)
         if chosen:
             yield (Delete(tuple(name.key for name in chosen)),)
         return known
@@ -176,8 +178,10 @@ def _uncommitted_refusals() -> Iterator[None]:
 
     real_take = fold.take
 
-    def take(target: Any, state: Any, chosen: Sequence[StagedName], load: Any, exists: Any = None) -> Steps[Any]:
-        known = yield from real_take(target, state, chosen, load, exists)
+    def take(
+        target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
+    ) -> Steps[Any]:
+        known = yield from real_take(target, state, chosen, load, *rest, **options)
         refused = [own for own, record in load.names.items() if isinstance(record, Refusal)]
         for own in refused:
             del load.names[own]

@@ -56,6 +56,15 @@ def test_a_table_is_dropped_and_made_again_while_writers_wait(seed: int) -> None
     assert report.versions > 2
 
 
+@pytest.mark.parametrize("seed", (6, 8, 22))
+def test_a_table_made_again_begins_there_whatever_other_engines_drop(seed: int) -> None:
+    """Ids of the earlier table come again, and another engine dropped the number that says where this one begins."""
+    mix = Mix(drops=1, foreign=3, foreign_commits=8, keep_property=0, handed_in=1, twins=0.9, block=2, writers=5)
+    report = run_seed(seed, replace(mix, think=0.5, large=0, grouped=0))
+    assert report.violations == []
+    assert report.versions > 20
+
+
 def test_a_seed_replays_exactly() -> None:
     first, second = (run_seed(7, mix_for(7)) for _ in range(2))
     assert (first.latencies, first.requests, first.ended_at) == (second.latencies, second.requests, second.ended_at)
