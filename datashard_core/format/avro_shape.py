@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
-
-from msgspec import Struct
 
 Slot = tuple[int, int]
 """Which value: a field id of the entry and 0; a map of metrics and the column's id; a record and a field in it."""
@@ -30,6 +29,8 @@ class UnusualSchemaError(Exception):
 _NUMBER = rb"[\x80-\xff]*[\x00-\x7f]"
 _SHORT = 64
 """Texts and bytes below this length are matched whatever they are; their length is one byte in Avro."""
+_MAX_LENGTHS = 16
+"""For so many lengths of the text a shape has a pattern for the whole record."""
 _FEW = 33
 """Arrays of numbers below this length, likewise."""
 
@@ -100,18 +101,68 @@ _NUMBERS = rb"\x00|" + b"|".join(
 )
 
 
-class Shape(Struct, frozen=True):
+Groups = Sequence[bytes | None]
+"""The bytes of each value that was asked for, and a last one that is None."""
+
+
+class Shape:
     """How to read the records of one shape.
 
-    Attributes:
-        head: matches a record up to the text that may have any length; its last group is that length.
-        tail: matches what follows the text.
+    Args:
+        head: pattern of a record up to the text that may have any length.
+        tail: pattern of what follows the text.
         slots: each value that is captured -> the number of its group, the tail's after the head's, and its decoder.
     """
 
-    head: re.Pattern[bytes]
-    tail: re.Pattern[bytes]
-    slots: Mapping[Slot, tuple[int, Decoder]]
+    def __init__(self, head: bytes, tail: bytes, slots: Mapping[Slot, tuple[int, Decoder]]) -> None:
+        self.slots = slots
+        self._parts = head, tail
+        self._head = re.compile(head + b"(" + _NUMBER + b")", re.DOTALL)
+        self._tail = re.compile(tail, re.DOTALL)
+        self._wholes: dict[int, re.Pattern[bytes]] = {}
+
+    def match(self, block: bytes, at: int) -> tuple[Groups, bytes, int] | None:
+        """Read the record there, if it has this shape.
+
+        Returns:
+            Its values, the text, and where it ends.
+        """
+        head = self._head.match(block, at)
+        if head is None:
+            return None
+        before = head.groups()
+        start = head.end()
+        end = start + number(before[-1])
+        tail = self._tail.match(block, end)
+        if tail is None:
+            return None
+        return (*before, *tail.groups(), None), block[start:end], tail.end()
+
+    def following(self, block: bytes, at: int, length: int, most: int) -> Iterator[tuple[Groups, bytes, int]]:
+        """The records from there on that have this shape and a text of that length: one pattern matches each.
+
+        Args:
+            block: the block.
+            at: where the first begins.
+            length: of the text.
+            most: how many records are left in the block.
+        """
+        whole = self._whole(length)
+        if whole is None:
+            return
+        text = self._head.groups
+        for match in islice(iter(whole.scanner(block, at).match, None), most):  # type: ignore[attr-defined]
+            start = match.end(text)
+            yield (*match.groups(), None), block[start : start + length], match.end()
+
+    def _whole(self, length: int) -> re.Pattern[bytes] | None:
+        """The pattern of records whose text has that length; None for one length too many."""
+        found = self._wholes.get(length)
+        if found is None and len(self._wholes) < _MAX_LENGTHS:
+            head, tail = self._parts
+            text = b"(" + re.escape(_zigzag(length)) + b").{%d}" % length
+            found = self._wholes[length] = re.compile(head + text + tail, re.DOTALL)
+        return found
 
 
 class Walk:
@@ -162,8 +213,7 @@ class Walk:
         """The shape of the record; None for one that no pattern can tell."""
         if not self._one_shape or self._head is None:
             return None
-        head, tail = re.compile(self._head, re.DOTALL), re.compile(b"".join(self._parts), re.DOTALL)
-        return Shape(head, tail, self.slots)
+        return Shape(self._head, b"".join(self._parts), self.slots)
 
     def _record(self, schema: Mapping[str, Any], around: int) -> None:
         for field in schema["fields"]:
@@ -206,7 +256,7 @@ class Walk:
         length, start = read_number(self._data, self.at)
         self.at = self._inside(start + length)
         self.text = self._data[start : self.at]
-        self._head = b"".join(self._parts) + b"(" + _NUMBER + b")"
+        self._head = b"".join(self._parts)
         self.groups.append(None)
         self._parts = []
 

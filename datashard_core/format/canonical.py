@@ -11,6 +11,7 @@ import datetime as dt
 import decimal
 import struct
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from datashard_core.format import types as t
@@ -60,6 +61,11 @@ _NUMBERS = {
     "double": _BY_LENGTH["float"],
     "boolean": {1: "<?"},
 }
+
+
+def number_formats(kind: t.IcebergType) -> Mapping[int, str]:
+    """How bounds of a type are packed, by the number of their bytes; empty for types that are no such numbers."""
+    return _NUMBERS.get(kind.name, {}) if isinstance(kind, t.PrimitiveType) else {}
 
 
 def decode_bound(kind: t.IcebergType, data: bytes | None) -> Any:

@@ -7,16 +7,17 @@ counts and the form of the file. The files have no metrics.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format import avro
-from datashard_core.format.avro_shape import Decoder, Shape, Slot, UnusualSchemaError, Walk, number, sized
+from datashard_core.format import types as t
+from datashard_core.format.avro_shape import Decoder, Groups, Shape, Slot, UnusualSchemaError, Walk, number, sized
 from datashard_core.format.binding import TRUE, AllOf, AnyOf, Bound, Check, Fixed, checks_of
-from datashard_core.format.canonical import decode_bound
+from datashard_core.format.canonical import decode_bound, number_formats
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.manifest import (
     ADDED,
@@ -55,7 +56,6 @@ _MAX_COUNTS = 1000
 _DELETED = b"\x04"
 """The status as Avro has it."""
 
-Groups = Sequence[bytes | None]
 Slots = Mapping[Slot, tuple[int, Decoder]]
 Judge = Callable[[Groups], bool]
 """Whether the file of an entry may hold rows that match."""
@@ -105,11 +105,12 @@ class Pruning(Struct, frozen=True):
             slots[slot][0] if (slot := (one, check.reference.field.field_id)) in slots else -1 for one in _METRICS
         )
         whole = holds_whole(kind)
+        bound_of = _bound_decoder(kind)
         known_counts: dict[Groups, tuple[bool, bool, bool]] = {}
 
         def by_metrics(groups: Groups) -> bool:
             # Files of a table mostly have a few different counts, and as many bounds as there are files.
-            groups = (*groups, None)  # index -1: not told
+            # What is not told has index -1: the last group is None.
             counts = (groups[values], groups[nulls], groups[nans])
             present = known_counts.get(counts)
             if present is None:
@@ -120,10 +121,7 @@ class Pruning(Struct, frozen=True):
                 )
             low, high = groups[lower], groups[upper]
             known = Known(
-                None if low is None else decode_bound(kind, sized(low)),
-                None if high is None else decode_bound(kind, sized(high)),
-                *present,
-                whole,
+                None if low is None else bound_of(low), None if high is None else bound_of(high), *present, whole
             )
             return possible(check, known)
 
@@ -202,15 +200,21 @@ def _entries(blocks: avro.Blocks, pruning: Pruning) -> Iterator[tuple[_Layout, G
     wanted = _ALWAYS | pruning.slots()
     layouts: list[_Layout] = []
     for count, block in blocks.blocks:
-        at = 0
-        for _ in range(count):
+        at, left = 0, count
+        while left:
             for index, layout in enumerate(layouts):
-                matched = _match(layout.shape, block, at)
+                assert layout.shape is not None
+                matched = layout.shape.match(block, at)
                 if matched is not None:
                     groups, path, at = matched
                     if index:
                         layouts.insert(0, layouts.pop(index))
                     yield layout, groups, path
+                    left -= 1
+                    for groups, path, end in layout.shape.following(block, at, len(path), left):  # noqa: B020
+                        at = end
+                        yield layout, groups, path
+                        left -= 1
                     break
             else:
                 walk = Walk(block, at, blocks.schema, _field_id, wanted.__contains__, _PATH[0])
@@ -218,23 +222,26 @@ def _entries(blocks: avro.Blocks, pruning: Pruning) -> Iterator[tuple[_Layout, G
                 layout = _Layout(walk.slots, pruning, walk.shape() if len(layouts) < _MAX_SHAPES else None)
                 if layout.shape is not None:
                     layouts.insert(0, layout)
-                yield layout, tuple(walk.groups), walk.text
+                yield layout, (*walk.groups, None), walk.text
+                left -= 1
         if at != len(block):
             raise ValueError(f"{len(block) - at} bytes are left over in a block")
 
 
-def _match(shape: Shape | None, block: bytes, at: int) -> tuple[Groups, bytes, int] | None:
-    assert shape is not None
-    head = shape.head.match(block, at)
-    if head is None:
-        return None
-    before = head.groups()
-    start = head.end()
-    end = start + number(before[-1])
-    tail = shape.tail.match(block, end)
-    if tail is None:
-        return None
-    return before + tail.groups(), block[start:end], tail.end()
+def _bound_decoder(kind: t.IcebergType) -> Callable[[bytes], Any]:
+    """What decodes a bound of that type, its length before it; None for one that tells nothing."""
+    by_length = {1 + length: struct.Struct(f"<x{form[1:]}").unpack for length, form in number_formats(kind).items()}
+    if not by_length:
+        return lambda raw: decode_bound(kind, sized(raw))
+
+    def decode(raw: bytes) -> Any:
+        unpack = by_length.get(len(raw))
+        if unpack is None:
+            return None
+        value = unpack(raw)[0]
+        return value if value == value else None
+
+    return decode
 
 
 def _field_id(field_: Mapping[str, Any]) -> int:

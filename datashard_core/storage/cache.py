@@ -1,4 +1,4 @@
-"""Objects that never change, kept in memory by name: a manifest is read once in the life of a process."""
+"""Objects that never change, kept in memory by name: whoever reads a table again and again fetches what is new."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ MAX_BYTES = 64 * 2**20
 MAX_OBJECT = 16 * 2**20
 """A larger object is not kept: one of them would push out everything else."""
 
+MAX_SMALL_BYTES = 32 * 2**20
+MAX_SMALL_OBJECT = 2**20
+
 
 class ObjectCache:
     """The most recently used objects, up to a number of bytes. Safe to use from several threads.
 
     Args:
         max_bytes: of all bodies together.
+        max_object: a larger one is not kept.
     """
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES, max_object: int = MAX_OBJECT) -> None:
         self._max_bytes = max_bytes
+        self.max_object = max_object
         self._bodies: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
@@ -51,7 +56,7 @@ class ObjectCache:
             self._size = 0
 
     def _keep(self, name: tuple[str, str], body: bytes) -> None:
-        if len(body) > MAX_OBJECT:
+        if len(body) > self.max_object:
             return
         with self._lock:
             if name in self._bodies:
@@ -68,3 +73,6 @@ class ObjectCache:
 
 immutable = ObjectCache()
 """The process's cache of manifests and manifest lists, whose names are never used twice."""
+
+small_files = ObjectCache(MAX_SMALL_BYTES, MAX_SMALL_OBJECT)
+"""Small data files, apart from the manifests: a scan of many of them must not push those out."""

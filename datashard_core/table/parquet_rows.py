@@ -19,6 +19,7 @@ from datashard_core.format.projection import FIELD_ID, columns_to_read, project,
 from datashard_core.format.pruning import Known, might_match, possible, presence
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import ObjectNotFoundError, Storage
+from datashard_core.storage.cache import small_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +30,8 @@ ONE_REQUEST = 8 * 2**20
 """Files up to this many bytes are fetched from a bucket by one request; larger ones by column ranges."""
 STEP_BYTES = 8 * 2**20
 """So much of a file is decoded before others get their turn."""
+_EXPANSION = 32
+"""A file is taken to become no more than so many times its size when it is decoded."""
 _MOST_ROWS = 131_072
 _FEWEST_ROWS = 1024
 _READ_SIZE = 2**20
@@ -60,6 +63,11 @@ class Reading(Struct, frozen=True):
         """Whether files are on this machine, so that many small reads cost nothing."""
         return self.storage.root.startswith("file:")
 
+    @property
+    def is_bucket(self) -> bool:
+        """Whether a request costs a round trip, so that small files are worth keeping in memory."""
+        return self.storage.root.startswith("s3:")
+
 
 class FileRows:
     """A data file that is being read. Not to be used by two threads at once.
@@ -77,7 +85,8 @@ class FileRows:
     @property
     def weight(self) -> int:
         """About how many bytes a step holds in memory."""
-        return STEP_BYTES + min(self._file.file_size_in_bytes, 8 * ONE_REQUEST)
+        size = self._file.file_size_in_bytes
+        return min(STEP_BYTES, _EXPANSION * size) + min(size, 8 * ONE_REQUEST)
 
     def step(self) -> tuple[list[pa.RecordBatch], bool]:
         """The next rows, some megabytes of them, and whether there may be more.
@@ -153,7 +162,9 @@ class FileRows:
         reading, size = self._reading, self._file.file_size_in_bytes
         key = key_of(self._file.file_path, reading.location, reading.storage.root)
         if not reading.is_local and size <= ONE_REQUEST:
-            return pa.BufferReader(reading.storage.get(key).body), {}
+            kept = reading.is_bucket and size <= small_files.max_object
+            body = small_files.get(reading.storage, key) if kept else reading.storage.get(key).body
+            return pa.BufferReader(body), {}
         filesystem, root = reading.storage.filesystem()
         path = f"{root}/{key}"
         if reading.is_local:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 96 * 2**20
 """What is decoded ahead of the consumer, and being decoded, stays about below this."""
-FILES_AHEAD = 16
+FILES_AHEAD = 32
+"""Of a bucket: small files cost waiting and little else."""
 
 
 class _Lane:

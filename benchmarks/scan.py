@@ -1,0 +1,296 @@
+"""Reading: full scans, selective ones, planning, a small table, and a stream larger than memory should be.
+
+    python3 benchmarks/scan.py             all parts, some 10 minutes
+    python3 benchmarks/scan.py --quick     a trial
+    python3 benchmarks/scan.py --only planning
+
+Every system reads the same data files: the tables are written by the core's encoders, and a Delta log stands beside
+each. Each system is one process that reads again and again, in turn with the others; the first round is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from kit import start
+
+if __name__ == "__main__":
+    start.enter("bench-core", "bench-deltalake", "bench-pyiceberg", "interop")
+
+from kit.latency import NONE, Latency
+from kit.readers import NAMES, READERS, Answers, Reader, make_tables
+from kit.report import Report
+from kit.store import Store
+
+GETS = Latency({"GET": 30.0, "HEAD": 30.0, "LIST": 45.0})
+PACKAGES = ("bench-core", "bench-deltalake", "bench-pyiceberg", "interop")
+SIZE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is read.
+
+    Attributes:
+        files: of the full scan.
+        rows: in each of them.
+        partitions: one file each.
+        selective_files: of the table that bounds alone divide.
+        planned_files: of the table that is planned and never read.
+        stream_mb: of the streamed table's files, together.
+        rounds: that are counted.
+    """
+
+    files: int = 100
+    rows: int = 100_000
+    partitions: int = 1_000
+    selective_files: int = 10_000
+    planned_files: int = 100_000
+    stream_mb: int = 5_000
+    rounds: int = 5
+
+
+QUICK = Sizes(10, 100_000, 50, 200, 4_000, 200, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every part needs.
+
+    Attributes:
+        store: the S3 server.
+        report: where results go.
+        folder: of the local tables.
+        sizes: how much is read.
+        readers: the systems.
+    """
+
+    store: Store
+    report: Report
+    folder: str
+    sizes: Sizes
+    readers: Sequence[str]
+
+    def places(self) -> list[tuple[str, dict[str, str]]]:
+        """Local disk and S3."""
+        return [("local", {"folder": self.folder}), ("S3", self.store.place("scan"))]
+
+    @contextmanager
+    def table(self, place: dict[str, str], kind: str, files: int, rows: int) -> Iterator[str]:
+        """The URI of a table, which is gone after the block."""
+        self.store.set_latency(NONE)
+        root = make_tables(place, [{"name": kind, "kind": kind, "files": files, "rows": rows}])
+        yield f"{root}/{kind}"
+        if "folder" in place:
+            rmtree(Path(place["folder"], kind))
+        else:
+            self.store.set_latency(NONE)
+            self.store.clear()
+
+
+def measured(bench: Bench, root: str, place: dict[str, str], order: dict[str, Any], rounds: int) -> Answers:
+    """What each system says of an order that it carries out again and again, in turn with the others."""
+    with Reader.each(bench.readers, root, place) as readers:
+        answers = Answers()
+        for round_ in range(rounds + 1):
+            for reader in readers:
+                since = bench.store.now()
+                said = reader.do(order)
+                requests = bench.store.requests(since)
+                said["requests"] = len(requests)
+                said["bytes"] = sum(request.received for request in requests)
+                if round_ or "failure" in said:
+                    answers.add(reader.name, said)
+        return answers
+
+
+def full(bench: Bench) -> None:
+    """Every row of every file, into memory."""
+    sizes = bench.sizes
+    rows: list[list[object]] = []
+    for where, place in bench.places():
+        with bench.table(place, "repeated", sizes.files, sizes.rows) as root:
+            answers = measured(bench, root, place, {"do": "scan"}, sizes.rounds)
+        for name in bench.readers:
+            if failure := answers.failure(name):
+                rows.append([NAMES[name], where, failure])
+                continue
+            assert answers.found(name) == sizes.files * sizes.rows, (name, answers.found(name))
+            row: list[object] = [NAMES[name], where, answers.median(name, "seconds"), answers.least(name, "seconds")]
+            row += [answers.median(name, "cpu"), answers.ratio(name, "pyarrow", "seconds")]
+            rows.append([*row, answers.ratio(name, "pyarrow", "cpu"), int(answers.median(name, "requests"))])
+    count = sizes.files * sizes.rows
+    bench.report.text(
+        f"## A full scan\n\n{count:,} rows in {sizes.files} files, into memory, {sizes.rounds} times. S3 without "
+        "latency, and its server on the same cores. Speed: the median time of pyarrow.dataset over that of the row."
+    )
+    headers = ["system", "store", "median s", "fastest s", "CPU s", "speed", "CPU of pyarrow / own", "requests"]
+    bench.report.table(headers, rows)
+
+
+def selective(bench: Bench) -> None:
+    """Few rows of many files: by partition, and by the bounds of a column."""
+    sizes = bench.sizes
+    cases = [
+        ("partitioned", sizes.partitions, [("day", "==", sizes.partitions // 2)], 1000),
+        ("distinct", sizes.selective_files, [("run_id", ">=", 50_000), ("run_id", "<", 60_000)], 1000),
+    ]
+    for kind, files, where, per_file in cases:
+        rows: list[list[object]] = []
+        for name, place in bench.places():
+            with bench.table(place, kind, files, per_file) as root:
+                bench.store.set_latency(GETS if name == "S3" else NONE)
+                order = {"do": "scan", "where": where}
+                cold = measured_cold(bench, root, place, order)
+                warm = measured(bench, root, place, order, min(3, sizes.rounds))
+            rows += [selective_row(one, name, cold, warm) for one in bench.readers]
+        what = "partitions" if kind == "partitioned" else "files, by the bounds of a column"
+        condition = " and ".join(f"{column} {operator} {value:,}" for column, operator, value in where)
+        bench.report.text(
+            f"## A selective scan over {files:,} {what}\n\nRows with `{condition}`; {per_file:,} rows a file. First: "
+            f"by a process that has read nothing yet (imports aside). S3: {GETS}."
+        )
+        headers = ["system", "store", "first s", "requests", "KB read", "again s", "requests ", "KB read "]
+        bench.report.table(headers, rows)
+
+
+def selective_row(name: str, where: str, cold: Answers, warm: Answers) -> list[object]:
+    """One line of the table."""
+    if failure := cold.failure(name) or warm.failure(name):
+        return [NAMES[name], where, failure]
+    row: list[object] = [NAMES[name], where]
+    for answers in (cold, warm):
+        counted = [int(answers.median(name, "requests")), answers.median(name, "bytes") / 1024]
+        row += [answers.median(name, "seconds"), *(counted if where == "S3" else ("", ""))]
+    return row
+
+
+def measured_cold(bench: Bench, root: str, place: dict[str, str], order: dict[str, Any]) -> Answers:
+    """The first answer of a fresh process of each system, the opening of the table included."""
+    answers = Answers()
+    for name in bench.readers:
+        since = bench.store.now()
+        with Reader.each([name], root, place) as (reader,):
+            said = reader.do(order)
+        requests = bench.store.requests(since)
+        said["seconds"] = said.get("seconds", 0.0) + reader.opened
+        said |= {"requests": len(requests), "bytes": sum(request.received for request in requests)}
+        answers.add(name, said)
+    return answers
+
+
+def planning(bench: Bench) -> None:
+    """Which files have to be read, of a table of very many."""
+    files = bench.sizes.planned_files
+    rows: list[list[object]] = []
+    place = {"folder": bench.folder}
+    part = [("run_id", ">=", files * 100), ("run_id", "<", files * 110)]
+    with bench.table(place, "described", files, 1000) as root:
+        for name in bench.readers:
+            if name in ("pyarrow", "duckdb"):
+                continue
+            for what, where in (("1 %", part), ("all", [])):
+                with Reader.each([name], root, place) as (reader,):
+                    said = reader.do({"do": "plan", "where": where, "memory": True})
+                if "failure" in said:
+                    rows.append([NAMES[name], what, said["failure"]])
+                    continue
+                assert said["found"] == (files // 100 if where else files), said
+                row: list[object] = [NAMES[name], what, said["found"], said["seconds"], said["cpu"]]
+                rows.append([*row, said["peak"] / SIZE, (said["peak"] - said["before"]) / SIZE])
+    bench.report.text(
+        f"## Planning over {files:,} data files\n\nOne process each, which has planned nothing before; local disk, no "
+        "partitions, so the bounds of every file have to be looked at. Memory is the most that the process had."
+    )
+    bench.report.table(["system", "selects", "files", "seconds", "CPU s", "memory MB", "of it by planning MB"], rows)
+
+
+def small(bench: Bench) -> None:
+    """50,000 rows over a store that takes its time."""
+    rows: list[list[object]] = []
+    place = bench.store.place("scan")
+    for files, per_file in ((1, 50_000), (128, 391)):
+        with bench.table(place, "repeated", files, per_file) as root:
+            bench.store.set_latency(GETS)
+            first = measured_cold(bench, root, place, {"do": "scan"})
+            answers = measured(bench, root, place, {"do": "scan"}, max(5, bench.sizes.rounds))
+        for name in bench.readers:
+            if failure := first.failure(name) or answers.failure(name):
+                rows.append([NAMES[name], files, failure])
+                continue
+            row: list[object] = [NAMES[name], files]
+            row += [first.median(name, "seconds"), int(first.median(name, "requests"))]
+            row += [answers.median(name, "seconds"), answers.least(name, "seconds"), answers.median(name, "cpu")]
+            rows.append([*row, int(answers.median(name, "requests"))])
+    bench.report.text(
+        "## 50,000 rows\n\nFirst: by a process that has read nothing yet (imports aside). Again: by one that has read "
+        f"them before, looking for newer versions first. {GETS}."
+    )
+    headers = ["system", "files", "first s", "requests", "again s (median)", "fastest s", "CPU s", "requests "]
+    bench.report.table(headers, rows)
+
+
+def stream(bench: Bench) -> None:
+    """Rows in pieces of which none is kept."""
+    place = {"folder": bench.folder}
+    rows: list[list[object]] = []
+    per_file = 1_000_000
+    with bench.table(place, "repeated", 4, per_file) as root:
+        files = sum(path.stat().st_size for path in Path(root.removeprefix("file://"), "data").iterdir())
+    count = max(4, bench.sizes.stream_mb * 1_000_000 * 4 // files)
+    with bench.table(place, "repeated", count, per_file) as root:
+        for name in bench.readers:
+            with Reader.each([name], root, place) as (reader,):
+                said = reader.do({"do": "stream", "memory": True})
+            if "failure" in said:
+                rows.append([NAMES[name], said["failure"]])
+                continue
+            assert said["found"] == count * per_file, said
+            rows.append([NAMES[name], said["seconds"], said["cpu"], said["peak"] / SIZE])
+    bench.report.text(
+        f"## A stream\n\n{count * per_file:,} rows in {count} files, {count * files / 4e9:.1f} GB on a local disk "
+        "(many names for four files), read in batches of which none is kept. Memory is the most that the process had."
+    )
+    bench.report.table(["system", "seconds", "CPU s", "memory MB"], rows)
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "full": full,
+    "selective": selective,
+    "planning": planning,
+    "small": small,
+    "stream": stream,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readers", nargs="*", default=list(READERS), choices=list(READERS))
+    parser.add_argument("--only", choices=list(PARTS))
+    parser.add_argument("--rounds", type=int, help="that are counted")
+    parser.add_argument("--stream-mb", type=int, help="size of the streamed table's files")
+    parser.add_argument("--quick", action="store_true", help="small tables; nothing is written")
+    chosen = parser.parse_args()
+    sizes = QUICK if chosen.quick else Sizes()
+    sizes = Sizes(
+        *(getattr(sizes, name) for name in ("files", "rows", "partitions", "selective_files", "planned_files")),
+        stream_mb=chosen.stream_mb or sizes.stream_mb,
+        rounds=chosen.rounds or sizes.rounds,
+    )
+    keep = not chosen.quick and chosen.only is None
+    report = Report("scan", "Reading", PACKAGES, keep=keep)
+    for name, part in PARTS.items():
+        if chosen.only in (None, name):
+            with Store() as store, tempfile.TemporaryDirectory(prefix="datashard-bench-") as folder:
+                part(Bench(store, report, folder, sizes, chosen.readers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Entries read by patterns are those that a full decoding finds, whatever shapes and lengths they have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from datashard_core import CorruptTableError, Schema, col
+from datashard_core.config import S3Config
+from datashard_core.format.binding import bind
+from datashard_core.format.data_file import DataFile
+from datashard_core.format.manifest import (
+    ADDED,
+    DELETED,
+    EXISTING,
+    ManifestEntry,
+    ManifestFile,
+    decode_manifest,
+    encode_manifest,
+)
+from datashard_core.format.manifest_scan import Pruning, live_files
+from datashard_core.format.partition import PartitionSpec
+from datashard_core.storage.cache import ObjectCache, small_files
+from datashard_core.storage.memory import MemoryStorage
+from datashard_core.storage.s3 import S3Storage
+from datashard_core.table.warehouse import Warehouse
+
+SCHEMA = Schema(fields=[{"id": 1, "name": "a", "type": "long"}, {"id": 2, "name": "b", "type": "double"}])
+_long = st.integers(-(2**63), 2**63 - 1)
+_bound = st.none() | _long.map(lambda number: number.to_bytes(8, "little", signed=True)) | st.binary(max_size=9)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> ManifestEntry:
+    """An entry; the lengths of paths and bounds, and which columns have counts, differ."""
+    rows = draw(st.integers(0, 200))
+    nulls = draw(st.none() | st.integers(0, rows))
+    low, high = draw(_bound), draw(_bound)
+    file = DataFile(
+        file_path="s3://bucket/" + draw(st.text(st.sampled_from("ab/é"), min_size=1, max_size=150)),
+        record_count=rows,
+        file_size_in_bytes=draw(st.integers(1, 2**40)),
+        value_counts=draw(st.sampled_from([{}, {1: rows}, {1: rows, 2: rows}])),
+        null_value_counts={} if nulls is None else {1: nulls},
+        lower_bounds={} if low is None else {1: low},
+        upper_bounds={} if high is None else {1: high},
+        split_offsets=draw(st.sampled_from([None, (4,), (4, 2**33)])),
+    )
+    status = draw(st.sampled_from([ADDED, EXISTING, DELETED]))
+    numbers = (None, None, None) if status == ADDED else (draw(_long), draw(st.integers(0, 9)), draw(st.integers(0, 9)))
+    return ManifestEntry(status, *numbers, file)
+
+
+def _listed(data: bytes, held: list[ManifestEntry]) -> ManifestFile:
+    files = [sum(one.status == status for one in held) for status in (ADDED, EXISTING, DELETED)]
+    rows = [sum(one.data_file.record_count for one in held if one.status == status) for status in (1, 0, 2)]
+    return ManifestFile("s3://bucket/m.avro", len(data), 0, 0, 9, 3, 77, *files, *rows)
+
+
+def _bare(entry: ManifestEntry) -> ManifestEntry:
+    """Without metrics, as a scan has it."""
+    file = entry.data_file
+    return replace(entry, data_file=DataFile(file.file_path, file.record_count, file.file_size_in_bytes))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(entries(), max_size=60), st.lists(entries(), max_size=2))
+def test_patterns_find_what_a_full_decoding_finds(first: list[ManifestEntry], repeated: list[ManifestEntry]) -> None:
+    held = [*first, *(repeated * 20), *first]
+    data = encode_manifest(held, schema=SCHEMA, spec=PartitionSpec())
+    manifest = _listed(data, held)
+    wanted = [_bare(entry) for entry in decode_manifest(data, manifest) if entry.status != DELETED]
+    assert live_files(data, manifest, Pruning()) == wanted
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(entries(), max_size=60), _long)
+def test_a_condition_leaves_every_file_whose_bounds_allow_it(held: list[ManifestEntry], value: int) -> None:
+    data = encode_manifest(held, schema=SCHEMA, spec=PartitionSpec())
+    kept = live_files(data, _listed(data, held), Pruning(bind(col("a") == value, SCHEMA, "t")))
+    wanted = [entry.data_file.file_path for entry in held if entry.status != DELETED and _may_hold(entry, value)]
+    assert [entry.data_file.file_path for entry in kept] == wanted
+
+
+def _may_hold(entry: ManifestEntry, value: int) -> bool:
+    file = entry.data_file
+    values, nulls = file.value_counts.get(1), file.null_value_counts.get(1)
+    if values is not None and nulls is not None and nulls >= values:
+        return False
+    low, high = (_number(bounds.get(1)) for bounds in (file.lower_bounds, file.upper_bounds))
+    return (low is None or low <= value) and (high is None or value <= high)
+
+
+def _number(bound: bytes | None) -> int | None:
+    return int.from_bytes(bound, "little", signed=True) if bound is not None and len(bound) in (4, 8) else None
+
+
+@pytest.mark.parametrize("at", [-40, -100, -200])
+def test_damage_behind_a_thousand_entries_is_found(at: int) -> None:
+    file = DataFile("s3://bucket/t/data/f.parquet", 5, 1000, value_counts={1: 5}, lower_bounds={1: b"\0" * 8})
+    held = [ManifestEntry(ADDED, None, None, None, file)] * 1000
+    data = bytearray(encode_manifest(held, schema=SCHEMA, spec=PartitionSpec()))
+    data[at] ^= 0x40
+    with pytest.raises(CorruptTableError, match=r"m\.avro"):
+        live_files(bytes(data), _listed(bytes(data), held), Pruning())
+
+
+def test_small_files_of_a_bucket_are_fetched_once(s3_config: S3Config) -> None:
+    table = Warehouse(S3Storage(s3_config)).create_table("t", SCHEMA)
+    for number in range(3):
+        table.append([{"a": number, "b": 0.5}])
+    small_files.clear()
+
+    def gets() -> int:
+        return table.metrics().requests["get"]
+
+    before = gets()
+    first = table.scan().to_arrow()
+    assert gets() - before >= 3
+    before = gets()
+    assert table.scan().to_arrow().equals(first)
+    assert gets() == before
+
+
+def test_a_cache_keeps_no_object_above_its_limit_and_no_more_than_its_size() -> None:
+    cache = ObjectCache(max_bytes=100, max_object=60)
+    storage = MemoryStorage("memory://cache")
+    sizes: dict[str, Any] = {"large": 61, "a": 60, "b": 40, "c": 1}
+    for key, size in sizes.items():
+        storage.put(key, bytes(size))
+        assert len(cache.get(storage, key)) == size
+    storage.delete(list(sizes))
+    assert [len(cache.get(storage, key)) for key in ("b", "c")] == [40, 1]
+    for key in ("large", "a"):
+        with pytest.raises(Exception, match=key):
+            cache.get(storage, key)
