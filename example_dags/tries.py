@@ -50,7 +50,7 @@ def logged(warehouse: Warehouse, attempt: Try) -> Iterator[Try]:
 
 
 def _append(warehouse: Warehouse, attempt: Try, started: datetime, state: State, error: BaseException | None) -> None:
-    from datashard_core.workflow_log import TABLE, log_row, workflow_log_schema
+    from datashard_core.workflow_log import log_row, open_log
 
     row = log_row(
         orchestrator=attempt.orchestrator,
@@ -66,5 +66,4 @@ def _append(warehouse: Warehouse, attempt: Try, started: datetime, state: State,
         error=error,
         host=platform.node(),
     )
-    table = warehouse.create_table(TABLE, workflow_log_schema(), if_exists="open")
-    table.append([row])
+    open_log(warehouse).append([row])

@@ -58,6 +58,9 @@ from datashard_core.storage.requests import (
 
 log = logging.getLogger(__name__)
 
+MERGES = 4
+"""Files that a commit writes if it merges manifests: data file, two manifests, manifest list."""
+
 Chores = Beside[Hint | None]
 """What follows a commit and can fail without harm: the hint, spent objects, id nodes."""
 
@@ -168,7 +171,7 @@ def carry(
     hint = Beside(read_hint()) if chores is None and _is_behind(state) else None
     if hint is not None:
         beside.append(hint)
-    old = due(state.body)
+    old = due(state.body) if len(puts) < MERGES else None  # a merge is enough for one commit
     sweep = Beside(look(target, state.body, old)) if old is not None else None
     for outcome in (yield from joined(puts, *beside, *([sweep] if sweep is not None else []))):
         value(outcome)

@@ -60,6 +60,18 @@ def young(
     return named
 
 
+def is_young(target: Target, location: str, file: DataFile, against: int) -> Steps[bool]:
+    """Whether a file is there, and may be named on top of a version as it is.
+
+    Raises:
+        StorageError: that could not be learnt.
+    """
+    newest, info = yield (Head(version_key(against)), Head(key_of(file.file_path, location, target.root)))
+    if isinstance(info, ObjectNotFoundError):
+        return False
+    return bool(value(newest).last_modified - value(info).last_modified < YOUNG)
+
+
 def _copied(target: Target, location: str, file: DataFile) -> Steps[DataFile | DataShardError]:
     outcomes = yield (Get(key_of(file.file_path, location, target.root)), Unique())
     if isinstance(outcomes[0], DataShardError):

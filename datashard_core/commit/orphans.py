@@ -17,24 +17,20 @@ from msgspec import Struct
 
 from datashard_core.commit.deferred import staged_names
 from datashard_core.commit.lifecycle import list_all
-from datashard_core.commit.lookup import look_up
+from datashard_core.commit.own_version import create, landed, newest, pause
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.pointer import find_current, move_hint
 from datashard_core.commit.staging import UnreadableBodyError, described_files
-from datashard_core.commit.state import Seen, Target, settle
+from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.updates import next_version
 from datashard_core.commit.version import VersionBody, version_key
-from datashard_core.errors import CommitTimeoutError, CorruptTableError, UnsupportedTableError
+from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
-from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError
+from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError
 from datashard_core.storage.requests import (
     Delete,
     Get,
     Head,
     Now,
-    PutIfAbsent,
-    Random,
-    Sleep,
     Steps,
     Unique,
     ask,
@@ -139,25 +135,25 @@ def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: flo
     tried: dict[int, list[ObjectInfo]] = {}
     while True:
         described = yield from _described(target)  # before the version is read: what it carries it names
-        found = yield from find_current(target.root, state.body if state is not None else None)
-        state = settle(found, state, target)
-        fence = yield from _landed(target, state, commit_id, tried)
-        if fence is not None:
-            removed = yield from _delete(tried[fence], fence, grace)
-            return removed, state
+        state = yield from newest(target, state)
+        if tried:
+            fence = yield from landed(target, state, commit_id, min(tried) - 1)
+            if fence is not None:
+                return (yield from _delete(tried[fence], fence, grace)), state
         doomed = yield from _unreachable(target, reach, state, listed, described)
         if doomed is None:
             continue  # it was not the newest version any more
         if not doomed:
             return Removed(0, 0, 0, None), state
-        version = state.body.version + 1
-        tried[version] = doomed
-        made = yield from _fence(state, commit_id)
+        tried[state.body.version + 1] = doomed
+        made = yield from _fence(target, state, commit_id)
         if made is not None:
-            hint = yield from move_hint(version, state.hint, target.root)
-            removed = yield from _delete(doomed, version, grace)
-            return removed, Seen(made, state.manifests, hint, state.known)
-        yield from _pause(target, begun.monotonic + timeout)
+            return (yield from _delete(doomed, made.body.version, grace)), made
+        yield from pause(
+            begun.monotonic + timeout,
+            f"table {target.name}: others were always faster with the next version, and orphans are removed only "
+            "after one of one's own. Nothing was deleted: call again when fewer are writing, or with a longer timeout.",
+        )
 
 
 def _candidates() -> Steps[list[ObjectInfo]]:
@@ -195,8 +191,7 @@ def _unreachable(
         keys = {info.key for info in listed}
         yield from _check_there(target, sorted(live - keys))
     except _StaleError:
-        found = yield from find_current(target.root, state.body)
-        if found is not None and found.newest.version > state.body.version:
+        if (yield from newest(target, state)).body.version > state.body.version:
             return None  # what it named has expired under us
         raise
     except UnsupportedTableError as error:
@@ -217,25 +212,11 @@ def _check_there(target: Target, keys: Sequence[str]) -> Steps[None]:
             value(outcome)
 
 
-def _fence(state: Seen, commit_id: str) -> Steps[VersionBody | None]:
+def _fence(target: Target, state: Seen, commit_id: str) -> Steps[Seen | None]:
     """Try to commit a version in which nothing changes; None: that is not known, or another was faster."""
     now, unique = yield from each((Now(), Unique()))
     prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
-    outcomes = yield (PutIfAbsent(version_key(prepared.version), prepared.data),)
-    if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
-        return None
-    value(outcomes[0])
-    return prepared.body
-
-
-def _landed(target: Target, state: Seen, commit_id: str, tried: Mapping[int, Any]) -> Steps[int | None]:
-    """The version that turned out to be our fence, though its reply was lost."""
-    if not tried:
-        return None
-    words = yield from look_up(
-        frozenset({commit_id}), state.body, above=min(tried) - 1, bodies={}, history=target.history
-    )
-    return words[commit_id].version if commit_id in words else None
+    return (yield from create(target, state, prepared))
 
 
 def _delete(doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Steps[Removed]:
@@ -245,13 +226,3 @@ def _delete(doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Steps[Rem
     for start in range(0, len(old), DELETE_BATCH):
         yield from ask(Delete(tuple(info.key for info in old[start : start + DELETE_BATCH])))
     return Removed(len(old), sum(info.size for info in old), len(doomed) - len(old), fence)
-
-
-def _pause(target: Target, deadline: float) -> Steps[None]:
-    fraction, now = yield from each((Random(), Now()))
-    if now.monotonic > deadline:
-        raise CommitTimeoutError(
-            f"table {target.name}: others were always faster with the next version, and orphans are removed only "
-            "after one of one's own. Nothing was deleted: call again when fewer are writing, or with a longer timeout."
-        )
-    yield from ask(Sleep(fraction * LONGEST_PAUSE))

@@ -28,6 +28,7 @@ MAX_PREVIOUS = "write.metadata.previous-versions-max"
 MERGE = "commit.manifest-merge.enabled"
 MIN_TO_MERGE = "commit.manifest.min-count-to-merge"
 MANIFEST_BYTES = "commit.manifest.target-size-bytes"
+AUTO_COMPACT = "datashard.auto-compact"
 ID_RETENTION = "datashard.append-id.retention"
 
 
@@ -39,12 +40,14 @@ class Settings(Struct, frozen=True):
         merge: whether appends merge manifests.
         min_to_merge: how many manifests of one tier begin a merge.
         manifest_bytes: manifests of that size are not merged any more.
+        auto_compact: whether appends compact small data files now and then.
     """
 
     retention: Retention
     merge: bool
     min_to_merge: int
     manifest_bytes: int
+    auto_compact: bool
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:
@@ -70,8 +73,9 @@ _PROPERTIES: dict[str, tuple[Callable[[str], Any], Any]] = {
     MERGE: (_switch, True),
     MIN_TO_MERGE: (_at_least(2), 8),
     MANIFEST_BYTES: (_at_least(1024), 8 * 2**20),
+    AUTO_COMPACT: (_switch, False),
 }
-_KNOWN = frozenset({MAX_SNAPSHOTS, ID_RETENTION})
+_KNOWN = frozenset({MAX_SNAPSHOTS, AUTO_COMPACT, ID_RETENTION})
 """Properties of our own that a user may set."""
 
 
@@ -89,6 +93,7 @@ def settings_of(properties: Mapping[str, str]) -> Settings:
         merge=values[MERGE],
         min_to_merge=values[MIN_TO_MERGE],
         manifest_bytes=values[MANIFEST_BYTES],
+        auto_compact=values[AUTO_COMPACT],
     )
 
 

@@ -1,4 +1,4 @@
-"""Old versions become tombstones, a few in every third commit; what only they named goes with them.
+"""Old versions become tombstones, a few in every second commit; what only they named goes with them.
 
 A version's name stays taken for ever, but of a version that is long superseded nobody needs the body.
 Every condition below has to hold before one is replaced; ``docs/design/maintenance.md`` tells what
@@ -43,9 +43,9 @@ AGE = 7 * 24 * 3600.0
 """Seconds that a version stays readable: catalogs may have registered it, somebody may be reading it."""
 KEPT = 3 * BLOCK
 """The newest versions are never touched, however slowly they follow each other."""
-EVERY = 3
+EVERY = 2
 GROUP = 4
-"""So many versions in every third commit: a third more than are made meanwhile, so it catches up."""
+"""So many versions in every second commit: more than are made meanwhile, so it catches up."""
 SMALL = 512
 """A tombstone has fewer bytes than that, the metadata of a table more."""
 PROBES = 8

@@ -132,6 +132,44 @@ def append_summary(
     return summary
 
 
+def replace_summary(
+    parent: Snapshot | None,
+    gone: Sequence[DataFile],
+    new: Sequence[DataFile],
+    *,
+    parent_totals: Mapping[str, int] | None = None,
+) -> dict[str, str]:
+    """The summary of a commit that writes the rows of some files into others.
+
+    Args:
+        parent: the snapshot before.
+        gone: the files whose rows were written again.
+        new: the files that hold them now.
+        parent_totals: as for :func:`append_summary`.
+    """
+    sizes = [sum(file.file_size_in_bytes for file in files) for files in (gone, new)]
+    rows = [sum(file.record_count for file in files) for files in (gone, new)]
+    change = {
+        "total-records": rows[1] - rows[0],
+        "total-data-files": len(new) - len(gone),
+        "total-files-size": sizes[1] - sizes[0],
+    }
+    summary = {
+        "operation": "replace",
+        "added-data-files": str(len(new)),
+        "deleted-data-files": str(len(gone)),
+        "added-records": str(rows[1]),
+        "deleted-records": str(rows[0]),
+        "added-files-size": str(sizes[1]),
+        "removed-files-size": str(sizes[0]),
+    }
+    for key in TOTALS:
+        before = _total(parent, key, parent_totals or {})
+        if before is not None:
+            summary[key] = str(before + change.get(key, 0))
+    return summary
+
+
 def _total(parent: Snapshot | None, key: str, known: Mapping[str, int]) -> int | None:
     if parent is None:
         return 0

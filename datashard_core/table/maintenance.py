@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from datetime import timedelta
 
 from msgspec import Struct
 
 from datashard_core.clock import Clock
+from datashard_core.commit.compact import compact, compact_after_append, due
 from datashard_core.commit.fresh import SHORTEST_GRACE
 from datashard_core.commit.orphans import remove_orphans
 from datashard_core.commit.state import Seen, Target
-from datashard_core.errors import ConfigurationError
+from datashard_core.errors import ConfigurationError, DataShardError
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import run
 
+log = logging.getLogger(__name__)
+
 GRACE = timedelta(hours=24)
+MAX_BYTES = 2**30
 TIMEOUT = 600.0
 
 
@@ -33,6 +38,20 @@ class RemovedOrphans(Struct, frozen=True):
     too_young: int
 
 
+class CompactedFiles(Struct, frozen=True):
+    """What :meth:`Maintenance.compact` did.
+
+    Attributes:
+        files: small files whose rows were written again.
+        bytes: their bytes.
+        new_files: the files that hold those rows now.
+    """
+
+    files: int
+    bytes: int
+    new_files: int
+
+
 class Maintenance(ABC):
     """The upkeep of a table, as part of :class:`~datashard_core.table.table.Table`."""
 
@@ -41,6 +60,8 @@ class Maintenance(ABC):
     _name: str
     _target: Target
     _seen: Seen
+    _appended: Seen | None
+    """The version that the last append of this object created, and that nobody has looked at for compaction."""
 
     @abstractmethod
     def _learn(self, seen: Seen) -> None:
@@ -77,3 +98,39 @@ class Maintenance(ABC):
         removed, seen = run(steps, self._storage, self._clock)
         self._learn(seen)
         return RemovedOrphans(removed.files, removed.size, removed.too_young)
+
+    def compact(self, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> CompactedFiles:
+        """Write the rows of small data files into fewer, larger ones; the table's rows stay what they are.
+
+        Safe beside appends, and beside deletes of other engines: what is not live any more when the new
+        file is to be committed is not brought back. Small are files up to 16 MB; they become files of
+        128 MB at most. The old files stay for readers of older snapshots, until :meth:`remove_orphans`.
+
+        Args:
+            max_bytes: after so many bytes read nothing further is begun.
+            timeout: seconds after which it gives up if others are always faster with the next version.
+
+        Raises:
+            UnsupportedTableError: the table has row-level deletes of another engine.
+            CommitTimeoutError: it could not commit in time. What was compacted before stays so.
+            CorruptTableError: a data file cannot be read. Nothing was lost.
+            StorageError: the store failed.
+
+        Example:
+            >>> table.compact().new_files
+            1
+        """
+        done, seen = run(compact(self._target, self._seen, max_bytes, timeout), self._storage, self._clock)
+        self._learn(seen)
+        return CompactedFiles(done.files, done.size, done.new_files)
+
+    def _compact_if_due(self) -> None:
+        """After an append, in tables with ``datashard.auto-compact``: one small compaction where one is due."""
+        appended, self._appended = self._appended, None
+        if appended is None or appended.body.version != self._seen.body.version or not due(appended):
+            return
+        try:
+            self._learn(run(compact_after_append(self._target, appended), self._storage, self._clock))
+        except DataShardError as error:
+            # The append is committed; its files stay small until the next compaction.
+            log.info("table %s: small files were not compacted: %s", self._name, error)

@@ -70,6 +70,7 @@ class Table(Maintenance):
         self._name = name
         self._seen = seen
         self._clock = clock
+        self._appended = None
         self._lock = threading.Lock()
         self._shared = shared or SharedCommits()
         self._target = Target(storage.root, name, seen.body.table.table_uuid)
@@ -164,6 +165,7 @@ class Table(Maintenance):
             done = self._defer(item, seen, timeout)
         else:
             done = self._shared.append(item, timeout, self._commit, self._name)
+            self._compact_if_due()
         return AppendResult(
             table=self._name,
             version=done.version if done is not None else None,
@@ -381,6 +383,7 @@ class Table(Maintenance):
         results, seen = run(append(items, self._target, self._seen, timeout), self._storage, self._clock)
         if seen is not None:
             self._learn(seen)
+            self._appended = seen
         return results
 
     def _learn(self, seen: Seen) -> None:

@@ -14,9 +14,14 @@ from datashard_core.errors import InvalidRecordsError
 
 if TYPE_CHECKING:
     from datashard_core.format.schema import Schema
+    from datashard_core.table.table import Table
+    from datashard_core.table.warehouse import Warehouse
 
 TABLE = "workflow_log"
 """The usual name of the table."""
+
+PROPERTIES: Mapping[str, str] = {"datashard.auto-compact": "true"}
+"""Properties that a log is made with: many append a row or two, so small files are compacted now and then."""
 
 State = Literal["success", "failed", "skipped", "canceled", "crashed"]
 STATES: tuple[State, ...] = ("success", "failed", "skipped", "canceled", "crashed")
@@ -47,12 +52,29 @@ def workflow_log_schema() -> Schema:
     """The schema of a workflow log.
 
     Example:
-        >>> warehouse.create_table("workflow_log", workflow_log_schema(), if_exists="open")
-        <Table workflow_log version 0 at file:///srv/warehouse/workflow_log>
+        >>> workflow_log_schema().find(7).name
+        'state'
     """
     from datashard_core.format.schema import Schema
 
     return Schema(schema_id=0, fields=_FIELDS)
+
+
+def open_log(warehouse: Warehouse, name: str = TABLE) -> Table:
+    """Open a workflow log, and make it first where there is none.
+
+    Args:
+        warehouse: where it is.
+        name: name of the table.
+
+    Raises:
+        TableExistsError: there is a table of that name with other fields.
+
+    Example:
+        >>> open_log(warehouse)
+        <Table workflow_log version 0 at file:///srv/warehouse/workflow_log>
+    """
+    return warehouse.create_table(name, workflow_log_schema(), if_exists="open", properties=PROPERTIES)
 
 
 def log_row(

@@ -232,11 +232,11 @@ def test_a_fence_that_lost_its_race_or_its_reply(
     real = orphans._fence
     tries: list[int] = []
 
-    def fence(state: Any, commit_id: str) -> Iterator[Any]:
+    def fence(target: Any, state: Any, commit_id: str) -> Iterator[Any]:
         tries.append(state.body.version)
         if len(tries) == 1 and answer == "taken":
             table.append([{"n": 50}])
-        made = yield from real(state, commit_id)
+        made = yield from real(target, state, commit_id)
         return None if len(tries) == 1 else made
 
     monkeypatch.setattr(orphans, "_fence", fence)

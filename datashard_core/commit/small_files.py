@@ -1,0 +1,145 @@
+"""Which small data files are to become one, and what the table's files are afterwards. Pure.
+
+Files are compacted within their tier, the power of eight in their number of rows, like manifests: so a
+row is written again once for each tier, however many appends there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from datashard_core.commit.merge import FAN_IN, Entries, as_existing, tier
+from datashard_core.commit.updates import NewManifest, manifest_of, snapshot_id_from
+from datashard_core.errors import CorruptTableError
+from datashard_core.format.data_file import DataFile
+from datashard_core.format.manifest import ADDED, DELETED, ManifestEntry, ManifestFile
+from datashard_core.format.projection import project, with_ids
+from datashard_core.format.schema import Schema
+from datashard_core.format.table_metadata import TableMetadata
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Budget(Struct, frozen=True):
+    """What one compaction may read and write at most.
+
+    Attributes:
+        files: how many files.
+        size: their bytes together.
+        at_least: fewer files are not worth it.
+        tiers: take files of one tier only.
+    """
+
+    files: int
+    size: int
+    at_least: int
+    tiers: bool
+
+    @property
+    def small(self) -> int:
+        """Bytes up to which a file counts as small: as many of them as one manifest merges fit in."""
+        return self.size // FAN_IN
+
+
+AFTER_APPEND = Budget(files=2 * FAN_IN, size=16 * 2**20, at_least=FAN_IN, tiers=True)
+CALLED_FOR = Budget(files=256, size=128 * 2**20, at_least=2, tiers=False)
+
+
+def chosen(entries: Iterable[ManifestEntry], table: TableMetadata, budget: Budget) -> tuple[DataFile, ...]:
+    """The files that should become one, in the order of the entries; none where too few are small."""
+    tiers: dict[int, list[DataFile]] = {}
+    for entry in entries:
+        file = entry.data_file
+        if entry.status != DELETED and file.file_size_in_bytes <= budget.small and _is_plain(file, table):
+            tiers.setdefault(tier(file.record_count, FAN_IN) if budget.tiers else 0, []).append(file)
+    for place in sorted(tiers):
+        if len(tiers[place]) >= budget.at_least:
+            return _within(tiers[place], budget)
+    return ()
+
+
+def _is_plain(file: DataFile, table: TableMetadata) -> bool:
+    """Whether a file can be written again by this library as it is: rows, in Parquet, without partitions."""
+    return (
+        file.content == 0
+        and file.file_format == "PARQUET"
+        and not file.partition
+        and file.spec_id == table.spec.spec_id
+        and not table.spec.fields
+    )
+
+
+def _within(files: Sequence[DataFile], budget: Budget) -> tuple[DataFile, ...]:
+    taken: list[DataFile] = []
+    room = budget.size
+    for file in files[: budget.files]:
+        room -= file.file_size_in_bytes
+        if room < 0:
+            break
+        taken.append(file)
+    return tuple(taken)
+
+
+def rows_of(data: bytes, file: DataFile, schema: Schema, where: str) -> pa.Table:
+    """The rows of a small data file in the form of the table's schema.
+
+    Raises:
+        CorruptTableError: the file is damaged, or holds another number of rows than its manifest says.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as parquet:
+            rows = parquet.read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptTableError(f"{where} is not readable ({error}): restore it. Nothing was compacted.") from error
+    if rows.num_rows != file.record_count:
+        raise CorruptTableError(
+            f"{where} holds {rows.num_rows} rows, and its manifest says {file.record_count}. Nothing was compacted."
+        )
+    return project(pa.table(rows.columns, schema=with_ids(rows.schema, schema)), schema.to_arrow(), where)
+
+
+def rewritten(
+    unique: str,
+    table: TableMetadata,
+    holders: Sequence[tuple[ManifestFile, Entries]],
+    sources: Sequence[DataFile],
+    new: DataFile,
+) -> NewManifest | None:
+    """The manifest in the place of those that hold the sources.
+
+    It lists the sources as deleted, the new file as added, and what else they held as existing.
+
+    Args:
+        unique: 32 fresh hexadecimal characters, for its name and the snapshot's id.
+        table: the version that is built on.
+        holders: manifests of that version that hold sources, with their entries.
+        sources: the files that were read.
+        new: the file that holds their rows.
+
+    Returns:
+        None if a source is not live any more.
+    """
+    left = {file.file_path for file in sources}
+    snapshot_id = snapshot_id_from(unique)
+    entries: list[ManifestEntry] = []
+    added = ManifestEntry(ADDED, snapshot_id, None, None, new)
+    for _, held in holders:
+        for entry in held:
+            if entry.status == DELETED:
+                continue
+            if entry.data_file.file_path not in left:
+                entries.append(as_existing(entry))
+                continue
+            if len(left) == len(sources):
+                entries.append(added)  # where the first of them was
+            left.discard(entry.data_file.file_path)
+            entries.append(replace(entry, status=DELETED, snapshot_id=snapshot_id))
+    return None if left else manifest_of(unique, snapshot_id, entries, table.schema, table.spec)
