@@ -306,5 +306,5 @@ def test_a_workflow_log_is_made_with_it() -> None:
     warehouse = Warehouse(MemoryStorage())
     assert open_log(warehouse).properties["datashard.auto-compact"] == "true"
     assert open_log(warehouse).version == 0
-    with pytest.raises(ds.ConfigurationError, match="datashard.auto-compact='perhaps' has to be 'true' or 'false'"):
+    with pytest.raises(ds.ConfigurationError, match=r"datashard\.auto-compact='perhaps' has to be 'true' or 'false'"):
         warehouse.create_table("t", SCHEMA, properties={"datashard.auto-compact": "perhaps"})
