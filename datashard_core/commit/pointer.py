@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 MAX_STRIDE = 16
 MAX_GALLOP = 2**12
 HINT_TRIES = 5
-_VERSION_NAME = re.compile(r"metadata/v(\d+)\.metadata\.json")
+VERSION_NAME = re.compile(r"metadata/v(\d+)\.metadata\.json")
 
 
 class Hint(Struct, frozen=True):
@@ -189,7 +189,7 @@ def _highest_listed() -> Steps[int | None]:
     while True:
         page = yield from ask(ListPage("metadata/v", after))
         for info in page:
-            match = _VERSION_NAME.fullmatch(info.key)
+            match = VERSION_NAME.fullmatch(info.key)
             if match is not None:
                 highest = max(int(match[1]), highest if highest is not None else 0)
         if len(page) < 1000:

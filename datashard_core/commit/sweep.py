@@ -22,10 +22,12 @@ from msgspec.structs import replace
 
 from datashard_core.commit import nodes
 from datashard_core.commit.history import told
+from datashard_core.commit.lifecycle import list_all
 from datashard_core.commit.lookup import make_node
 from datashard_core.commit.names import BLOCK
 from datashard_core.commit.nodes import NodeName
 from datashard_core.commit.paths import key_of
+from datashard_core.commit.pointer import VERSION_NAME
 from datashard_core.commit.state import Target
 from datashard_core.commit.updates import NextVersion
 from datashard_core.commit.version import VersionBody, parse_version, tombstone, version_key
@@ -85,7 +87,7 @@ def due(parent: VersionBody) -> range | None:
     mark = _mark_of(parent)
     if parent.table.last_updated_ms < mark.after:
         return None
-    group = range(mark.next, min(mark.next + GROUP - mark.next % GROUP, mark.next - mark.next % BLOCK + BLOCK))
+    group = range(mark.next, min(mark.next + GROUP - mark.next % GROUP, _block_end(mark.next)))
     return group if group and may_go(group, parent) else None
 
 
@@ -98,9 +100,14 @@ def _mark_of(body: VersionBody) -> _Mark:
     return _Mark(max(mark.next, body.first), mark.after)
 
 
+def _block_end(version: int) -> int:
+    """The version after the block whose names one node of the lowest level holds."""
+    return version - version % BLOCK + BLOCK
+
+
 def may_go(group: Sequence[int], newest: VersionBody) -> bool:
     """Whether versions are far enough behind, and have left the metadata log."""
-    if group[-1] > newest.version - KEPT or group[0] < newest.first:
+    if group[-1] > newest.version - KEPT or _block_end(group[-1]) > newest.version or group[0] < newest.first:
         return False
     logged = {str(entry.get("metadata-file", "")).rpartition("/")[2] for entry in newest.table.metadata_log}
     return not logged & {version_key(version).rpartition("/")[2] for version in group}
@@ -118,7 +125,7 @@ def look(target: Target, newest: VersionBody, group: Sequence[int]) -> Steps[Swe
         StorageError: something could not be read; nothing is replaced then.
     """
     last = group[-1]
-    node = nodes.due_after(last - last % BLOCK + BLOCK)[-1]  # the one that look-ups will ask
+    node = nodes.due_after(_block_end(last))[-1]  # the one that look-ups will ask
     requests: list[Request] = [
         Get(version_key(last)),
         Head(version_key(newest.version)),
@@ -210,15 +217,15 @@ def bury(target: Target, sweep: Sweep, newest: VersionBody) -> Steps[int]:
     Args:
         target: the table.
         sweep: what :func:`look` has found.
-        newest: a version that was created after that look, by us, and so builds on the one that was current then.
+        newest: a version that came after those, the newest known. Later ones build on it.
 
     Returns:
         How many versions became tombstones. What fails is logged, and left to ``maintain()``.
     """
-    if sweep.last is None:
+    if sweep.last is None or not sweep.versions:
         return 0
     try:
-        files = yield from _superseded(target, sweep.last, newest.table)
+        files = yield from _superseded(target, sweep.last, newest.table, 2 * len(sweep.versions))
     except DataShardError as error:
         log.info("table %s: files of old versions are left to maintain(): %s", target.name, error)
         files = []
@@ -237,7 +244,7 @@ def bury(target: Target, sweep: Sweep, newest: VersionBody) -> Steps[int]:
     return buried
 
 
-def _superseded(target: Target, old: VersionBody, newest: TableMetadata) -> Steps[list[str]]:
+def _superseded(target: Target, old: VersionBody, newest: TableMetadata, most: int) -> Steps[list[str]]:
     """Keys of the manifest lists and manifests of an old version that no snapshot kept can name.
 
     A later version keeps snapshots of its parent and adds new ones with new lists, so what has expired
@@ -248,7 +255,7 @@ def _superseded(target: Target, old: VersionBody, newest: TableMetadata) -> Step
     kept, location = newest.snapshots, newest.location
     lists = {key_of(snapshot.manifest_list, location, target.root) for snapshot in kept}
     expired = [one for one in old.table.snapshots if _key(one, old, target) not in lists]
-    doomed = [_key(one, old, target) for one in expired[-2 * GROUP :]]
+    doomed = [_key(one, old, target) for one in expired[-most:]]
     current = old.table.current_snapshot
     if current in expired and _is_line(kept) and current.sequence_number < kept[0].sequence_number:
         theirs, ours = yield (Get(_key(current, old, target)), Get(_key(kept[0], old, target)))
@@ -271,3 +278,31 @@ def _is_line(snapshots: Sequence[Snapshot]) -> bool:
     return bool(snapshots) and all(
         after.parent_snapshot_id == before.snapshot_id for before, after in pairwise(snapshots)
     )
+
+
+def sweep_all(target: Target, newest: VersionBody) -> Steps[int]:
+    """Look at every version that is no tombstone yet, also at those that a dying process left as they were.
+
+    For maintenance alone: it lists the versions.
+
+    Returns:
+        How many versions became tombstones.
+
+    Raises:
+        StorageError: something could not be read.
+    """
+    blocks: dict[int, list[int]] = {}
+    for info in (yield from list_all("metadata/v")):
+        match = VERSION_NAME.fullmatch(info.key)
+        if match is not None and info.size > SMALL and may_go([int(match[1])], newest):
+            blocks.setdefault(int(match[1]) // BLOCK, []).append(int(match[1]))
+    buried = 0
+    for block in sorted(blocks):
+        group = sorted(blocks[block])
+        found = yield from look(target, newest, group)
+        if found.last is None and found.mark.next == group[0] and not found.mark.after:
+            found = yield from look(target, newest, group)  # its node was missing, and is made now
+        if found.mark.after:
+            break  # too young, like all that follow
+        buried += yield from bury(target, found, newest)
+    return buried

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
 from datashard_core.clock import Clock
 from datashard_core.commit.compact import compact, compact_after_append, due
+from datashard_core.commit.deferred import flush
+from datashard_core.commit.expire import expire
 from datashard_core.commit.fresh import SHORTEST_GRACE
 from datashard_core.commit.orphans import remove_orphans
 from datashard_core.commit.state import Seen, Target
-from datashard_core.errors import ConfigurationError, DataShardError
+from datashard_core.commit.sweep import sweep_all
+from datashard_core.errors import ConfigurationError, DataShardError, UnsupportedTableError
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import run
 
@@ -50,6 +53,22 @@ class CompactedFiles(Struct, frozen=True):
     files: int
     bytes: int
     new_files: int
+
+
+class Maintained(Struct, frozen=True):
+    """What :meth:`Maintenance.maintain` did.
+
+    Attributes:
+        expired_snapshots: snapshots that are kept no more.
+        compacted: what was compacted; None where another engine's row-level deletes stand in the way.
+        tombstones: old versions that are kept by name only from now on.
+        orphans: files that were deleted.
+    """
+
+    expired_snapshots: int
+    compacted: CompactedFiles | None
+    tombstones: int
+    orphans: RemovedOrphans
 
 
 class Maintenance(ABC):
@@ -89,11 +108,7 @@ class Maintenance(ABC):
             >>> table.remove_orphans(grace=timedelta(hours=48)).files
             3
         """
-        if grace.total_seconds() < SHORTEST_GRACE:
-            raise ConfigurationError(
-                f"grace={grace!r} is too short: pass {timedelta(seconds=SHORTEST_GRACE)!r} or more. Appends that are "
-                "under way count on it."
-            )
+        self._check_grace(grace)
         steps = remove_orphans(self._target, self._seen, grace.total_seconds(), timeout)
         removed, seen = run(steps, self._storage, self._clock)
         self._learn(seen)
@@ -124,6 +139,78 @@ class Maintenance(ABC):
         self._learn(seen)
         return CompactedFiles(done.files, done.size, done.new_files)
 
+    def expire_snapshots(
+        self, older_than: datetime | None = None, retain_last: int | None = None, timeout: float = TIMEOUT
+    ) -> int:
+        """Keep fewer snapshots. Every commit does that by the table's properties; this does it at once.
+
+        Rows stay what they are. A snapshot that a branch or tag leads to is kept. The files that only
+        expired snapshots named stay until :meth:`remove_orphans`.
+
+        Args:
+            older_than: snapshots made before that time go (a naive time counts as UTC); None: as
+                ``history.expire.max-snapshot-age-ms`` asks.
+            retain_last: so many of the newest stay however old they are, one at least; None: as
+                ``history.expire.min-snapshots-to-keep`` asks.
+            timeout: seconds after which it gives up if others are always faster with the next version.
+
+        Returns:
+            How many went; with 0 nothing was committed.
+
+        Raises:
+            ConfigurationError: ``retain_last`` is less than 1.
+            CommitTimeoutError: it could not commit in time.
+            StorageError: the store failed.
+
+        Example:
+            >>> table.expire_snapshots(older_than=datetime(2026, 11, 1), retain_last=1)
+            17
+        """
+        if retain_last is not None and retain_last < 1:
+            raise ConfigurationError(
+                f"retain_last={retain_last!r}: the current snapshot is always kept; pass 1 or more"
+            )
+        before = None if older_than is None else int(_utc(older_than).timestamp() * 1000)
+        steps = expire(self._target, self._seen, before, retain_last, timeout)
+        gone, seen = run(steps, self._storage, self._clock)
+        self._learn(seen)
+        return gone
+
+    def maintain(self, grace: timedelta = GRACE, timeout: float = TIMEOUT) -> Maintained:
+        """Do all upkeep that is due, at once: for a quiet hour, once a day or never.
+
+        Commits deferred appends, expires snapshots as the properties ask, compacts small files, turns old
+        versions into tombstones, and removes orphans.
+
+        Args:
+            grace: as for :meth:`remove_orphans`.
+            timeout: seconds for each of these.
+
+        Raises:
+            DataShardError: as the methods named say. What was done before stays done.
+
+        Example:
+            >>> table.maintain().orphans.files
+            3
+        """
+        self._check_grace(grace)
+        self._learn(run(flush(self._target, self._seen, timeout), self._storage, self._clock))
+        expired = self.expire_snapshots(timeout=timeout)
+        try:
+            compacted = self.compact(timeout=timeout)
+        except UnsupportedTableError as error:
+            log.info("table %s: not compacted: %s", self._name, error)
+            compacted = None
+        tombstones = run(sweep_all(self._target, self._seen.body), self._storage, self._clock)
+        return Maintained(expired, compacted, tombstones, self.remove_orphans(grace, timeout))
+
+    def _check_grace(self, grace: timedelta) -> None:
+        if grace.total_seconds() < SHORTEST_GRACE:
+            raise ConfigurationError(
+                f"grace={grace!r} is too short: pass {timedelta(seconds=SHORTEST_GRACE)!r} or more. Appends that are "
+                "under way count on it."
+            )
+
     def _compact_if_due(self) -> None:
         """After an append, in tables with ``datashard.auto-compact``: one small compaction where one is due."""
         appended, self._appended = self._appended, None
@@ -134,3 +221,7 @@ class Maintenance(ABC):
         except DataShardError as error:
             # The append is committed; its files stay small until the next compaction.
             log.info("table %s: small files were not compacted: %s", self._name, error)
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
