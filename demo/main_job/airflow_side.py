@@ -67,6 +67,8 @@ class Airflow:
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            # Two cores may be busy: five seconds, Airflow's own, are then not enough, and a task is lost.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": str(_ANSWER_SECONDS),
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         }
 

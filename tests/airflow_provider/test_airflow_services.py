@@ -123,6 +123,8 @@ class Services:
             "CORE__TEST_CONNECTION": "Enabled",
             "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "USAGE_DATA_COLLECTION__ENABLED": "False",
+            # Two cores may be busy: five seconds, Airflow's own, are then not enough, and a task is lost.
+            "WORKERS__EXECUTION_API_TIMEOUT": "60",
             "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         }
         inherited = {
@@ -208,8 +210,14 @@ class Services:
         return answer["status"], answer["message"]
 
     def logs(self) -> str:
-        texts = [*self.home.glob("*.txt"), *self.home.glob("logs/dag_id=*/**/*.log")]
-        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in texts)
+        """The end of each log, and before it the lines that tell of trouble."""
+        found = []
+        for path in [*self.home.glob("*.txt"), *self.home.glob("logs/dag_id=*/**/*.log")]:
+            text = path.read_text(errors="replace")
+            trouble = [line[:2000] for line in text.splitlines() if re.search(r"error|warning|critical|killed", line)]
+            name = path.relative_to(self.home)
+            found.append("\n".join([f"== {name}", *trouble[-20:], "...", text[-1500:]]))
+        return "\n".join(found)
 
     def _healthy(self) -> bool:
         try:

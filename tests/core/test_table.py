@@ -273,20 +273,20 @@ def test_a_manifest_that_cannot_be_read_stops_the_append(any_warehouse: Warehous
     assert table.append(ROWS).version == 2
 
 
-@pytest.mark.parametrize("hint", [None, b"", b"rubbish", b"0", b"17"])
-def test_a_hint_is_only_a_hint(any_warehouse: Warehouse, any_storage: Storage, hint: bytes | None) -> None:
+def test_a_hint_is_only_a_hint(any_warehouse: Warehouse, any_storage: Storage) -> None:
     table = any_warehouse.create_table("t", EVENTS)
     for number in range(40):
         table.append([{"user_id": number}])
     key = "t/metadata/version-hint.text"
-    assert any_storage.get(key).body == b"40"
-    any_storage.delete([key])
-    if hint is not None:
-        any_storage.put(key, hint)
-    found = any_warehouse.load_table("t")
-    assert (found.version, found.count()) == (40, 40)
-    found.append([{"user_id": 99}])
-    assert any_storage.get(key).body == b"41"
+    for version, hint in enumerate([None, b"", b"rubbish", b"0", b"17"], 40):
+        assert any_storage.get(key).body == b"%d" % version
+        any_storage.delete([key])
+        if hint is not None:
+            any_storage.put(key, hint)
+        found = any_warehouse.load_table("t")
+        assert (found.version, found.count()) == (version, version), hint
+        found.append([{"user_id": 99}])
+    assert any_storage.get(key).body == b"45"
 
 
 def test_a_newer_protocol_is_refused_by_name(any_warehouse: Warehouse) -> None:

@@ -35,7 +35,7 @@ class TestBlockStandards(BlockStandardTestSuite):
     def test_has_a_documentation_url(self, block: type[Block]) -> None:
         """The documentation is in the package: there is no page to point to yet."""
         assert block._documentation_url is None
-        assert "retried appends nothing twice" in (block.get_description() or "")
+        assert "retried appends nothing twice" in (block.__doc__ or "")
 
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         """A logo has to come over http; without one Prefect shows its own."""
@@ -214,6 +214,22 @@ def test_the_schema_names_the_nested_blocks() -> None:
     assert {"access_key", "secret_key", "session_token", "credentials.aws_secret_access_key"} <= set(
         schema["secret_fields"]
     )
+
+
+def test_what_a_form_leaves_empty_counts_as_nothing() -> None:
+    sent = {"bucket": "b", "prefix": "", "access_key": "a", "secret_key": "s", "credentials": {}, "folder": " "}
+    block = DataShardBlock(**sent)
+    assert (block.prefix, block.credentials, block.folder) == (None, None, None)
+    assert block.get_config() == S3Config("b", access_key="a", secret_key="s")
+
+
+def test_forms_ask_for_text_where_a_field_may_stay_empty() -> None:
+    properties = DataShardBlock.model_json_schema()["properties"]
+    assert {name for name, shown in properties.items() if "anyOf" in shown} == {"credentials", "verify_tls"}
+    assert properties["bucket"]["type"] == properties["folder"]["type"] == "string"
+    assert (properties["secret_key"]["format"], properties["secret_key"]["writeOnly"]) == ("password", True)
+    assert properties["sse"]["enum"] == ["AES256", "aws:kms"]
+    assert "required" not in DataShardBlock.model_json_schema()
 
 
 def test_the_type_is_registered_with_its_nested_types(in_another_process: Callable[..., str]) -> None:

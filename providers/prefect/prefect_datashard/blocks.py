@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
 
 from prefect.blocks.core import Block
 from prefect.exceptions import MissingContextError
@@ -44,8 +44,22 @@ _MASKED = (
     "printed: pass the block's name, and load it where it is used with DataShardBlock.load(name)."
 )
 
+_add_prefects_own = cast(Callable[[dict[str, Any], type[Block]], None], Block.model_config["json_schema_extra"])
 _lock = threading.Lock()
 _warehouses: dict[tuple[int, S3Config | LocalConfig], Warehouse] = {}
+
+
+def _for_forms(schema: dict[str, Any], model: type[Block]) -> None:
+    """What Prefect adds to the schema of a block, and optional fields as what they are when they are filled in.
+
+    Prefect's form shows a choice between text and null for each field that may be either; an empty field says as much.
+    """
+    _add_prefects_own(schema, model)
+    for shown in schema["properties"].values():
+        kinds = [kind for kind in shown.get("anyOf", ()) if kind != {"type": "null"}]
+        if len(kinds) == 1 and len(shown["anyOf"]) == 2:
+            del shown["anyOf"], shown["default"]
+            shown.update(kinds[0])
 
 
 class DataShardBlock(Block):
@@ -77,10 +91,11 @@ class DataShardBlock(Block):
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
         hide_input_in_errors=True,  # it would show the secrets
-        json_schema_extra=Block.model_config["json_schema_extra"],
+        json_schema_extra=_for_forms,
     )
     _block_type_name = "DataShard"
     _block_type_slug = "datashard"
+    _description = "Tables in a bucket or a local folder, to which flows append and which they read."
 
     bucket: str | None = Field(default=None, description="Name of the bucket that holds the tables.")
     prefix: str | None = Field(
@@ -170,14 +185,14 @@ class DataShardBlock(Block):
     @model_validator(mode="before")
     @classmethod
     def _without_metadata(cls, values: Any) -> Any:
-        """A saved or serialised block carries Prefect's own keys; forms send empty text for no value."""
+        """A saved or serialised block carries Prefect's own keys; forms send empty text and ``{}`` for no value."""
         if not isinstance(values, Mapping):
             return values
         slug = values.get("block_type_slug")
         if slug not in (None, "", cls.get_block_type_slug()):
             raise ValueError(f"this is a block of the type {slug!r}, not {cls.get_block_type_slug()!r}")
         return {
-            key: None if isinstance(value, str) and not value.strip() else value
+            key: None if (isinstance(value, str) and not value.strip()) or value == {} else value
             for key, value in values.items()
             if key not in _METADATA
         }
