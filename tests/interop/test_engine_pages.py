@@ -1,0 +1,428 @@
+"""The pages of ``docs/engines``: their own lines open tables after every kind of commit, and give the rows.
+
+Rows are compared by value and by type. What an engine has no type for is said in :data:`UNLIKE`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.util
+import json
+import math
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyiceberg.catalog import load_catalog
+from pyiceberg.transforms import IdentityTransform
+from pyiceberg.types import LongType
+
+import datashard_core as ds
+from datashard_core.config import S3Config
+from datashard_core.table.warehouse import Warehouse
+from datashard_core.testing.s3_server import S3Server
+
+HERE = Path(__file__).parent
+PAGES = HERE.parents[1] / "docs" / "engines"
+ENGINES = ("pyiceberg", "duckdb", "polars", "daft", "clickhouse", "sail")
+SECTIONS = {"local": "On local disk", "s3": "In a bucket"}
+ROOTS = {"local": "/data/warehouse/shop/events", "s3": "my-bucket/warehouse/shop/events"}
+Row = dict[str, Any]
+
+EVERY_TYPE = ds.Schema(
+    fields=[
+        {"name": "k", "type": "long", "required": True},
+        {"name": "flag", "type": "boolean"},
+        {"name": "small", "type": "int"},
+        {"name": "single", "type": "float"},
+        {"name": "number", "type": "double"},
+        {"name": "money", "type": "decimal(9, 2)"},
+        {"name": "huge", "type": "decimal(38, 10)"},
+        {"name": "day", "type": "date"},
+        {"name": "clock", "type": "time"},
+        {"name": "local", "type": "timestamp"},
+        {"name": "instant", "type": "timestamptz"},
+        {"name": "text", "type": "string"},
+        {"name": "ident", "type": "uuid"},
+        {"name": "code", "type": "fixed[3]"},
+        {"name": "raw", "type": "binary"},
+        {"name": "tags", "type": {"type": "list", "element": "string"}},
+        {"name": "counts", "type": {"type": "map", "key": "string", "value": "long"}},
+        {"name": "place", "type": {"type": "struct", "fields": [
+            {"name": "x", "type": "double"}, {"name": "names", "type": {"type": "list", "element": "string"}}]}},
+    ],
+)  # fmt: skip
+FULL: Row = {
+    "k": 1,
+    "flag": True,
+    "small": -7,
+    "single": 1.5,
+    "number": -2.25,
+    "money": Decimal("-1234567.89"),
+    "huge": Decimal("-1234567890123456789012345678.0123456789"),
+    "day": dt.date(2013, 1, 1),
+    "clock": dt.time(23, 59, 59, 999999),
+    "local": dt.datetime(2013, 1, 1, 5, 0, 0, 1),
+    "instant": dt.datetime(2013, 1, 1, 5, 0, 0, 1, tzinfo=dt.UTC),
+    "text": "flughafen München 🛫 and a long text that is cut in its bounds",
+    "ident": uuid.UUID("f79c3e09-677c-4bbd-a479-3f349cb785e7"),
+    "code": b"\x00\xff\x01",
+    "raw": b"\xff" * 20,
+    "tags": ["a", None, "c"],
+    "counts": [("x", 1), ("y", None)],
+    "place": {"x": 0.5, "names": ["here"]},
+}
+NOTHING: Row = {**dict.fromkeys(FULL), "k": 2}
+EDGES: Row = {
+    **NOTHING,
+    "k": 3,
+    "flag": False,
+    "small": 2**31 - 1,
+    "single": -0.0,
+    "number": math.inf,
+    "money": Decimal("0.01"),
+    "huge": Decimal("9999999999999999999999999999.9999999999"),
+    "day": dt.date(1969, 12, 31),
+    "clock": dt.time(0),
+    "local": dt.datetime(1969, 12, 31, 23, 59, 59, 999999),
+    "instant": dt.datetime(2200, 1, 1, tzinfo=dt.UTC),
+    "text": "",
+    "ident": uuid.UUID(int=2**128 - 1),
+    "code": b"\xff\xff\xff",
+    "raw": b"",
+    "tags": [],
+    "counts": [],
+    "place": {"x": None, "names": []},
+}
+NANS: Row = {**NOTHING, "k": 4, "single": math.nan, "number": math.nan}
+
+
+# The tables ---------------------------------------------------------------------------------------
+
+
+def numbers(*ks: int) -> list[Row]:
+    return [{"k": k, "text": f"row {k}"} for k in ks]
+
+
+NUMBERS = ds.Schema(fields=[{"id": 1, "name": "k", "type": "long"}, {"id": 2, "name": "text", "type": "string"}])
+
+
+def every_type(warehouse: Warehouse, name: str) -> list[Row]:
+    table = warehouse.create_table(name, EVERY_TYPE)
+    table.append([FULL, NOTHING])
+    table.append([EDGES, NANS])
+    return [FULL, NOTHING, EDGES, NANS]
+
+
+def empty(warehouse: Warehouse, name: str) -> list[Row]:
+    warehouse.create_table(name, NUMBERS)
+    return []
+
+
+def appended(warehouse: Warehouse, name: str) -> list[Row]:
+    table = warehouse.create_table(name, NUMBERS)
+    for k in range(3):
+        table.append(numbers(k), append_id=f"id/{k}")
+    table.append(numbers(1), append_id="id/1")
+    return numbers(0, 1, 2)
+
+
+def grouped(warehouse: Warehouse, name: str) -> list[Row]:
+    """One commit carries what waits beside it."""
+    table = warehouse.create_table(name, NUMBERS)
+    for k in range(4):
+        table.append(numbers(k), commit="deferred")
+    table.append(numbers(9))
+    return numbers(0, 1, 2, 3, 9)
+
+
+def flushed(warehouse: Warehouse, name: str) -> list[Row]:
+    table = warehouse.create_table(name, NUMBERS)
+    table.append(numbers(0))
+    table.append(numbers(1), commit="deferred")
+    table.flush()
+    table.append(numbers(2), commit="deferred")  # waits: no engine sees it yet
+    return numbers(0, 1)
+
+
+def merged(warehouse: Warehouse, name: str) -> list[Row]:
+    """Manifests are merged, and old snapshots are expired, by ordinary appends."""
+    limits = {"commit.manifest.min-count-to-merge": "2", "datashard.snapshots.max-count": "2"}
+    limits["write.metadata.previous-versions-max"] = "2"
+    table = warehouse.create_table(name, NUMBERS, properties={**limits, "history.expire.min-snapshots-to-keep": "1"})
+    for k in range(9):
+        table.append(numbers(k))
+    assert len(table.snapshots()) == 2
+    return numbers(*range(9))
+
+
+def made_again(warehouse: Warehouse, name: str) -> list[Row]:
+    warehouse.create_table(name, NUMBERS).append(numbers(0))
+    warehouse.drop_table(name)
+    warehouse.create_table(name, NUMBERS).append(numbers(5))
+    return numbers(5)
+
+
+def purged(warehouse: Warehouse, name: str) -> list[Row]:
+    """What is left of the old table are tombstones."""
+    warehouse.create_table(name, NUMBERS).append(numbers(0))
+    warehouse.drop_table(name, purge=True)
+    warehouse.create_table(name, NUMBERS).append(numbers(6))
+    return numbers(6)
+
+
+def compacted(warehouse: Warehouse, name: str) -> list[Row]:
+    table = warehouse.create_table(name, NUMBERS)
+    for k in range(4):
+        table.append(numbers(k))
+    table.compact()
+    table.append(numbers(4))
+    return numbers(0, 1, 2, 3, 4)
+
+
+def evolved(warehouse: Warehouse, name: str) -> list[Row]:
+    """PyIceberg changes rows, columns and partitions, with appends of ours in between."""
+    table = warehouse.create_table(name, NUMBERS)
+    table.append(numbers(0, 1))
+    config = getattr(warehouse._storage, "config", None)
+    theirs = load_catalog(
+        "lake",
+        **{"py-catalog-impl": "datashard_core.pyiceberg.DataShardCatalog", "warehouse": warehouse.uri},
+        **(pyiceberg_keys(config) if isinstance(config, S3Config) else {}),
+    ).load_table(name)
+    with theirs.update_schema() as schema:
+        schema.add_column("n", LongType())
+        schema.rename_column("text", "words")
+    table.refresh().append([{"k": 2, "words": "row 2", "n": 7}])
+    theirs.refresh().delete("k = 0")
+    with theirs.update_spec() as spec:
+        spec.add_field("words", IdentityTransform(), "by_words")
+    table.append([{"k": 3, "words": "row 3"}])
+    theirs.refresh().append(theirs.scan("k = 2").to_arrow())
+    return [
+        {"k": 1, "words": "row 1", "n": None},
+        {"k": 2, "words": "row 2", "n": 7},
+        {"k": 2, "words": "row 2", "n": 7},
+        {"k": 3, "words": "row 3", "n": None},
+    ]
+
+
+MAKERS: tuple[Callable[[Warehouse, str], list[Row]], ...] = (
+    every_type,
+    empty,
+    appended,
+    grouped,
+    flushed,
+    merged,
+    made_again,
+    purged,
+    compacted,
+    evolved,
+)
+
+
+def pyiceberg_keys(config: S3Config) -> dict[str, str]:
+    return {
+        "s3.endpoint": str(config.endpoint),
+        "s3.access-key-id": str(config.access_key),
+        "s3.secret-access-key": str(config.secret_key),
+        "s3.region": "us-east-1",
+    }
+
+
+@dataclass(frozen=True)
+class Place:
+    """Tables on one kind of storage, and their rows."""
+
+    kind: str
+    warehouse: Warehouse
+    rows: dict[str, list[Row]]
+    server: S3Server
+
+
+@pytest.fixture(scope="module", params=["local", "s3"])
+def place(request: pytest.FixtureRequest, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """One table of each kind of history."""
+    if request.param == "local":
+        warehouse = ds.connect(str(tmp_path_factory.mktemp("pages") / "warehouse"))
+    else:
+        warehouse = ds.connect(config=s3_server.config(f"pages-{os.urandom(4).hex()}"))
+    rows = {make.__name__: make(warehouse, make.__name__) for make in MAKERS}
+    warehouse.create_table("dropped", NUMBERS).append(numbers(0))
+    warehouse.drop_table("dropped")
+    return Place(request.param, warehouse, rows, s3_server)
+
+
+# The engines --------------------------------------------------------------------------------------
+
+
+def block(page: str, section: str) -> str:
+    """The Python in a section of a page."""
+    text = (PAGES / f"{page}.md").read_text()
+    found = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found is not None, f"docs/engines/{page}.md has no section {section!r}"
+    blocks = re.findall(r"```python\n(.*?)```", found[1], re.DOTALL)
+    assert len(blocks) == 1
+    return str(blocks[0])
+
+
+def at_server(code: str, server: S3Server) -> str:
+    """Code of a page, for the tests' server in the place of the page's."""
+    host = server.endpoint.partition("//")[2]
+    return code.replace("localhost:9000", host).replace("minioadmin", server.access_key)
+
+
+def homes(folder: Path) -> dict[str, str]:
+    """An environment in which DuckDB has its extensions: the packages hold what INSTALL would download."""
+    import duckdb
+
+    version = f"v{duckdb.__version__}"
+    system = str(duckdb.sql("PRAGMA platform").fetchall()[0][0])
+    target = folder / ".duckdb" / "extensions" / version / system
+    target.mkdir(parents=True)
+    for name in ("avro", "httpfs", "iceberg"):
+        spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+        assert spec is not None
+        assert spec.origin is not None
+        shutil.copy(next(Path(spec.origin).parent.rglob(f"{name}.duckdb_extension")), target)
+    kept = {key: text for key, text in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_", "PYTHON"))}
+    return {**kept, "HOME": str(folder)}
+
+
+def read(page: str, place: Place, folder: Path) -> dict[str, Any]:
+    """What the lines of a page say of each table: its rows, or the text of an error."""
+    uris = {name: f"{place.warehouse.uri}/{name}" for name in (*place.rows, "dropped")}
+    scheme = "file://" if place.kind == "local" else "s3://"
+    request = {
+        "code": at_server(block(page, SECTIONS[place.kind]), place.server),
+        "of": ROOTS[place.kind],
+        "roots": {name: uri.removeprefix(scheme) for name, uri in uris.items()},
+    }
+    done = subprocess.run(
+        [sys.executable, "-P", str(HERE / "page_reader.py")],
+        input=json.dumps(request).encode(),
+        env=homes(folder),
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    answers: dict[str, Any] = pickle.loads(done.stdout.partition(b"ANSWER")[2])
+    return answers
+
+
+# Values -------------------------------------------------------------------------------------------
+
+
+def typed(value: Any) -> Any:
+    """A value with its type, and with what ``==`` does not see (NaN, the sign of zero) made visible."""
+    if isinstance(value, dict):
+        return {key: typed(inside) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [tuple(map(typed, one)) if isinstance(one, tuple) else typed(one) for one in value]
+    if isinstance(value, float):
+        return ("float", repr(value))
+    if isinstance(value, dt.datetime) and value.tzinfo is not None:
+        return ("instant", value.astimezone(dt.UTC).replace(tzinfo=None))
+    return (type(value).__name__, value)
+
+
+def told(row: Row) -> Row:
+    """A row as an engine gave it, with the two values that engines dress differently in one dress."""
+    row = dict(row)
+    if isinstance(row.get("counts"), dict):
+        row["counts"] = list(row["counts"].items())
+    ident = row.get("ident")
+    if isinstance(ident, (bytes, str)):
+        row["ident"] = uuid.UUID(bytes=ident) if isinstance(ident, bytes) else uuid.UUID(ident)
+    return row
+
+
+def unlike_clickhouse(row: Row) -> Row:
+    """ClickHouse: no null lists, maps or structs, no type for times of day, and every time stamp has a zone."""
+    row = dict(row)
+    if "clock" not in row:
+        return row
+    if row["clock"] is not None:
+        row["clock"] = row["clock"].hour * 3600 + row["clock"].minute * 60 + row["clock"].second
+    if row["local"] is not None:
+        row["local"] = row["local"].replace(tzinfo=dt.UTC)
+    row["tags"] = row["tags"] or []
+    row["counts"] = row["counts"] or []
+    row["place"] = row["place"] or {"x": None, "names": []}
+    return row
+
+
+UNLIKE: dict[str, Callable[[Row], Row]] = {"clickhouse": unlike_clickhouse}
+
+
+def in_order(rows: list[Row]) -> list[Any]:
+    return [typed(row) for row in sorted(rows, key=lambda row: (row["k"], str(row)))]
+
+
+# The tests ----------------------------------------------------------------------------------------
+
+
+def test_our_own_scan_gives_the_rows(place: Place) -> None:
+    for name, rows in place.rows.items():
+        found = place.warehouse.load_table(name).scan().to_records()
+        assert in_order([told(row) for row in found]) == in_order(rows), name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_lines_of_the_page_read_every_table(place: Place, engine: str, tmp_path: Path) -> None:
+    answers = read(engine, place, tmp_path)
+    unlike = UNLIKE.get(engine, lambda row: row)
+    for name, rows in place.rows.items():
+        answer = answers[name]
+        assert not isinstance(answer, str), f"{name}: {answer}"
+        assert in_order([told(row) for row in answer]) == in_order([unlike(row) for row in rows]), name
+    assert isinstance(answers["dropped"], str), "a dropped table is an error, not an empty one"
+
+
+def run_page(code: str, folder: Path) -> None:
+    """Run a page's lines as a script."""
+    script = folder / "page.py"
+    script.write_text(code)
+    kept = {key: text for key, text in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_", "PYTHON"))}
+    done = subprocess.run(
+        [sys.executable, "-P", str(script)], cwd=folder, env=kept, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_lines_on_writing_with_pyiceberg_run(tmp_path: Path) -> None:
+    code = block("pyiceberg", "Writing, through the catalog")
+    run_page(code.replace("/data/warehouse", str(tmp_path / "warehouse")), tmp_path)
+    assert ds.load_table(f"{tmp_path}/warehouse/crm.prices").count() == 2
+
+
+def test_the_lines_on_registration_run(tmp_path: Path) -> None:
+    code = block("trino-athena", "Athena, and Trino on Glue")
+    with S3Server(bucket="my-bucket", access_key="minioadmin", secret_key="minioadmin") as server:
+        table = ds.connect(config=server.config("warehouse")).create_table("shop.events", NUMBERS)
+        table.append(numbers(1, 2))
+        run_page(at_server(code, server) + "\nassert rows.num_rows == 2\n", tmp_path)
+
+
+def test_the_file_for_pyiceberg_names_the_catalog() -> None:
+    text = (PAGES / "pyiceberg.md").read_text()
+    found = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    assert "py-catalog-impl: datashard_core.pyiceberg.DataShardCatalog" in found[1]
+
+
+def test_every_page_is_linked_and_tested() -> None:
+    pages = {path.stem for path in PAGES.glob("*.md")} - {"README"}
+    assert pages == {*ENGINES, "spark", "trino-athena"}
+    assert set(re.findall(r"\]\((\S+)\.md\)", (PAGES / "README.md").read_text())) == pages
