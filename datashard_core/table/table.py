@@ -14,20 +14,14 @@ from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.protocol import Result, append
-from datashard_core.commit.staged_read import read_with_staged
 from datashard_core.commit.state import Append, Committed, Seen, Target, settle
 from datashard_core.commit.version import version_key
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
 from datashard_core.format.records import to_table
 from datashard_core.format.schema import Schema
-from datashard_core.query.sql import At, run_sql
-from datashard_core.query.where import prepare
 from datashard_core.storage.driver import run
 from datashard_core.table.append import AppendId, AppendResult, check_append_id, plan_append
-from datashard_core.table.dataset import arrow_dataset
-from datashard_core.table.history import History
 from datashard_core.table.maintenance import Maintenance
-from datashard_core.table.scan import Scan, check_columns, check_limit
 from datashard_core.table.shared import SharedCommits
 
 if TYPE_CHECKING:
@@ -36,8 +30,12 @@ if TYPE_CHECKING:
 
     from datashard_core.format.expressions import Condition
     from datashard_core.format.snapshot import Snapshot
+    from datashard_core.query.sql import At
     from datashard_core.storage.base import Storage
     from datashard_core.storage.metrics import StorageMetrics
+    from datashard_core.table.scan import Scan
+
+# What only reading needs is imported where it is used: most processes append once, and end.
 
 log = logging.getLogger(__name__)
 
@@ -280,9 +278,13 @@ class Table(Maintenance):
                 raise ConfigurationError(
                     "include_staged=True reads the newest version: leave snapshot_id, as_of and version out"
                 )
+            from datashard_core.commit.staged_read import read_with_staged
+
             staged = run(read_with_staged(self._target, self._seen), self._storage, self._clock)
             newest = staged.seen.body.table.current_snapshot
             return replace(self._scan(staged.seen, newest, columns, where, limit), staged=staged)
+        from datashard_core.table.history import History
+
         seen = self._seen
         snapshot = History(self._storage, self._name, seen.body).snapshot(snapshot_id, as_of, version)
         return self._scan(seen, snapshot, columns, where, limit)
@@ -306,6 +308,7 @@ class Table(Maintenance):
             >>> table.sql("select state, count(*) as n from workflow_log group by state").to_pylist()
             [{'state': 'success', 'n': 1}]
         """
+        from datashard_core.query.sql import run_sql
 
         def rows(name: str, at: At) -> Any:
             return self.dataset(at.snapshot_id, at.as_of, at.version) if name == self._name else None
@@ -314,6 +317,8 @@ class Table(Maintenance):
 
     def dataset(self, snapshot_id: int | None = None, as_of: datetime | None = None, version: int | None = None) -> Any:
         """The rows for an Arrow consumer such as DuckDB, which reads only what it needs."""
+        from datashard_core.table.dataset import arrow_dataset
+
         return arrow_dataset(self.scan(snapshot_id=snapshot_id, as_of=as_of, version=version))
 
     def changes(
@@ -350,6 +355,8 @@ class Table(Maintenance):
             >>> table.changes(seen).count()
             1
         """
+        from datashard_core.table.history import History
+
         seen = self._seen
         end, appends = History(self._storage, self._name, seen.body).appended(
             from_version, to_version, from_snapshot_id, to_snapshot_id
@@ -365,6 +372,9 @@ class Table(Maintenance):
         limit: int | None,
         added_by: frozenset[int] | None = None,
     ) -> Scan:
+        from datashard_core.query.where import prepare
+        from datashard_core.table.scan import Scan, check_columns, check_limit
+
         metadata = seen.body.table
         return Scan(
             storage=self._storage,

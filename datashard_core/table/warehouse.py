@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
@@ -18,7 +19,6 @@ from datashard_core.commit.version import HINT_KEY
 from datashard_core.config import LocalConfig, S3Config, resolve_warehouse, split_table_uri
 from datashard_core.errors import ConfigurationError, NoSuchTableError, TableExistsError
 from datashard_core.format.schema import Schema
-from datashard_core.query.sql import At, run_sql
 from datashard_core.storage import check_conditional, open_storage
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.driver import call, run
@@ -29,6 +29,8 @@ from datashard_core.table.table import DEFAULT_TIMEOUT, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from datashard_core.query.sql import At
 
 IfExists = Literal["error", "open"]
 
@@ -110,7 +112,7 @@ class Warehouse:
         """
         parsed = parse_name(name)
         storage = self._storage.at(parsed.folder)
-        found = run(find_current(storage.root), storage, self._clock)
+        found = run(find_current(storage.root), storage, self._clock, meanwhile=_import_arrow)
         return self._table(storage, parsed, settle(found, None, Target(storage.root, str(parsed), "")))
 
     def table_exists(self, name: str) -> bool:
@@ -170,6 +172,8 @@ class Warehouse:
             >>> warehouse.sql("select count(*) as n from workflow_log").to_pylist()
             [{'n': 14}]
         """
+        from datashard_core.query.sql import run_sql
+
         return run_sql(query, self._rows_of, params)
 
     def _table(self, storage: Storage, name: TableName, seen: Seen) -> Table:
@@ -267,6 +271,12 @@ def load_table(name_or_uri: str, *, config: S3Config | LocalConfig | None = None
 def _locate(name_or_uri: str, config: S3Config | LocalConfig | None) -> tuple[Warehouse, str]:
     root, name = split_table_uri(name_or_uri)
     return connect(root, config), name
+
+
+def _import_arrow() -> None:
+    """Load what every append and every scan needs, while the store is asked for the version."""
+    import_module("fastavro")
+    import_module("pyarrow.parquet")
 
 
 def _opened(table: Table, schema: Schema, if_exists: IfExists) -> Table:
