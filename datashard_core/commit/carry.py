@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from datashard_core.commit.fold import Load, judge_listed, size_of, take, take_own, within_limits
 from datashard_core.commit.fresh import young_own
-from datashard_core.commit.live import known_after, merge_known
+from datashard_core.commit.live import known_after, learn, merge_known
 from datashard_core.commit.lookup import upkeep
 from datashard_core.commit.merge import Known
 from datashard_core.commit.pointer import Hint, move_hint, read_hint
@@ -97,6 +97,32 @@ class Outcome(Struct, frozen=True):
     following: Following | None = None
 
 
+class Draft(Struct, frozen=True):
+    """A version whose files are written, and which does not exist yet.
+
+    Attributes:
+        parent: the version that it is built on.
+        prepared: the version.
+        created: what its committer knows once it exists.
+        carried: staged objects that it names.
+        chores: what was left to do of the commit before.
+        hint: the hint, as far as it was to be read.
+        beside: what may still go on.
+        following: what the committer can go on with.
+        swept: what is to be cleared away of old versions.
+    """
+
+    parent: VersionBody
+    prepared: NextVersion
+    created: Seen
+    carried: frozenset[StagedName]
+    chores: Chores | None
+    hint: Beside[Hint | None] | None
+    beside: tuple[Beside[Any], ...]
+    following: Beside[Following | None] | None
+    swept: Sweep | None
+
+
 class _Line(Struct):
     """Who waits while a version is on its way."""
 
@@ -161,18 +187,45 @@ def carry(
         leads: and read their rows, to go on with them.
         chores: what is left to do of the commit before.
     """
+    draft = yield from _write(target, state, load, own_id, company=company, leads=leads, chores=chores)
+    return (yield from create(target, draft, spent))
+
+
+def draft_alone(target: Target, state: Seen, own: Mapping[str, Append]) -> Steps[Draft]:
+    """Write the files of the version after ``state`` for own appends alone, before anything was looked at.
+
+    Args:
+        target: the table.
+        state: the version that is current if nobody else has written since.
+        own: digest of append id -> the appends. Whoever creates the version has to know by then that
+            they are unnamed up to ``state``.
+    """
+    load = Load()
+    state, young = yield from together(learn(target, state), young_own(target, state.body, own))
+    for append in young.values():
+        take_own(append, state.body, target, load)
+    return (yield from _write(target, state, load, next(iter(own)), company=False, leads=False, chores=None))
+
+
+def _write(
+    target: Target,
+    state: Seen,
+    load: Load,
+    own_id: str | None,
+    *,
+    company: bool,
+    leads: bool,
+    chores: Chores | None,
+) -> Steps[Draft]:
+    """Write the files of the version after ``state``; the arguments are those of :func:`carry`."""
     prepared, puts, known = yield from _prepare(target, state, load, own_id)
     line = _Line()
-    beside: list[Beside[Any]] = [chores] if chores is not None else []
-    created = Seen(prepared.body, prepared.manifests, state.hint, known)
+    created = Seen(prepared.body, prepared.manifests, state.hint, known, state.contested)
     following = Beside(_follow(target, state, created, load, line, leads)) if company else None
-    if following is not None:
-        beside.append(following)
     hint = Beside(read_hint()) if chores is None and _is_behind(state) else None
-    if hint is not None:
-        beside.append(hint)
     old = due(state.body) if len(puts) < MERGES else None  # a merge is enough for one commit
     sweep = Beside(look(target, state.body, old)) if old is not None else None
+    beside = tuple(one for one in (chores, following, hint) if one is not None)
     for outcome in (yield from joined(puts, *beside, *([sweep] if sweep is not None else []))):
         value(outcome)
     swept = yield from _swept(target, sweep)
@@ -181,16 +234,30 @@ def carry(
     if line.waiting:
         turn = prepared.commit_id if leads else line.waiting[0].id
         prepared = with_next(prepared, turn, len(line.waiting))
-    outcomes = yield from joined((PutIfAbsent(version_key(prepared.version), prepared.data),), *beside)
+    goes_on = following if line.waiting and leads else None
+    return Draft(state.body, prepared, created, frozenset(load.carried), chores, hint, beside, goes_on, swept)
+
+
+def create(target: Target, draft: Draft, spent: Sequence[StagedName]) -> Steps[Outcome]:
+    """The conditional put of a version whose files are written.
+
+    Args:
+        target: the table.
+        draft: the version.
+        spent: staged objects that a version up to its parent names.
+    """
+    prepared = draft.prepared
+    outcomes = yield from joined((PutIfAbsent(version_key(prepared.version), prepared.data),), *draft.beside)
     if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
         return Outcome(cause=outcomes[0])
     value(outcomes[0])
-    yield from rest(*beside)
-    created = replace(created, body=prepared.body, hint=_newest_hint(state, chores, hint))
+    yield from rest(*draft.beside)
+    hint = _newest_hint(draft.created.hint, draft.chores, draft.hint)
+    created = replace(draft.created, body=prepared.body, hint=hint)
     return Outcome(
         created=created,
-        chores=Beside(_chores(target, state.body, created, {*spent, *load.carried}, swept)),
-        following=_usable(following) if line.waiting and leads else None,
+        chores=Beside(_chores(target, draft.parent, created, {*spent, *draft.carried}, draft.swept)),
+        following=_usable(draft.following),
     )
 
 
@@ -281,11 +348,11 @@ def _is_behind(state: Seen) -> bool:
     return state.hint is None or state.hint.number != state.body.version
 
 
-def _newest_hint(state: Seen, chores: Chores | None, read: Beside[Hint | None] | None) -> Hint | None:
+def _newest_hint(before: Hint | None, chores: Chores | None, read: Beside[Hint | None] | None) -> Hint | None:
     for beside in (chores, read):
         if beside is not None and isinstance(beside.outcome, Hint):
             return beside.outcome
-    return state.hint
+    return before
 
 
 def _chores(

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from datashard_core.commit.carry import commit
+from datashard_core.commit.carry import Draft, Outcome, commit, create, draft_alone
 from datashard_core.commit.fold import said_of
 from datashard_core.commit.history import Named
 from datashard_core.commit.lead import finish
@@ -44,6 +44,7 @@ from datashard_core.errors import (
 )
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError
 from datashard_core.storage.requests import (
+    Beside,
     Instant,
     ListPage,
     Now,
@@ -54,7 +55,9 @@ from datashard_core.storage.requests import (
     Unique,
     ask,
     each,
+    rest,
     together,
+    with_beside,
 )
 
 log = logging.getLogger(__name__)
@@ -91,6 +94,11 @@ class _Group(Struct):
     said: bool = False
     cause: DataShardError | None = None
     state: Seen | None = None
+
+    @property
+    def lowest_base(self) -> int:
+        """The version up to which nothing has to be looked up, whichever append asks."""
+        return min((-1 if item.base is None else item.base for item in self.waiting.values()), default=-1)
 
     @property
     def known(self) -> Seen:
@@ -147,17 +155,26 @@ def append(
 
 def _append(group: _Group, seen: Seen | None, now: Instant) -> Steps[None]:
     hot = seen is not None and is_hot(seen.body, now.wall_ms)
+    draft: Beside[Draft] | None = None
     if seen is not None and hot and _based_by(group, seen.body.version):
         # Many are writing: whoever reads and lists first only loses the race later.
         yield from _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
     else:
-        listed = yield from _arrive(group, seen)
+        if seen is not None and not seen.contested:
+            # Most tables are quiet: the files are on their way while we look whether this one is.
+            draft = Beside(draft_alone(group.target, seen, dict(group.waiting)))
+        expected = frozenset(group.waiting)
+        listed = yield from with_beside(_arrive(group, seen), *([draft] if draft is not None else []))
         if not group.waiting:
             return
+        alone = seen is not None and group.known.body.version == seen.body.version and not listed
+        group.state = replace(group.known, contested=not alone)
+        if not alone or frozenset(group.waiting) != expected:
+            draft = None  # its files stay, named by nothing
         now = yield from ask(Now())
         crowded = len([name for name in listed if name.kind == "w"]) > CROWD
         if not (crowded or is_hot(group.known.body, now.wall_ms)):
-            yield from _try(group, listed)
+            yield from _try(group, listed, draft)
     if group.waiting:
         yield from _stage(group)
         yield from ask(Sleep(BEFORE_FIRST_LISTING))
@@ -175,16 +192,43 @@ def _based_by(group: _Group, version: int) -> bool:
 
 
 def _arrive(group: _Group, seen: Seen | None) -> Steps[list[StagedName]]:
-    """Read the newest version and the line beside each other; look the callers' ids up."""
-    found, page = yield from together(
-        find_current(group.target.root, seen.body if seen is not None else None), _first_page()
+    """Read the newest version and the line, and look the callers' ids up, all beside each other."""
+    found, page, words = yield from together(
+        find_current(group.target.root, seen.body if seen is not None else None),
+        _first_page(),
+        _words(group, seen, group.lowest_base),
     )
-    yield from _enter(group, settle(found, seen, group.target), found)
+    yield from _enter(group, settle(found, seen, group.target), found, seen, words)
     return parse_listed(page)
 
 
-def _enter(group: _Group, state: Seen, found: Found) -> Steps[None]:
-    """Base of every append: the newest version known, once the ids are known to be unnamed up to it."""
+def _words(group: _Group, state: Seen | None, above: int, found: Found | None = None) -> Steps[dict[str, Named]]:
+    """What versions above one say of the group's ids, up to one that is known."""
+    if state is None:
+        return {}
+    return (
+        yield from look_up(
+            frozenset(group.waiting),
+            state.body,
+            above=above,
+            bodies=found.bodies if found is not None else {},
+            history=group.target.history,
+        )
+    )
+
+
+def _enter(
+    group: _Group, state: Seen, found: Found, earlier: Seen | None = None, words: Mapping[str, Named] | None = None
+) -> Steps[None]:
+    """Base of every append: the newest version known, once the ids are known to be unnamed up to it.
+
+    Args:
+        group: the appends.
+        state: the newest version.
+        found: what was read on the way to it.
+        earlier: a version that the ids were looked up to already.
+        words: and what was found.
+    """
     newest = state.body.version
     group.state = state
     for own, item in list(group.waiting.items()):
@@ -194,11 +238,9 @@ def _enter(group: _Group, state: Seen, found: Found) -> Steps[None]:
                 "that CommitStateUnknownError carried, or none."
             )
             del group.waiting[own]
-    above = min((-1 if item.base is None else item.base for item in group.waiting.values()), default=newest)
-    words = yield from look_up(
-        frozenset(group.waiting), state.body, above=above, bodies=found.bodies, history=group.target.history
-    )
-    yield from _finish_named(group, words, found, before=True)
+    above = group.lowest_base if earlier is None else max(group.lowest_base, earlier.body.version)
+    later = yield from _words(group, state, above, found)
+    yield from _finish_named(group, {**(words or {}), **later}, found, before=True)
     group.bases = dict.fromkeys(group.waiting, newest)
 
 
@@ -207,13 +249,15 @@ def _first_page() -> Steps[list[ObjectInfo]]:
     return page
 
 
-def _try(group: _Group, listed: Sequence[StagedName]) -> Steps[None]:
-    """Commit once; whoever loses reads on, and finds itself carried or not."""
+def _try(group: _Group, listed: Sequence[StagedName], draft: Beside[Draft] | None = None) -> Steps[None]:
+    """Commit once, by a draft if there is one; whoever loses reads on, and finds itself carried or not."""
     _check_deadline(group, (yield from ask(Now())))
     try:
         group.tried = True
         staged = tuple(group.staged.values())
-        outcome = yield from commit(group.target, group.known, listed, group.waiting, staged, leads=True)
+        outcome = (yield from _by_draft(group, draft)) if draft is not None else None
+        if outcome is None:
+            outcome = yield from commit(group.target, group.known, listed, group.waiting, staged, leads=True)
         if outcome.created is not None:
             _all_committed(group, outcome.created)
             group.state = yield from finish(group.target, outcome, group.deadline)
@@ -236,6 +280,15 @@ def _after_failure(group: _Group, error: StorageError | CorruptTableError) -> St
     if isinstance(error, CorruptTableError):
         raise error
     yield from _breathe(group, error)
+
+
+def _by_draft(group: _Group, draft: Beside[Draft]) -> Steps[Outcome | None]:
+    """Create the version that was drafted; None if its files could not be written."""
+    yield from rest(draft)
+    if isinstance(draft.outcome, Draft):
+        return (yield from create(group.target, draft.outcome, ()))
+    log.info("table %s: its files are written again: %s", group.target.name, draft.outcome)
+    return None
 
 
 def _all_committed(group: _Group, created: Seen) -> None:

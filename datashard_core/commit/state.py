@@ -32,12 +32,15 @@ class Seen(Struct, frozen=True):
         manifests: the manifest list of its current snapshot; None if it was not read yet.
         hint: the hint as last read or written.
         known: entries of manifests that were written or read along the way.
+        contested: others were seen to write since this process last looked, or to wait: what is
+            prepared for the next version may come to nothing.
     """
 
     body: VersionBody
     manifests: tuple[ManifestFile, ...] | None = None
     hint: Hint | None = None
     known: Known = NOTHING_KNOWN
+    contested: bool = False
 
 
 class History(Struct, frozen=True):
@@ -127,7 +130,7 @@ def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
         return replace(seen, hint=found.hint or seen.hint)
     if seen is None:
         return Seen(newest, None, found.hint)
-    return Seen(newest, None, found.hint or seen.hint, seen.known)
+    return Seen(newest, None, found.hint or seen.hint, seen.known, seen.contested)
 
 
 def is_hot(body: VersionBody, now_ms: int) -> bool:

@@ -204,6 +204,19 @@ def joined(batch: Batch, *beside: Beside[Any]) -> Steps[Sequence[Any]]:
     return outcomes[: len(batch)]
 
 
+def with_beside(steps: Steps[T], *beside: Beside[Any]) -> Steps[T]:
+    """Run a generator to its end, with what goes on beside it; what is left of that is not waited for."""
+    try:
+        batch = next(steps)
+        while True:
+            batch = steps.send((yield from joined(batch, *beside)))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        steps.close()
+
+
 def rest(*beside: Beside[Any]) -> Steps[None]:
     """The rounds that are left of what went on beside."""
     while any(part.batch is not None for part in beside):

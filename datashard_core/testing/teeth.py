@@ -57,7 +57,7 @@ def _no_base_rule() -> Iterator[None]:
 def _no_look_up_of_handed_in_ids() -> Iterator[None]:
     """A handed-in id is taken for unnamed up to the version that happens to be current."""
 
-    def enter(group: Any, state: Any, found: Any) -> Steps[None]:
+    def enter(group: Any, state: Any, found: Any, *looked_up: Any) -> Steps[None]:
         group.state = state
         yield from ()
         group.bases = dict.fromkeys(group.waiting, state.body.version)
