@@ -4,9 +4,9 @@
     python3 benchmarks/contention.py --quick               a trial of a few seconds each
     python3 benchmarks/contention.py --systems ours --writers 64
 
-N processes append one row after the other in a closed loop for 30 s (an append that has begun may end up to 40 s
-later); then 200 fresh processes, started within a second, append once each. In the end every acknowledged row has to
-be in the table once.
+N processes that have appended once already append one row after the other in a closed loop for 30 s (an append that
+has begun may end up to 40 s later); then 200 fresh processes, started within a second, append once each. In the end
+every acknowledged row has to be in the table once.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Trial:
 
 def closed_loop(store: Store, system: str, place: dict[str, str], writers: int, seconds: float) -> Trial:
     """N processes in a closed loop."""
-    order = {"system": system, "place": place, "do": "loop", "rows": 1, "seconds": seconds, "quiet": True}
+    order = {"system": system, "place": place, "do": "loop", "rows": 1, "seconds": seconds, "warm": True, "quiet": True}
     workers = [Worker({**order, "worker": number}) for number in range(writers)]
     with ended(workers, 120 + seconds + GRACE):
         ready = [worker.read() for worker in workers]
