@@ -16,7 +16,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging.loggers import get_logger, get_run_logger
 from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from datashard_core import LocalConfig, S3Config, connect
+from datashard_core import LocalConfig, S3Config
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
 from prefect_datashard.append_ids import append_id_maker
 from prefect_datashard.credentials import credentials_types, s3_settings, secrets_of
@@ -285,6 +285,8 @@ class DataShardBlock(Block):
             >>> DataShardBlock.load("warehouse").get_warehouse().list_tables()
             ['flight_delays', 'workflow_log']
         """
+        from datashard_core import connect  # the tables' modules: only when one is used
+
         # By what the block says, so nothing that cannot be pickled is kept on it; by process, because a
         # forked child must not use its parent's connections.
         key = (os.getpid(), self.get_config())
