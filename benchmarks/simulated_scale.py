@@ -32,7 +32,7 @@ from datashard_core.errors import StorageError
 from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.schema import Schema
 from datashard_core.storage.requests import Now, Sleep, Steps, Unique, ask
-from datashard_core.testing.scenario import percentile
+from datashard_core.testing.report import percentile
 from datashard_core.testing.simulation import Process, Simulation, Throttle
 
 ROOT = "s3://simulated/table"

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
+from datashard_core.commit.names import Refusal
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.state import manifests_of
 from datashard_core.commit.version import VersionBody, parse_version, version_key
-from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest
+from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
+from datashard_core.format.schema import Schema
 from datashard_core.format.snapshot import Snapshot
-from datashard_core.storage.base import ObjectNotFoundError, StoredObject, Version
-from datashard_core.storage.requests import Get, Request, Steps
+from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.testing.model_store import ModelStore
 
 ROOT = "s3://simulated/table"
+SCHEMA = Schema(schema_id=0, fields=[{"id": 1, "name": "tag", "type": "string", "required": True}])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,56 @@ class Era:
     dropped: bool
 
 
+class Archive:
+    """What snapshots hold, by what was ever written; every file is read once.
+
+    Args:
+        store: the store, which keeps what it was ever given.
+    """
+
+    def __init__(self, store: ModelStore) -> None:
+        self.store = store
+        self._manifests: dict[str, tuple[ManifestFile, ...]] = {}
+        self._files: dict[str, tuple[str, ...]] = {}
+        self._tags: dict[str, Counter[str]] = {}
+
+    def files(self, location: str, snapshot: Snapshot) -> list[str]:
+        """Keys of all that a snapshot reaches."""
+        keys = [key_of(snapshot.manifest_list, location, ROOT)]
+        for manifest in self._listed(location, snapshot):
+            keys += (key_of(manifest.manifest_path, location, ROOT), *self._live(location, manifest))
+        return keys
+
+    def rows(self, location: str, snapshot: Snapshot) -> Counter[str]:
+        """How often each append's row is in a snapshot."""
+        total: Counter[str] = Counter()
+        for manifest in self._listed(location, snapshot):
+            if manifest.manifest_path not in self._tags:
+                files = (self.store.kept[key] for key in self._live(location, manifest))
+                self._tags[manifest.manifest_path] = sum(map(tags_in, files), Counter())
+            total += self._tags[manifest.manifest_path]
+        return total
+
+    def _listed(self, location: str, snapshot: Snapshot) -> tuple[ManifestFile, ...]:
+        key = key_of(snapshot.manifest_list, location, ROOT)
+        if key not in self._manifests:
+            self._manifests[key] = tuple(decode_manifest_list(self._kept(key)))
+        return self._manifests[key]
+
+    def _live(self, location: str, manifest: ManifestFile) -> tuple[str, ...]:
+        path = manifest.manifest_path
+        if path not in self._files:
+            entries = decode_manifest(self._kept(key_of(path, location, ROOT)), manifest)
+            live = (entry.data_file.file_path for entry in entries if entry.status != DELETED)
+            self._files[path] = tuple(key_of(one, location, ROOT) for one in live)
+        return self._files[path]
+
+    def _kept(self, key: str) -> bytes:
+        if key not in self.store.kept:
+            raise ObjectNotFoundError(f"{key} was never written", key=key)
+        return self.store.kept[key]
+
+
 class History:
     """Every version of the simulated table, read whole.
 
@@ -41,12 +92,12 @@ class History:
         eras: the tables that followed each other under the name.
     """
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(self, store: ModelStore, archive: Archive | None = None) -> None:
         self.store = store
+        self.archive = archive or Archive(store)
         self.violations: list[str] = []
         self.versions: list[VersionBody] = []
         self._rows: dict[str, Counter[str]] = {}
-        self._tags: dict[str, Counter[str]] = {}
         while version_key(len(self.versions)) in store.kept:
             number = len(self.versions)
             self.versions.append(parse_version(store.kept[version_key(number)], number, version_key(number)))
@@ -93,19 +144,30 @@ class History:
         if newest is None or newest.metadata is None:
             return
         for snapshot in newest.table.snapshots:
-            for key in self._files_of(newest, snapshot):
+            for key in self.archive.files(newest.table.location, snapshot):
                 if key not in self.store.objects:
                     self.violations.append(f"snapshot {snapshot.snapshot_id} names {key}, which is gone")
 
-    def _files_of(self, body: VersionBody, snapshot: Snapshot) -> list[str]:
-        location = body.table.location
-        keys = [key_of(snapshot.manifest_list, location, ROOT)]
-        for manifest in self._manifests(location, snapshot):
-            keys.append(key_of(manifest.manifest_path, location, ROOT))
-            for entry in decode_manifest(self.store.kept[keys[-1]], manifest):
-                if entry.status != DELETED:
-                    keys.append(key_of(entry.data_file.file_path, location, ROOT))
-        return keys
+    @property
+    def tombstones(self) -> int:
+        """How many versions have become tombstones by now."""
+        held = (self.store.objects[version_key(body.version)].body for body in self.versions)
+        return sum(parse_version(body, 0, "").state == "tombstone" for body in held)
+
+    @property
+    def expired(self) -> int:
+        """How many versions have left out the oldest snapshot of their parent."""
+        tables = [body.metadata for body in self.versions if body.metadata is not None]
+        return sum(
+            bool(old.snapshots) and old.table_uuid == new.table_uuid and old.snapshots[0] not in new.snapshots
+            for old, new in pairwise(tables)
+        )
+
+    def refuses(self, era: Era, own: str) -> bool:
+        """Whether a version of a table refuses an append, by the digest of its id."""
+        return any(
+            isinstance(self.versions[version].named.get(own), Refusal) for version in range(era.first, era.last + 1)
+        )
 
     def rows_at(self, version: int) -> Counter[str]:
         """How often each append's row is in a version; nothing for one that is no table."""
@@ -114,27 +176,8 @@ class History:
         if body is None or snapshot is None:
             return Counter()
         if snapshot.manifest_list not in self._rows:
-            self._rows[snapshot.manifest_list] = rows_of(self.store, body.table.location, snapshot, self._tags)
+            self._rows[snapshot.manifest_list] = self.archive.rows(body.table.location, snapshot)
         return self._rows[snapshot.manifest_list]
-
-    def _manifests(self, location: str, snapshot: Snapshot) -> tuple[ManifestFile, ...]:
-        found: tuple[ManifestFile, ...] = run_at_once(manifests_of(ROOT, location, snapshot), self.store)
-        return found
-
-
-def rows_of(store: ModelStore, location: str, snapshot: Snapshot, known: dict[str, Counter[str]]) -> Counter[str]:
-    """How often each append's row is in a snapshot, by what was ever written; ``known`` caches manifests."""
-    total: Counter[str] = Counter()
-    for manifest in run_at_once(manifests_of(ROOT, location, snapshot), store):
-        key = key_of(manifest.manifest_path, location, ROOT)
-        if key not in known:
-            rows: Counter[str] = Counter()
-            for entry in decode_manifest(store.kept[key], manifest):
-                if entry.status != DELETED:
-                    rows += tags_in(store.kept[key_of(entry.data_file.file_path, location, ROOT)])
-            known[key] = rows
-        total += known[key]
-    return total
 
 
 def tags_in(parquet: bytes) -> Counter[str]:
@@ -144,21 +187,3 @@ def tags_in(parquet: bytes) -> Counter[str]:
 
     with pq.ParquetFile(pa.BufferReader(parquet)) as file:
         return Counter(file.read(columns=["tag"], use_threads=False).column("tag").to_pylist())
-
-
-def run_at_once(steps: Steps[Any], store: ModelStore) -> Any:
-    """Run reading steps at once, over everything that was ever written."""
-    try:
-        batch = next(steps)
-        while True:
-            batch = steps.send([_kept(request, store) for request in batch])
-    except StopIteration as stop:
-        return stop.value
-
-
-def _kept(request: Request, store: ModelStore) -> Any:
-    assert isinstance(request, Get)
-    body = store.kept.get(request.key)
-    if body is None:
-        return ObjectNotFoundError(f"{request.key} was never written", key=request.key)
-    return StoredObject(body, Version("kept"), 0.0)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from unittest import mock
 
-from datashard_core.commit import history, lookup, names, nodes
+from datashard_core.commit import fresh, history, lookup, names, nodes, settings, sweep
+from datashard_core.commit.lifecycle import FirstVersion
+from datashard_core.commit.updates import first_version
+from datashard_core.testing.history import ROOT, SCHEMA
 from datashard_core.testing.simulation import Faults
+
+SHORT_LIVED = {
+    settings.MAX_SNAPSHOTS: "3",
+    settings.MIN_SNAPSHOTS: "1",
+    settings.MAX_PREVIOUS: "1",
+    settings.MIN_TO_MERGE: "2",
+}
+"""Properties of a table that forgets its past within a few versions, and merges manifests all the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +44,17 @@ class Mix:
         foreign: processes of another engine, each committing a few versions.
         foreign_commits: how many.
         keep_property: probability that a foreign commit carries the table properties on.
+        runs_again: appends with handed-in ids that are run again after everything else, at most.
         readers: processes that read the newest version, every other time with what is staged.
         reads: how often each reads.
         drops: how often the table is dropped and made again.
         purge: a drop removes the files of the dropped table.
         losers_of_nodes: how often somebody deletes an id node.
+        spoilers: processes that put damaged copies beside staged appends.
+        keepers: processes that remove orphans, compact, expire snapshots and make tombstones.
+        grace: their grace period in seconds; a commit copies a described file that is half as old.
+        age: seconds after which an old version becomes a tombstone.
+        properties: of the table.
         block: versions to a block of remembered names; small ones make deep nodes in short histories.
         faults: what goes wrong, until the calm.
     """
@@ -56,13 +74,24 @@ class Mix:
     foreign: int = 1
     foreign_commits: int = 3
     keep_property: float = 0.5
+    runs_again: int = 3
     readers: int = 1
     reads: int = 3
     drops: int = 0
     purge: bool = False
     losers_of_nodes: int = 0
+    spoilers: int = 0
+    keepers: int = 0
+    grace: float = 4.0
+    age: float = 3.0
+    properties: Mapping[str, str] = field(default_factory=dict)
     block: int = names.BLOCK
     faults: Faults = field(default_factory=Faults)
+
+    @property
+    def first(self) -> FirstVersion:
+        """What the table's first version is made of."""
+        return partial(first_version, location=ROOT, schema=SCHEMA, properties=self.properties)
 
 
 def mix_for(seed: int) -> Mix:
@@ -81,10 +110,12 @@ def mix_for(seed: int) -> Mix:
         stale_hint=now_and_then(0.4, 0.5),
         stale_list=now_and_then(0.4, 0.3),
         lost_delete=now_and_then(0.3, 0.5),
-        crash=now_and_then(0.4, 0.01),
+        crash=now_and_then(0.4, 0.02),
         suspend=now_and_then(0.4, 0.01),
         skew_seconds=dice.choice([0.0, 0.5, 30.0, 3600.0]),
         burst=now_and_then(0.2, 2.0),
+        late_delete=now_and_then(0.3, 0.5),
+        spoilt=now_and_then(0.3, 0.4),
     )
     return Mix(
         writers=dice.choice([1, 2, 3, 5, 8]),
@@ -102,20 +133,31 @@ def mix_for(seed: int) -> Mix:
         readers=dice.choice([0, 1, 2]),
         purge=dice.random() < 0.5,
         losers_of_nodes=dice.choice([0, 0, 2]),
-        block=dice.choice([names.BLOCK, 2, 4]),
+        block=dice.choice([names.BLOCK, 2, 2, 4]),
         drops=dice.choice([0, 0, 1, 2]),
+        give_up=dice.choice([60.0, 60.0, 2.0]),
+        spoilers=dice.choice([0, 0, 1]),
+        keepers=dice.choice([0, 0, 1, 2]),
+        grace=dice.choice([1.0, 4.0, 3600.0]),
+        age=dice.choice([0.3, 1.0, 60.0]),
+        properties=dice.choice([{}, SHORT_LIVED]),
         faults=faults,
     )
 
 
 @contextmanager
-def blocks_of(block: int) -> Iterator[None]:
-    """Let names be remembered in blocks of so many versions, in this process, for a while."""
-    if block == names.BLOCK:
-        yield
-        return
+def scaled_to(mix: Mix) -> Iterator[None]:
+    """Scale what takes days, or many versions, down to the histories of this mix, in this process, for a while.
+
+    Every rule compares ages and numbers with each other alone, so it holds at any scale.
+    """
     with ExitStack() as stack:
-        for module in (names, history, lookup, nodes):
-            stack.enter_context(mock.patch.object(module, "BLOCK", block))
-        stack.enter_context(mock.patch.object(lookup, "SHORT_RANGE", 2 * block))
+        for module in (names, history, lookup, nodes, sweep):
+            stack.enter_context(mock.patch.object(module, "BLOCK", mix.block))
+        stack.enter_context(mock.patch.object(lookup, "SHORT_RANGE", 2 * mix.block))
+        stack.enter_context(mock.patch.object(sweep, "KEPT", mix.block))
+        stack.enter_context(mock.patch.object(sweep, "EVERY", 2))
+        stack.enter_context(mock.patch.object(sweep, "GROUP", min(4, mix.block)))
+        stack.enter_context(mock.patch.object(sweep, "AGE", mix.age))
+        stack.enter_context(mock.patch.object(fresh, "YOUNG", mix.grace / 2))
         yield

@@ -16,13 +16,15 @@ import heapq
 import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from datashard_core.commit.staging import PREFIX as STAGED
 from datashard_core.commit.version import HINT_KEY
 from datashard_core.errors import DataShardError, StorageError
-from datashard_core.storage.base import OutcomeUnknownError, StoredObject
+from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError, StoredObject
 from datashard_core.storage.requests import (
     Delete,
     Get,
@@ -30,6 +32,7 @@ from datashard_core.storage.requests import (
     Instant,
     ListPage,
     Now,
+    Put,
     PutIfAbsent,
     Random,
     Replace,
@@ -77,12 +80,36 @@ class Faults:
     stale_seconds: float = 2.0
     lost_delete: float = 0.0
     """A delete that the store acknowledges and never carries out."""
+    late_delete: float = 0.0
+    """A delete that is answered in time and carried out later."""
+    spoilt: float = 0.0
+    """A staged body that is damaged on its way."""
     crash: float = 0.0
     suspend: float = 0.0
     suspend_seconds: float = 4 * 3600.0
     skew_seconds: float = 0.0
     burst: float = 0.0
     """Probability, per simulated second, that a burst of 503 begins; it lasts a second."""
+
+
+FAULTS = (
+    "fails before its effect",
+    "reply lost",
+    "lands late",
+    "deleted late",
+    "sent twice",
+    "taken by oneself",
+    "409",
+    "503",
+    "stale hint",
+    "stale listing",
+    "delete lost",
+    "staged body damaged on its way",
+    "process crashes",
+    "process suspended for an hour or more",
+    "clock off by a second or more",
+)
+"""What can go wrong, as :attr:`Simulation.counts` names it."""
 
 
 class Crashed(DataShardError):
@@ -145,6 +172,7 @@ class Simulation:
         self._bursts_until = 0.0
         self._calm_after = math.inf
         self.trace: list[str] | None = None
+        self.counts: Counter[str] = Counter()
 
     def calm_after(self, seconds: float) -> None:
         """From that time on nothing fails any more (progress is then to be expected)."""
@@ -153,6 +181,7 @@ class Simulation:
     def process(self, name: str) -> Process:
         """A new process, its clock off by up to the skew."""
         skew = self.random.uniform(-1, 1) * self.faults.skew_seconds
+        self.counts["clock off by a second or more"] += abs(skew) >= 1.0
         return Process(name, skew=skew)
 
     def at(self, when: float, action: Callable[[], None]) -> None:
@@ -184,7 +213,9 @@ class Simulation:
             self.at(process.suspended_until, lambda: self._advance(running, outcomes))
             return
         if self._happens(self.faults.suspend):
-            process.suspended_until = self.now + self.random.uniform(1.0, self.faults.suspend_seconds)
+            seconds = self.random.uniform(1.0, self.faults.suspend_seconds)
+            self.counts["process suspended for an hour or more"] += seconds >= 3600.0
+            process.suspended_until = self.now + seconds
             self.at(process.suspended_until, lambda: self._advance(running, outcomes))
             return
         try:
@@ -218,7 +249,7 @@ class Simulation:
         process.cpu_free = started + self.cpu
         if self._happens(self.faults.crash):
             # The request may be on the wire already when the process dies.
-            self.at(started + self._sample(request) * self.random.random(), lambda: _kill(process))
+            self.at(started + self._sample(request) * self.random.random(), lambda: self._kill(process))
         took = self._sample(request)
         self._fate(running, index, request, process.cpu_free, took)
 
@@ -235,27 +266,34 @@ class Simulation:
         """Decide what becomes of a request, and schedule its effect and its answer."""
         faults, effect, reply = self.faults, sent + took * 0.5, sent + took
         if (self.throttle is not None and not self.throttle.admits(request, effect)) or self._in_burst(effect):
+            self.counts["503"] += 1
             self._answer(running, index, _failed(request, "503 SlowDown", throttled=True), reply)
         elif self._happens(faults.before):
+            self.counts["fails before its effect"] += 1
             self._answer(running, index, _failed(request, "connection reset"), reply)
         elif self._happens(faults.conflict) and isinstance(request, PutIfAbsent):
+            self.counts["409"] += 1
             self._answer(running, index, OutcomeUnknownError(f"409 on {request.key}", key=request.key), reply)
         elif self._happens(faults.after):
+            self.counts["reply lost"] += 1
             self.at(effect, lambda: self._apply(request, None))
             self._answer(running, index, _failed(request, "reply lost"), reply)
         elif self._happens(faults.late) and not isinstance(request, (Get, Head, ListPage)):
+            self.counts["lands late"] += 1
             late = effect + self.random.uniform(0.1, faults.late_seconds)
             self.at(late, lambda: self._apply(request, None))
             self._answer(running, index, _failed(request, "time-out"), reply + 1.0)
         elif self._happens(faults.twice) and isinstance(request, (PutIfAbsent, Delete, Replace)):
             self.at(effect, lambda: self._apply(request, None))
+            self.counts["sent twice"] += 1
             second = effect + self.random.uniform(0.0, 2.0)
-            self.at(second, lambda: self._apply(request, (running, index, second + took * 0.5)))
+            self.at(second, lambda: self._apply(request, (running, index, second + took * 0.5), again=True))
         else:
             self.at(effect, lambda: self._apply(request, (running, index, reply)))
 
-    def _apply(self, request: Request, answer: tuple[_Running, int, float] | None) -> None:
+    def _apply(self, request: Request, answer: tuple[_Running, int, float] | None, *, again: bool = False) -> None:
         outcome = self._perform(request)
+        self.counts["taken by oneself"] += again and isinstance(outcome, PreconditionFailedError)
         if self.trace is not None:
             self.trace.append(f"{self.now:.4f} {_short(request)} -> {_short(outcome)}")
         if answer is not None:
@@ -264,14 +302,26 @@ class Simulation:
 
     def _perform(self, request: Request) -> Any:
         if isinstance(request, Delete) and self._happens(self.faults.lost_delete):
+            self.counts["delete lost"] += 1
             return None
+        if isinstance(request, Delete) and self._happens(self.faults.late_delete):
+            self.counts["deleted late"] += 1
+            late = self.now + self.random.uniform(0.1, self.faults.late_seconds)
+            self.at(late, lambda: self.store.perform(request, self.now))
+            return None
+        if isinstance(request, Put) and request.key.startswith(STAGED) and self._happens(self.faults.spoilt):
+            self.counts["staged body damaged on its way"] += 1
+            return self.store.perform(Put(request.key, request.data[: len(request.data) // 2]), self.now)
         if isinstance(request, Get) and request.key == HINT_KEY and self._happens(self.faults.stale_hint):
             older = [held for when, held in self._hints if when >= self.now - 60.0]
             if older:
-                return self.random.choice(older)
+                stale = self.random.choice(older)
+                self.counts["stale hint"] += stale is not older[-1]
+                return stale
         if isinstance(request, ListPage) and self._happens(self.faults.stale_list):
             since = self.now - self.random.uniform(0.0, self.faults.stale_seconds)
             fresh = frozenset(key for key, held in self.store.objects.items() if held.last_modified > since)
+            self.counts["stale listing"] += any(key.startswith(request.prefix) for key in fresh)
             return self.store.page(request, fresh)
         outcome = self.store.perform(request, self.now)
         if not isinstance(outcome, DataShardError) and getattr(request, "key", None) == HINT_KEY:
@@ -287,6 +337,10 @@ class Simulation:
                 self._advance(running, running.outcomes)
 
         self.at(when, deliver)
+
+    def _kill(self, process: Process) -> None:
+        self.counts["process crashes"] += process.alive
+        process.alive = False
 
     def _sample(self, request: Request) -> float:
         return self.latency.of(request) * math.exp(self.random.gauss(0.0, SIGMA))
@@ -332,10 +386,6 @@ class Throttle:
 
 
 _REMOTE = object()
-
-
-def _kill(process: Process) -> None:
-    process.alive = False
 
 
 def _failed(request: Request, why: str, *, throttled: bool = False) -> StorageError:
