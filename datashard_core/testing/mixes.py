@@ -155,7 +155,7 @@ def scaled_to(mix: Mix) -> Iterator[None]:
         for module in (names, history, lookup, nodes, sweep):
             stack.enter_context(mock.patch.object(module, "BLOCK", mix.block))
         stack.enter_context(mock.patch.object(lookup, "SHORT_RANGE", 2 * mix.block))
-        stack.enter_context(mock.patch.object(sweep, "KEPT", mix.block))
+        stack.enter_context(mock.patch.object(sweep, "KEPT", 3 * mix.block))
         stack.enter_context(mock.patch.object(sweep, "EVERY", 2))
         stack.enter_context(mock.patch.object(sweep, "GROUP", min(4, mix.block)))
         stack.enter_context(mock.patch.object(sweep, "AGE", mix.age))
