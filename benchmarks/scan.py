@@ -149,7 +149,7 @@ def selective(bench: Bench) -> None:
                 bench.store.set_latency(GETS if name == "S3" else NONE)
                 order = {"do": "scan", "where": where}
                 cold = measured_cold(bench, root, place, order)
-                warm = measured(bench, root, place, order, min(3, sizes.rounds))
+                warm = measured(bench, root, place, order, min(2, sizes.rounds))
             rows += [selective_row(one, name, cold, warm) for one in bench.readers]
         what = "partitions" if kind == "partitioned" else "files, by the bounds of a column"
         condition = " and ".join(f"{column} {operator} {value:,}" for column, operator, value in where)

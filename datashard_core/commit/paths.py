@@ -26,21 +26,24 @@ def key_of(uri: str, location: str, root: str) -> str:
     Raises:
         UnsupportedTableError: the file lies outside the table's folder.
     """
-    wanted = _plain(uri)
-    for base in (_plain(location), _plain(root)):
-        if wanted.startswith(base + "/"):
-            return wanted[len(base) + 1 :]
+    # As it is written first: the folder of a partition may have "%2F" in its name.
+    for decode in (False, True):
+        wanted = _plain(uri, decode)
+        for base in (_plain(location, decode), _plain(root, decode)):
+            if wanted.startswith(base + "/"):
+                return wanted[len(base) + 1 :]
     raise UnsupportedTableError(
         f"the table at {root} names the file {uri!r}, which lies outside its folder. Only tables whose files are "
         "all below their own location can be opened by path: read it with an engine that has its catalog."
     )
 
 
-def _plain(uri: str) -> str:
+def _plain(uri: str, decode: bool) -> str:
+    """Path of a URI; ``decode``: some engines write those of local files percent-encoded."""
     match = _SCHEME.match(uri)
     if match is None:
         return uri.rstrip("/")
     rest = uri[match.end() :].rstrip("/")
     if match[1].lower() in _S3_SCHEMES:
         return rest
-    return "/" + unquote(rest)
+    return "/" + (unquote(rest) if decode else rest)

@@ -64,3 +64,15 @@ def test_a_name_stands_for_a_folder(name: str, folder: str) -> None:
 def test_a_name_that_cannot_be_is_refused_with_the_rule(name: str) -> None:
     with pytest.raises(ConfigurationError, match="A name is"):
         parse_name(name)
+
+
+@pytest.mark.parametrize(
+    ("uri", "location"),
+    [
+        ("file:///lake/t/data/text=a%2Fb/f.parquet", "file:///lake/t"),
+        ("file:/lake/t/data/text=a%2Fb/f.parquet", "/lake/t"),
+        ("s3://bucket/t/data/text=a%2Fb/f.parquet", "s3a://bucket/t"),
+    ],
+)
+def test_a_percent_sign_in_the_name_of_a_folder_stays(uri: str, location: str) -> None:
+    assert key_of(uri, location, location) == "data/text=a%2Fb/f.parquet"
