@@ -217,10 +217,10 @@ def test_the_schema_names_the_nested_blocks() -> None:
 
 
 def test_what_a_form_leaves_empty_counts_as_nothing() -> None:
-    sent = {"bucket": "b", "prefix": "", "access_key": "a", "secret_key": "s", "credentials": {}, "folder": " "}
+    sent = {"bucket": "tables", "prefix": "", "access_key": "a", "secret_key": "s", "credentials": {}, "folder": " "}
     block = DataShardBlock(**sent)
     assert (block.prefix, block.credentials, block.folder) == (None, None, None)
-    assert block.get_config() == S3Config("b", access_key="a", secret_key="s")
+    assert block.get_config() == S3Config("tables", access_key="a", secret_key="s")
 
 
 def test_forms_ask_for_text_where_a_field_may_stay_empty() -> None:
