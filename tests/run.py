@@ -32,7 +32,13 @@ from side_by_side import Console, Job, run_jobs  # noqa: E402
 
 AT_ONCE = 2
 """Suites that run side by side at least: some mostly wait, others mostly compute."""
-KEPT = ("DATASHARD_REQUIRE_ALL", "DATASHARD_SIMULATION_SEEDS", "DATASHARD_THOROUGH")
+KEPT = (
+    "DATASHARD_REQUIRE_ALL",
+    "DATASHARD_SIMULATION_SEEDS",
+    "DATASHARD_THOROUGH",
+    "DATASHARD_MINIO",
+    "DATASHARD_VERSITYGW",
+)
 """Variables that say how much is tested; all others that begin so would change what is."""
 BACKENDS = ("memory", "local", "s3", "obstore")
 
