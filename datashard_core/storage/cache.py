@@ -49,6 +49,12 @@ class ObjectCache:
         self._keep(name, body)
         return body
 
+    def forget(self, storage: Storage, key: str) -> None:
+        """Read an object anew the next time: it turned out to be damaged, and may be restored."""
+        with self._lock:
+            body = self._bodies.pop((storage.root, key), None)
+            self._size -= len(body) if body is not None else 0
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:

@@ -70,13 +70,7 @@ class S3Clients:
         self._region: str | None = config.region
         self._filesystem: tuple[Credentials, Any] | None = None
         self._choice, why = choose(config, self.session)
-        log.log(
-            logging.INFO if self._choice == "obstore" else logging.DEBUG,
-            "bucket %s: requests go through %s: %s",
-            config.bucket,
-            self._choice,
-            why,
-        )
+        log.info("bucket %s: requests go through %s: %s", config.bucket, self._choice, why)
 
     @property
     def transport_name(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from itertools import islice
 
 from msgspec import Struct
@@ -50,7 +51,8 @@ class Planner(Struct, frozen=True):
         """
         if snapshot is None:
             return []
-        manifests = decode_manifest_list(self._body(snapshot.manifest_list), snapshot.manifest_list)
+        with self._forgotten_if_damaged(snapshot.manifest_list):
+            manifests = decode_manifest_list(self._body(snapshot.manifest_list), snapshot.manifest_list)
         if any(manifest.content != 0 for manifest in manifests):
             raise UnsupportedTableError(
                 f"table {self.table_name}: snapshot {snapshot.snapshot_id} has row-level delete files (written by "
@@ -78,11 +80,25 @@ class Planner(Struct, frozen=True):
             if not ahead:
                 return
             manifest, body = ahead.popleft()
-            yield from live_files(body.result(), manifest, prunings[manifest.partition_spec_id])
+            with self._forgotten_if_damaged(manifest.manifest_path):
+                entries = live_files(body.result(), manifest, prunings[manifest.partition_spec_id])
+            yield from entries
+
+    @contextmanager
+    def _forgotten_if_damaged(self, uri: str) -> Iterator[None]:
+        """A damaged file is not kept in memory, so that it can be restored under the feet of this process."""
+        try:
+            yield
+        except CorruptTableError:
+            immutable.forget(self.storage, self._key(uri))
+            raise
+
+    def _key(self, uri: str) -> str:
+        return key_of(uri, self.metadata.location, self.storage.root)
 
     def _body(self, uri: str) -> bytes:
         try:
-            return immutable.get(self.storage, key_of(uri, self.metadata.location, self.storage.root))
+            return immutable.get(self.storage, self._key(uri))
         except ObjectNotFoundError as error:
             raise CorruptTableError(
                 f"table {self.table_name}: {uri} is missing. If snapshots were expired meanwhile, refresh the table; "
