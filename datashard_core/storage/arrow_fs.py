@@ -36,6 +36,9 @@ def make_filesystem(config: S3Config, credentials: Credentials, region: str) -> 
         parts = urlsplit(config.endpoint)
         options["scheme"] = parts.scheme
         options["endpoint_override"] = parts.netloc
+    proxy = proxy_for(config)
+    if proxy is not None:
+        options["proxy_options"] = proxy
     if isinstance(config.verify_tls, str):
         options["tls_ca_file_path"] = config.verify_tls
     elif config.verify_tls is False and (config.endpoint or "https").startswith("https"):
@@ -50,3 +53,15 @@ def make_filesystem(config: S3Config, credentials: Credentials, region: str) -> 
         AWS_SHARED_CREDENTIALS_FILE=os.devnull,
     ):
         return pafs.S3FileSystem(**options)
+
+
+def proxy_for(config: S3Config) -> str | None:
+    """The proxy that the environment names for a store, which Arrow does not look for by itself."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(config.endpoint or f"https://{config.bucket}.s3.amazonaws.com")
+    if proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"

@@ -67,12 +67,12 @@ class BotoTransport:
         with self._told():
             answer = self._client.get_object(Bucket=self._config.bucket, Key=key, **extra)
             body: bytes = answer["Body"].read()
-        return StoredObject(body, Version(answer["ETag"]), answer["LastModified"].timestamp())
+            return StoredObject(body, Version(answer["ETag"]), answer["LastModified"].timestamp())
 
     def head(self, key: str) -> ObjectInfo:
         with self._told():
             answer = self._client.head_object(Bucket=self._config.bucket, Key=key)
-        return ObjectInfo(key, answer["ContentLength"], Version(answer["ETag"]), answer["LastModified"].timestamp())
+            return ObjectInfo(key, answer["ContentLength"], Version(answer["ETag"]), answer["LastModified"].timestamp())
 
     def page(self, prefix: str, after: str | None) -> Page:
         more = {} if after is None else {"StartAfter": after}
@@ -105,7 +105,7 @@ class BotoTransport:
             arguments["SSEKMSKeyId"] = self._config.sse_kms_key_id
         with self._told():
             answer = self._client.put_object(**arguments)
-        return Written(Version(answer["ETag"]), answer.get("ServerSideEncryption"))
+            return Written(Version(answer["ETag"]), answer.get("ServerSideEncryption"))
 
     def delete(self, keys: Sequence[str]) -> Sequence[tuple[str, Answer]]:
         wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
@@ -187,6 +187,9 @@ class BotoTransport:
                 reason="credentials-missing",
                 key=self._config.uri,
             )
+        if isinstance(error, KeyError):
+            # Headers that were cut off on the way: botocore takes what there is for the whole answer.
+            return BrokenError(f"the answer was cut short: it has no {error}")
         kind: type[TransportError] | None = None
         if isinstance(error, (botocore.EndpointConnectionError, botocore.ConnectTimeoutError)):
             kind = NotSentError

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from datashard_core.config import Credentials, S3Config
-from datashard_core.errors import DataShardError, StorageError
+from datashard_core.errors import ConfigurationError, DataShardError, StorageError
 from datashard_core.storage.choice import choose
 from datashard_core.storage.transport import Transport
 
@@ -69,6 +69,10 @@ class S3Clients:
         self._transport: Transport | None = None
         self._region: str | None = config.region
         self._filesystem: tuple[Credentials, Any] | None = None
+        if isinstance(config.verify_tls, str) and not os.access(config.verify_tls, os.R_OK):
+            raise ConfigurationError(
+                f"bucket {config.bucket}: verify_tls={config.verify_tls!r} is no file of certificates that can be read"
+            )
         self._choice, why = choose(config, self.session)
         log.info("bucket %s: requests go through %s: %s", config.bucket, self._choice, why)
 

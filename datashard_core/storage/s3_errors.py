@@ -28,6 +28,7 @@ _BAD_KEYS = frozenset(
         "SignatureDoesNotMatch",
         "ExpiredToken",
         "InvalidToken",
+        "InvalidTokenId",
         "TokenRefreshRequired",
         "InvalidClientTokenId",
     }

@@ -47,6 +47,7 @@ _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})[^:]*: ?(.*)"
 _ERROR_BODY = re.compile(r"Server returned error response: (.*)", re.DOTALL)
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+_KEY_REFUSED = re.compile(r"DeleteObjects request failed for key (.*): (.*) \(code: ([^()]*)\)", re.DOTALL)
 _KEY = re.compile(r"<Key>([^<]*)</Key>")
 _ROOT_CAUSE = re.compile(r'message: "([^"]+)"|(InvalidCertificate\(\s*\w+)|kind: (\w+)|(TimedOut)')
 
@@ -223,6 +224,8 @@ def failure_of(text: str) -> TransportError:
         return RefusedError(Answer(code[1] if code else str(status), status, said[1] if said else ""))
     if (errors := _ERROR_BODY.search(told)) is not None:
         return RefusedError(Answer("", 200, errors[1]))
+    if _KEY_REFUSED.search(told) is not None:
+        return RefusedError(Answer("", 200, told))
     if "redirect without LOCATION" in told:
         return RefusedError(Answer("PermanentRedirect", 301, "the bucket is in another region than the one given"))
     causes = [part for parts in _ROOT_CAUSE.findall(debug) for part in parts if part]
@@ -231,7 +234,9 @@ def failure_of(text: str) -> TransportError:
 
 
 def refused_in(body: str) -> list[tuple[str, Answer]]:
-    """What the answer to a bulk delete refuses, by key. Pure."""
+    """What the answer to a bulk delete refuses, by key: the first of them as obstore tells it, or all. Pure."""
+    if (first := _KEY_REFUSED.search(body)) is not None:
+        return [(first[1], Answer(first[3], 200, first[2]))]
     refused = []
     for part in body.split("<Error>")[1:]:
         key, code, message = _KEY.search(part), _CODE.search(part), _MESSAGE.search(part)

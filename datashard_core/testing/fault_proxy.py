@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -48,6 +49,8 @@ class Plan:
         lasting: whether all later ones share its fate.
         late_seconds: how long after the reset a ``late`` request reaches the store.
         hook: called with the number of each request before anything happens to it.
+        seen: method and path of every request so far.
+        heads: their first lines and headers.
     """
 
     kind: Kind = "none"
@@ -56,10 +59,12 @@ class Plan:
     late_seconds: float = 0.3
     hook: Callable[[int], None] | None = None
     seen: list[tuple[str, str]] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
 
-    def next(self, method: str, path: str) -> tuple[int, Kind]:
+    def next(self, method: str, path: str, head: str = "") -> tuple[int, Kind]:
         """Count a request; its number and its fate."""
         self.seen.append((method, path))
+        self.heads.append(head)
         number = len(self.seen)
         hit = number == self.at or (self.lasting and number > self.at > 0)
         return number, self.kind if hit else "none"
@@ -87,6 +92,7 @@ class FaultProxy:
 
     Args:
         upstream: URL of the S3 server behind it.
+        tls: certificate and key, for clients that speak HTTPS to it (as ``localhost``).
 
     Example:
         >>> with FaultProxy(server.endpoint) as proxy:
@@ -95,9 +101,10 @@ class FaultProxy:
         <Warehouse s3://datashard/warehouse>
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(upstream)
         self._host, self._port = str(parts.hostname), int(parts.port or 80)
+        self._tls = tls
         self.plan = Plan()
         self.endpoint = ""
         self._loop = asyncio.new_event_loop()
@@ -130,8 +137,9 @@ class FaultProxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls))
+        port = server.sockets[0].getsockname()[1]
+        self.endpoint = f"https://localhost:{port}" if self._tls is not None else f"http://127.0.0.1:{port}"
         self._ready.set()
         self._loop.run_forever()
         server.close()
@@ -154,7 +162,7 @@ class FaultProxy:
         """Let one request have its fate; whether the connection lives on."""
         method, path, _ = request.first_line
         plan = self.plan
-        number, kind = plan.next(method, path)
+        number, kind = plan.next(method, path, request.head.decode("latin-1"))
         if kind in ("409", "501") and not (request.header(b"if-none-match") or request.header(b"if-match")):
             kind = "none"
         if plan.hook is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -155,6 +156,8 @@ class S3Server:
         self._process = None
 
 
+_HANDED_OUT = re.compile(rb"<AccessKeyId>(\w+)</AccessKeyId>")
+
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -163,7 +166,7 @@ class _Guard:
 
     def __init__(self, app: App, access_key: str) -> None:
         self._app = app
-        self._key = access_key
+        self._keys = {access_key}
         self._lock = threading.Lock()
         self._log: list[tuple[str, str]] = []
         self._ahead = 0.0
@@ -174,13 +177,18 @@ class _Guard:
             return self._control(method, start_response)
         if path == _CLOCK:
             return self._move_clock(environ, start_response)
-        if f"Credential={self._key}/" not in environ.get("HTTP_AUTHORIZATION", ""):
+        _, _, signed = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")
+        if signed.partition("/")[0] not in self._keys:
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
             return [_REFUSED]
         # The body is taken from the socket before the lock: a slow client must not hold it.
         with self._lock:
             self._log.append((method, path))
-            return list(self._app(environ, start_response))
+            answer = list(self._app(environ, start_response))
+            if (method, path) == ("POST", "/"):
+                # The same server is STS: whoever assumes a role gets keys of its own.
+                self._keys |= {key.decode() for key in _HANDED_OUT.findall(b"".join(answer))}
+            return answer
 
     def _control(self, method: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
