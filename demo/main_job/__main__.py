@@ -151,7 +151,7 @@ def main() -> int:
         console.print("Stopped; everything that was started has ended.")
         return 130
     except (ChildError, DataShardError) as error:
-        console.print(f"[red]The demo failed:[/] {escape(str(error))}")
+        console.print(f"[red]The demo failed:[/] {escape(str(error))}", soft_wrap=True)  # commands stay whole
         return 1
 
 
