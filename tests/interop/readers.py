@@ -57,22 +57,7 @@ def _extension(name: str) -> str:
     return str(found[0])
 
 
-def read_polars(uri: str, s3: dict[str, str] | None) -> list[dict[str, Any]]:
-    """Polars, which plans with PyIceberg and reads by itself."""
-    import polars as pl
-
-    options = {}
-    if s3 is not None:
-        options = {
-            "s3.endpoint": s3["endpoint"],
-            "s3.access-key-id": s3["access_key"],
-            "s3.secret-access-key": s3["secret_key"],
-            "s3.region": "us-east-1",
-        }
-    return pl.scan_iceberg(uri, storage_options=options).collect().to_dicts()
-
-
-READERS = {"pyiceberg": read_pyiceberg, "duckdb": read_duckdb, "polars": read_polars}
+READERS = {"pyiceberg": read_pyiceberg, "duckdb": read_duckdb}
 
 
 if __name__ == "__main__":
