@@ -30,8 +30,8 @@ import environments  # noqa: E402
 from installers import interruptible  # noqa: E402
 from side_by_side import Console, Job, run_jobs  # noqa: E402
 
-AT_ONCE = 2
-"""Suites that run side by side at least: some mostly wait, others mostly compute."""
+AT_ONCE = 3
+"""Suites that run side by side at least: those of the orchestrators wait a good part of the time."""
 KEPT = (
     "DATASHARD_REQUIRE_ALL",
     "DATASHARD_SIMULATION_SEEDS",

@@ -22,7 +22,7 @@ from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.s3_server import S3Server
 
-settings.register_profile("quick", max_examples=25)
+settings.register_profile("quick", max_examples=20)
 settings.register_profile("thorough", max_examples=150)
 settings.load_profile("thorough" if os.environ.get("DATASHARD_THOROUGH") else "quick")
 
