@@ -189,6 +189,8 @@ def _commit_left(backlog: _Backlog) -> Steps[None]:
     elif outcome.nothing:
         # Their bodies were not to be had: gone (so named in a newer version), or not just now.
         backlog.left &= set((yield from staged_names()))
+        if not backlog.left:  # what is shown has to be as new as what took them
+            backlog.state = settle((yield from find_current(target.root, backlog.state.body)), backlog.state, target)
         yield from ask(Sleep(PAUSE if backlog.left else 0.0))
 
 

@@ -24,6 +24,7 @@ from datashard_core.errors import (
     AppendIdConflictError,
     AppendRefusedError,
     CommitStateUnknownError,
+    CorruptTableError,
     DataShardError,
     NoSuchTableError,
 )
@@ -193,8 +194,12 @@ class Scenario:
                 self.errors.append(f"an append took {took:.0f} s though nothing failed")
             return False
         spoilt = self.spoils and isinstance(result, AppendRefusedError)
-        if calm and not isinstance(result, NoSuchTableError) and not spoilt:
+        # The file of a large append that slept may be removed as an orphan: then its owner is told so.
+        collected = self.mix.keepers > 0 and "orphans were removed before it was committed" in str(result)
+        if calm and not isinstance(result, NoSuchTableError) and not spoilt and not collected:
             self.errors.append(f"an append ended with {type(result).__name__} though nothing failed: {result}")
+        if isinstance(result, CorruptTableError) and not (calm or collected or self.mix.losers_of_nodes):
+            self.errors.append(f"an append found the table damaged: {result}")
         if isinstance(result, CommitStateUnknownError):
             told.unknown += 1
             self.counts["unknown, and said so"] += 1

@@ -19,6 +19,7 @@ from datashard_core.testing.mixes import Mix, mix_for
 from datashard_core.testing.scenario import run_seed
 from datashard_core.testing.simulation import Faults
 from datashard_core.testing.teeth import TEETH, Tooth
+from datashard_core.testing.upkeep_teeth import UPKEEP_TEETH
 
 SEEDS = int(os.environ.get("DATASHARD_SIMULATION_SEEDS", "100"))
 
@@ -82,7 +83,7 @@ def test_a_seed_replays_exactly() -> None:
     assert first.versions == second.versions > 1
 
 
-@pytest.mark.parametrize("tooth", TEETH, ids=lambda tooth: tooth.rule)
+@pytest.mark.parametrize("tooth", (*TEETH, *UPKEEP_TEETH), ids=lambda tooth: tooth.rule)
 def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
     with tooth.off():
         noticed = next((seed for seed in range(12) if _violates(seed, tooth.mix)), None)
