@@ -46,7 +46,7 @@ class ObjectCache:
                 self._bodies.move_to_end(name)
                 return body
         body = storage.get(key).body
-        self._keep(name, body)
+        self.keep(storage, key, body)
         return body
 
     def forget(self, storage: Storage, key: str) -> None:
@@ -61,7 +61,9 @@ class ObjectCache:
             self._bodies.clear()
             self._size = 0
 
-    def _keep(self, name: tuple[str, str], body: bytes) -> None:
+    def keep(self, storage: Storage, key: str, body: bytes) -> None:
+        """Keep a body that was read elsewhere."""
+        name = (storage.root, key)
         if len(body) > self.max_object:
             return
         with self._lock:

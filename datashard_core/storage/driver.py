@@ -115,16 +115,13 @@ class _Shared:
 os.register_at_fork(after_in_child=_Shared.forget)
 
 
-def run(
-    steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK, *, meanwhile: Callable[[], None] | None = None
-) -> T:
+def run(steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK) -> T:
     """Run a generator of request batches to its end and return what it returns.
 
     Args:
         steps: the generator, not yet started.
         storage: where the requests go.
         clock: time and randomness for :class:`Now`, :class:`Sleep`, :class:`Unique`, :class:`Random`.
-        meanwhile: what this thread does while the first requests are under way.
 
     Raises:
         DataShardError: whatever the generator raises.
@@ -132,26 +129,27 @@ def run(
     try:
         batch = next(steps)
         while True:
-            outcomes = _perform_all(batch, storage, clock, meanwhile)
-            meanwhile = None
-            batch = steps.send(outcomes)
+            batch = steps.send(_perform_all(batch, storage, clock))
     except StopIteration as stop:
         result: T = stop.value
         return result
 
 
-def _perform_all(
-    batch: Sequence[Request], storage: Storage, clock: Clock, meanwhile: Callable[[], None] | None = None
-) -> list[Any]:
+def run_beside(work: Callable[[], None], steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK) -> T:
+    """As :func:`run`, in a thread of its own, while this one does some work."""
+    future: Future[T] = Pool(1).submit(run, steps, storage, clock)
+    work()
+    return future.result()
+
+
+def _perform_all(batch: Sequence[Request], storage: Storage, clock: Clock) -> list[Any]:
     remote = [index for index, request in enumerate(batch) if not isinstance(request, _LOCAL)]
-    if remote and meanwhile is None and (not _is_main() or isinstance(batch[remote[0]], Sleep)):
+    if remote and (not _is_main() or isinstance(batch[remote[0]], Sleep)):
         remote.pop(0)  # stays in this thread: one hand-over fewer, and a sleep can be interrupted
     if not remote:
         return [_perform(request, storage, clock) for request in batch]
     pool = shared_pool()
     futures = {index: pool.submit(_perform, batch[index], storage, clock) for index in remote}
-    if meanwhile is not None:
-        meanwhile()
     outcomes = [None if index in futures else _perform(batch[index], storage, clock) for index in range(len(batch))]
     for index, future in futures.items():
         outcomes[index] = future.result()

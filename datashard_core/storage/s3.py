@@ -7,7 +7,6 @@ every transport. Large data files go through Arrow's own client, in parts and in
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -126,6 +125,8 @@ class S3Storage:
     @contextmanager
     def open_data(self, key: str) -> Iterator[Any]:
         if self._config.sse is not None:
+            import tempfile
+
             with tempfile.TemporaryFile() as spool:  # Arrow cannot ask for encryption
                 yield spool
                 size = spool.tell()

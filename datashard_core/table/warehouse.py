@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
@@ -23,6 +22,7 @@ from datashard_core.storage import check_conditional, open_storage
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.driver import call, run
 from datashard_core.table import namespaces
+from datashard_core.table.load import load
 from datashard_core.table.names import TableName, is_part, parse_name
 from datashard_core.table.shared import SharedCommits
 from datashard_core.table.table import DEFAULT_TIMEOUT, Table
@@ -112,8 +112,7 @@ class Warehouse:
         """
         parsed = parse_name(name)
         storage = self._storage.at(parsed.folder)
-        found = run(find_current(storage.root), storage, self._clock, meanwhile=_import_arrow)
-        return self._table(storage, parsed, settle(found, None, Target(storage.root, str(parsed), "")))
+        return self._table(storage, parsed, load(storage, str(parsed), self._clock))
 
     def table_exists(self, name: str) -> bool:
         """Whether there is a table of that name."""
@@ -271,12 +270,6 @@ def load_table(name_or_uri: str, *, config: S3Config | LocalConfig | None = None
 def _locate(name_or_uri: str, config: S3Config | LocalConfig | None) -> tuple[Warehouse, str]:
     root, name = split_table_uri(name_or_uri)
     return connect(root, config), name
-
-
-def _import_arrow() -> None:
-    """Load what every append and every scan needs, while the store is asked for the version."""
-    import_module("fastavro")
-    import_module("pyarrow.parquet")
 
 
 def _opened(table: Table, schema: Schema, if_exists: IfExists) -> Table:

@@ -1,0 +1,77 @@
+"""Opening a table: its newest version, and what every append and every scan needs next."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+
+from msgspec.structs import replace
+
+from datashard_core.clock import Clock
+from datashard_core.commit.paths import key_of
+from datashard_core.commit.pointer import find_current
+from datashard_core.commit.state import Seen, Target, settle
+from datashard_core.errors import DataShardError
+from datashard_core.format.manifest import decode_manifest_list
+from datashard_core.storage.base import Storage, StoredObject
+from datashard_core.storage.cache import immutable
+from datashard_core.storage.driver import run, run_beside
+from datashard_core.storage.requests import Get, Steps
+
+log = logging.getLogger(__name__)
+
+ARROW = ("fastavro", "pyarrow.parquet")
+"""What takes a new process as long to import as the store takes for two answers."""
+
+
+def load(storage: Storage, name: str, clock: Clock) -> Seen:
+    """The newest version of a table, with its manifest list.
+
+    Args:
+        storage: where the table is.
+        name: its name, for messages.
+        clock: of the process.
+
+    Raises:
+        NoSuchTableError: there is none, or it was dropped.
+        StorageError: the store failed.
+    """
+    steps = _read(Target(storage.root, name, ""))
+    if all(module in sys.modules for module in ARROW):
+        seen, listed = run(steps, storage, clock)
+    else:
+        seen, listed = run_beside(_import_arrow, steps, storage, clock)
+    snapshot = seen.body.table.current_snapshot
+    if snapshot is None:
+        return replace(seen, manifests=())
+    if not isinstance(listed, StoredObject):
+        log.info("table %s: its manifest list is read when it is needed: %s", name, listed)
+        return seen
+    try:
+        manifests = tuple(decode_manifest_list(listed.body, snapshot.manifest_list))
+    except DataShardError as error:
+        log.info("table %s: its manifest list is read again when it is needed: %s", name, error)
+        return seen
+    immutable.keep(storage, key_of(snapshot.manifest_list, seen.body.table.location, storage.root), listed.body)
+    return replace(seen, manifests=manifests)
+
+
+def _read(target: Target) -> Steps[tuple[Seen, StoredObject | DataShardError | None]]:
+    """The newest version, and its manifest list or why it cannot be had: whoever needs it asks again."""
+    found = yield from find_current(target.root)
+    seen = settle(found, None, target)
+    table = seen.body.table
+    if table.current_snapshot is None:
+        return seen, None
+    try:
+        key = key_of(table.current_snapshot.manifest_list, table.location, target.root)
+    except DataShardError as error:
+        return seen, error
+    outcomes = yield (Get(key),)
+    return seen, outcomes[0]
+
+
+def _import_arrow() -> None:
+    for module in ARROW:
+        import_module(module)
