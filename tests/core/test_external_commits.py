@@ -19,7 +19,7 @@ from datashard_core.errors import CommitStateUnknownError, DataShardError, Stora
 from datashard_core.format.schema import Schema
 from datashard_core.storage.requests import Sleep, Steps, ask
 from datashard_core.testing.history import ROOT, History
-from datashard_core.testing.mixes import blocks_of, mix_for
+from datashard_core.testing.mixes import mix_for, scaled_to
 from datashard_core.testing.scenario import Scenario
 from datashard_core.testing.simulation import Simulation
 
@@ -59,10 +59,10 @@ def test_what_an_external_commit_is_told_is_so(seed: int) -> None:
     mix = replace(mix_for(seed), drops=0)  # a commit to a dropped table is refused: tested elsewhere
     simulation = Simulation(seed, faults=mix.faults)
     told: dict[str, str] = {}
-    with blocks_of(mix.block):
+    with scaled_to(mix):
         scenario = Scenario(simulation, mix)
         for number in range(2):
-            scenario._launch(external(scenario, str(number), told), f"external {number}")
+            scenario.launch(external(scenario, str(number), told), f"external {number}")
         report = scenario.finish(calm_at=60.0)
         assert report.violations == []
         versions = History(simulation.store).versions
@@ -90,7 +90,7 @@ def test_enough_of_the_seeds_commit_and_lose_races() -> None:
         told: dict[str, str] = {}
         mix = replace(mix_for(seed), drops=0)
         scenario = Scenario(Simulation(seed, faults=mix.faults), mix)
-        scenario._launch(external(scenario, "0", told), "external")
+        scenario.launch(external(scenario, "0", told), "external")
         scenario.finish(calm_at=60.0)
         words |= set(told.values())
     assert {"committed", "not committed"} <= words
