@@ -258,12 +258,12 @@ def test_a_data_file_that_is_gone_is_an_error_and_never_fewer_rows(
 
 def test_a_manifest_that_cannot_be_read_stops_the_append(any_warehouse: Warehouse, any_storage: Storage) -> None:
     any_warehouse.create_table("t", EVENTS).append(ROWS)
-    table = any_warehouse.load_table("t")
-    snapshot = table.current_snapshot()
+    snapshot = any_warehouse.load_table("t").current_snapshot()
     assert snapshot is not None
     key = "t/" + snapshot.manifest_list.partition("/t/")[2]
     body = any_storage.get(key).body
     any_storage.put(key, body[:-30])
+    table = any_warehouse.load_table("t")
     with pytest.raises(ds.CorruptTableError, match="Avro"):
         table.append(ROWS)
     any_storage.delete([key])
