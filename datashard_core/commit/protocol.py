@@ -440,7 +440,7 @@ def _watch(group: _Group, line: int, patience: float) -> Steps[bool]:
             yield from _breathe(group, error)
         now: Instant = yield from ask(Now())
         _check_deadline(group, now)
-        _say(group, now, line)
+        _say(group, now, f"{line} in line before them; ")
         if now.monotonic - begun.monotonic > patience:
             return False
 
@@ -506,7 +506,9 @@ def _breathe(group: _Group, error: StorageError) -> Steps[None]:
     _check_deadline(group, now)
     if error.reason == "throttled":
         group.throttled = min(max(SLOW, 2 * group.throttled), SLOWEST)
-    yield from ask(Sleep((0.5 + fraction) * (group.throttled or 0.3)))
+    _say(group, now)
+    pause = (0.5 + fraction) * (group.throttled or 0.3)
+    yield from ask(Sleep(min(pause, group.deadline - now.monotonic)))
 
 
 def _check_deadline(group: _Group, now: Instant) -> None:
@@ -520,16 +522,17 @@ def _check_deadline(group: _Group, now: Instant) -> None:
     )
 
 
-def _say(group: _Group, now: Instant, rank: int) -> None:
+def _say(group: _Group, now: Instant, line: str = "") -> None:
+    """One line in the log, once, for who wonders what an append waits for."""
     waited = now.monotonic - group.started
     if waited > SAY_AFTER and not group.said:
         group.said = True
         log.info(
-            "table %s: waiting %.0f s for a commit to carry %d append(s); %d in line before them (%s)",
+            "table %s: waiting %.0f s for a commit to carry %d append(s) (%s%s)",
             group.target.name,
             waited,
             len(group.waiting),
-            rank,
+            line,
             group.cause or "no error so far",
         )
 

@@ -16,8 +16,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
-from datashard_core.errors import DataShardError
-from datashard_core.storage.base import Storage
+from datashard_core.errors import DataShardError, StorageError
+from datashard_core.storage.base import OutcomeUnknownError, Storage
 from datashard_core.storage.requests import (
     Delete,
     Get,
@@ -38,6 +38,8 @@ from datashard_core.storage.requests import (
 
 T = TypeVar("T")
 MAX_THREADS = 32
+GRACE = 0.5
+"""Seconds that a request is given once the deadline of its work has passed."""
 
 _LOCAL = (Now, Unique, Random)
 """Requests that cost nothing."""
@@ -115,21 +117,24 @@ class _Shared:
 os.register_at_fork(after_in_child=_Shared.forget)
 
 
-def run(steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK) -> T:
+def run(steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK, timeout: float | None = None) -> T:
     """Run a generator of request batches to its end and return what it returns.
 
     Args:
         steps: the generator, not yet started.
         storage: where the requests go.
         clock: time and randomness for :class:`Now`, :class:`Sleep`, :class:`Unique`, :class:`Random`.
+        timeout: seconds after which no request is waited for any longer than :data:`GRACE`: a store that
+            does not answer is not waited for as long as its client has patience. None: for as long as that.
 
     Raises:
         DataShardError: whatever the generator raises.
     """
+    until = None if timeout is None else clock.monotonic() + timeout
     try:
         batch = next(steps)
         while True:
-            batch = steps.send(_perform_all(batch, storage, clock))
+            batch = steps.send(_perform_all(batch, storage, clock, until))
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -142,9 +147,10 @@ def run_beside(work: Callable[[], None], steps: Steps[T], storage: Storage, cloc
     return future.result()
 
 
-def _perform_all(batch: Sequence[Request], storage: Storage, clock: Clock) -> list[Any]:
+def _perform_all(batch: Sequence[Request], storage: Storage, clock: Clock, until: float | None) -> list[Any]:
     remote = [index for index, request in enumerate(batch) if not isinstance(request, _LOCAL)]
-    if remote and (not _is_main() or isinstance(batch[remote[0]], Sleep)):
+    patient = until is None and not _is_main()
+    if remote and (patient or isinstance(batch[remote[0]], Sleep)):
         remote.pop(0)  # stays in this thread: one hand-over fewer, and a sleep can be interrupted
     if not remote:
         return [_perform(request, storage, clock) for request in batch]
@@ -152,8 +158,23 @@ def _perform_all(batch: Sequence[Request], storage: Storage, clock: Clock) -> li
     futures = {index: pool.submit(_perform, batch[index], storage, clock) for index in remote}
     outcomes = [None if index in futures else _perform(batch[index], storage, clock) for index in range(len(batch))]
     for index, future in futures.items():
-        outcomes[index] = future.result()
+        outcomes[index] = future.result() if until is None else _awaited(future, batch[index], storage, clock, until)
     return outcomes
+
+
+def _awaited(future: Future[Any], request: Request, storage: Storage, clock: Clock, until: float) -> Any:
+    """The outcome of a request, or that there was none in time; it may have its effect all the same."""
+    try:
+        return future.result(max(until - clock.monotonic(), 0.0) + GRACE)
+    except TimeoutError:
+        if future.done():
+            raise
+    future.cancel()
+    key = request.key if isinstance(request, (Get, Head, Put, PutData, PutIfAbsent, Replace)) else ""
+    what = f"{type(request).__name__} of {storage.root}/{key}: no answer before the deadline"
+    if isinstance(request, (PutIfAbsent, Replace)):
+        return OutcomeUnknownError(f"{what}, so the write may have landed or not", key=key)
+    return StorageError(what, reason="unreachable", key=f"{storage.root}/{key}")
 
 
 def call(work: Callable[..., T], *arguments: Any) -> T:

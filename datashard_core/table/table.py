@@ -181,7 +181,7 @@ class Table(Maintenance):
             CommitTimeoutError: the deadline passed; what is staged stays staged.
             StorageError: the store failed, likewise.
         """
-        self._learn(run(flush(self._target, self._seen, timeout), self._storage, self._clock))
+        self._learn(run(flush(self._target, self._seen, timeout), self._storage, self._clock, timeout=timeout))
         return self
 
     def _defer(self, item: Append, seen: Seen, timeout: float) -> Committed | None:
@@ -390,7 +390,9 @@ class Table(Maintenance):
         )
 
     def _commit(self, items: Sequence[Append], timeout: float) -> dict[str, Result]:
-        results, seen = run(append(items, self._target, self._seen, timeout), self._storage, self._clock)
+        results, seen = run(
+            append(items, self._target, self._seen, timeout), self._storage, self._clock, timeout=timeout
+        )
         if seen is not None:
             self._learn(seen)
             self._appended = seen
