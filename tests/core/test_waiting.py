@@ -110,7 +110,7 @@ def test_a_store_that_is_overloaded_is_slowed_down_for_and_the_log_says_so_once(
     times: list[float] = []
     proxy.plan.hook = lambda request: times.append(time.monotonic()) if request > proxy.plan.at else None
     begun = time.monotonic()
-    with pytest.raises(CommitStateUnknownError, match="slow down|no answer before the deadline"):
+    with pytest.raises(CommitStateUnknownError, match=r"slow down|no answer before the deadline"):
         table.append([{"n": 10}], append_id="throttled", timeout=6.0)
     took = time.monotonic() - begun
     assert 6.0 <= took < 6.0 + LEEWAY
