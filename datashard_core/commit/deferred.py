@@ -155,9 +155,10 @@ def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
     """
     now: Instant = yield from ask(Now())
     backlog = _Backlog(target, now.monotonic + timeout, seen)
-    while backlog.left is None or backlog.left:
+    done = False
+    while not done:
         try:
-            yield from _commit_left(backlog)
+            done = yield from _commit_left(backlog)
         except StorageError as error:
             yield from _breathe(error, backlog)
     if backlog.refused:
@@ -172,16 +173,17 @@ def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
     return backlog.state
 
 
-def _commit_left(backlog: _Backlog) -> Steps[None]:
-    """One try of a flush: strike out what is named by now, and commit the rest."""
+def _commit_left(backlog: _Backlog) -> Steps[bool]:
+    """One try of a flush: strike out what is named by now, and commit the rest; whether nothing was left."""
     target, seen = backlog.target, backlog.state
+    if backlog.left is None:
+        # Before the version is read: what was carried and deleted since is in a version that is read then.
+        backlog.left = set((yield from staged_names()))
     found = yield from find_current(target.root, seen.body if seen is not None else None)
     backlog.state = settle(found, seen, target)
-    if backlog.left is None:
-        backlog.left = set((yield from staged_names()))
     yield from _strike_named(backlog, backlog.left, backlog.state)
     if not backlog.left:
-        return
+        return True
     _check(backlog, (yield from ask(Now())))
     outcome = yield from commit(target, backlog.state, sorted(backlog.left), {})
     if outcome.created is not None:
@@ -192,6 +194,7 @@ def _commit_left(backlog: _Backlog) -> Steps[None]:
         if not backlog.left:  # what is shown has to be as new as what took them
             backlog.state = settle((yield from find_current(target.root, backlog.state.body)), backlog.state, target)
         yield from ask(Sleep(PAUSE if backlog.left else 0.0))
+    return False
 
 
 def staged_names() -> Steps[list[StagedName]]:

@@ -19,7 +19,8 @@ from datashard_core.commit.pointer import find_current
 from datashard_core.commit.staging import Judged, StagedName, UnreadableBodyError
 from datashard_core.commit.state import settle
 from datashard_core.storage.requests import Delete, Put, Steps
-from datashard_core.testing.mixes import Mix
+from datashard_core.testing import teeth_of_history as history
+from datashard_core.testing.mixes import SHORT_LIVED, Mix
 from datashard_core.testing.simulation import Faults
 
 
@@ -214,6 +215,18 @@ _LISTS = "metadata/manifests/manifest_list_"
 _BUSY = Mix(writers=6, appends=4, think=0.05, handed_in=0.5, twins=0.3, deferred=0.3, fresh=0.3, foreign=0)
 _LOSSY = Faults(after=0.10, late=0.08, twice=0.10, before=0.03, suspend=0.01, crash=0.004)
 
+_OLD = replace(_BUSY, handed_in=1.0, twins=0.9, fresh=0.5, appends=8, think=0.4, block=2, runs_again=8, deferred=0.1)
+_SLEEPY = replace(
+    _BUSY,
+    writers=4,
+    appends=8,
+    think=0.5,
+    deferred=0.0,
+    keepers=4,
+    grace=1.0,
+    faults=Faults(suspend=0.05, suspend_seconds=8.0),
+)
+
 TEETH = (
     Tooth("base rule", replace(_BUSY, faults=_LOSSY), _no_base_rule),
     Tooth(
@@ -243,4 +256,40 @@ TEETH = (
     ),
     Tooth("never delete on a guess", replace(_BUSY, faults=Faults(after=0.3)), _clean_up_on_a_guess),
     Tooth("committed refusals", replace(_BUSY, deferred=0.0, faults=Faults()), _uncommitted_refusals),
+    Tooth(
+        "list before read, for staged rows",
+        replace(
+            _BUSY, deferred=0.7, think=0.3, readers=8, handed_in=0.0, faults=Faults(suspend=0.1, suspend_seconds=3.0)
+        ),
+        history.version_before_listing,
+    ),
+    Tooth("property number", replace(_BUSY, foreign=2, keep_property=1.0), history.copied_property_believed),
+    Tooth("nodes are pure functions", replace(_OLD, faults=Faults()), history.impure_nodes),
+    Tooth(
+        "a missing read is an error",
+        replace(_BUSY, fresh=1.0, think=1.0, faults=Faults(before=0.1)),
+        history.missing_read_taken_for_empty,
+    ),
+    Tooth(
+        "refused only if every body of the id is bad",
+        replace(_BUSY, deferred=0.8, think=0.3, spoilers=4, faults=Faults()),
+        history.refused_at_the_first_bad_body,
+    ),
+    Tooth(
+        "uuid before look-up",
+        replace(_BUSY, drops=2, deferred=0.0, handed_in=1.0, faults=Faults(suspend=0.02, suspend_seconds=5.0)),
+        history.any_table_of_the_name_will_do,
+    ),
+    Tooth(
+        "the origin of a table made again is looked for",
+        replace(_OLD, drops=1, foreign=3, foreign_commits=8, keep_property=0.0, think=0.5),
+        history.origin_forgotten,
+    ),
+    Tooth(
+        "nodes before tombstones",
+        replace(_OLD, handed_in=0.2, twins=0.0, keepers=3, age=0.3, properties=SHORT_LIVED, faults=Faults()),
+        history.tombstones_before_nodes,
+    ),
+    Tooth("fence", replace(_SLEEPY, writers=2, think=2.0, twins=0.0, keepers=6), history.no_fence),
+    Tooth("age of finished files", replace(_SLEEPY, large=1.0), history.files_of_any_age),
 )
