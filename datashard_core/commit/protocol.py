@@ -196,10 +196,19 @@ def _arrive(group: _Group, seen: Seen | None) -> Steps[list[StagedName]]:
     found, page, words = yield from together(
         find_current(group.target.root, seen.body if seen is not None else None),
         _first_page(),
-        _words(group, seen, group.lowest_base),
+        _words_early(group, seen),
     )
-    yield from _enter(group, settle(found, seen, group.target), found, seen, words)
+    state = settle(found, seen, group.target)
+    yield from _enter(group, state, found, seen if words is not None else None, words)
     return parse_listed(page)
+
+
+def _words_early(group: _Group, seen: Seen | None) -> Steps[dict[str, Named] | None]:
+    """What is said of the ids up to the version last seen; None where that can only be asked of a newer one."""
+    try:
+        return (yield from _words(group, seen, group.lowest_base))
+    except CorruptTableError:
+        return None  # whoever slept may find its versions purged, or replaced by tombstones
 
 
 def _words(group: _Group, state: Seen | None, above: int, found: Found | None = None) -> Steps[dict[str, Named]]:
@@ -448,7 +457,9 @@ def _watch(group: _Group, line: int, patience: float) -> Steps[bool]:
 def _finish_named(group: _Group, words: Mapping[str, Named], found: Found, *, before: bool) -> Steps[None]:
     """Appends that the history names are over: committed (by whomever), refused, or in conflict."""
     for own, word in words.items():
-        item = group.waiting[own]
+        item = group.waiting.get(own)
+        if item is None:
+            continue
         if isinstance(word.record, Refusal):
             if before and (item.base is None or word.version <= item.base):
                 continue  # a refused id may be tried again; with a base, the caller asks what became of it

@@ -138,7 +138,7 @@ def _spoiler(scenario: Scenario) -> Steps[None]:
 def _keeper(scenario: Scenario) -> Steps[None]:
     """Does the upkeep that a user may call for, one piece after the other, in any order."""
     mix, choices = scenario.mix, _choices(scenario)
-    for _ in range(4):
+    for _ in range(mix.turns):
         yield from ask(Sleep(choices.uniform(0.2, min(4.0, mix.grace))))
         seen = yield from scenario.loaded()
         target = scenario.target_of(seen)

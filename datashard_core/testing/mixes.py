@@ -52,6 +52,7 @@ class Mix:
         losers_of_nodes: how often somebody deletes an id node.
         spoilers: processes that put damaged copies beside staged appends.
         keepers: processes that remove orphans, compact, expire snapshots and make tombstones.
+        turns: pieces of upkeep that each of them does.
         grace: their grace period in seconds; a commit copies a described file that is half as old.
         age: seconds after which an old version becomes a tombstone.
         properties: of the table.
@@ -82,6 +83,7 @@ class Mix:
     losers_of_nodes: int = 0
     spoilers: int = 0
     keepers: int = 0
+    turns: int = 4
     grace: float = 4.0
     age: float = 3.0
     properties: Mapping[str, str] = field(default_factory=dict)

@@ -216,6 +216,7 @@ _BUSY = Mix(writers=6, appends=4, think=0.05, handed_in=0.5, twins=0.3, deferred
 _LOSSY = Faults(after=0.10, late=0.08, twice=0.10, before=0.03, suspend=0.01, crash=0.004)
 
 _OLD = replace(_BUSY, handed_in=1.0, twins=0.9, fresh=0.5, appends=8, think=0.4, block=2, runs_again=8, deferred=0.1)
+_DOZING = Faults(suspend=0.1, suspend_seconds=8.0)
 _SLEEPY = replace(
     _BUSY,
     writers=4,
@@ -287,9 +288,13 @@ TEETH = (
     ),
     Tooth(
         "nodes before tombstones",
-        replace(_OLD, handed_in=0.2, twins=0.0, keepers=3, age=0.3, properties=SHORT_LIVED, faults=Faults()),
+        replace(_OLD, handed_in=0.2, twins=0.0, keepers=3, turns=8, age=0.3, properties=SHORT_LIVED, faults=Faults()),
         history.tombstones_before_nodes,
     ),
-    Tooth("fence", replace(_SLEEPY, writers=2, think=2.0, twins=0.0, keepers=6), history.no_fence),
+    Tooth(
+        "fence",
+        replace(_SLEEPY, writers=1, think=1.0, twins=0.0, keepers=4, turns=20, faults=_DOZING),
+        history.no_fence,
+    ),
     Tooth("age of finished files", replace(_SLEEPY, large=1.0), history.files_of_any_age),
 )

@@ -28,7 +28,7 @@ PLAIN = Mix(
 )
 """Writers that append and do nothing else, and nothing goes wrong."""
 
-FAILED_ONCE: tuple[int, ...] = (67, 170)
+FAILED_ONCE: tuple[int, ...] = (67, 170, 224)
 """Seeds that once showed a violation: of the protocol, or of the harness itself."""
 
 DROPPED_ONCE = (63, 135, 187, 746, 747)
@@ -75,6 +75,16 @@ def test_a_table_made_again_begins_there_whatever_other_engines_drop(seed: int) 
     report = run_seed(seed, replace(mix, think=0.5, large=0, grouped=0))
     assert report.violations == []
     assert report.versions > 20
+
+
+@pytest.mark.parametrize("seed", (4, 22))
+def test_a_flush_shows_what_it_waited_for(seed: int) -> None:
+    """Others carry what it listed, and delete it, while it sleeps: it returns a version that has it."""
+    faults = Faults(suspend=0.1, suspend_seconds=3.0)
+    mix = Mix(writers=6, think=0.3, handed_in=0, twins=0.3, deferred=0.7, readers=8, foreign=0, faults=faults)
+    report = run_seed(seed, mix)
+    assert report.violations == []
+    assert report.counts["flush"] > 0
 
 
 def test_a_seed_replays_exactly() -> None:
