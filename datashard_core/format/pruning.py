@@ -58,6 +58,11 @@ def possible(check: Check, known: Known) -> bool:
     return _POSSIBLE[check.kind](known, check.value)
 
 
+def possibility(check: Check) -> Callable[[Known, Any], bool]:
+    """What :func:`possible` asks of a check of that kind, given what is known and the check's value."""
+    return _POSSIBLE[check.kind]
+
+
 def _equal(known: Known, value: Any) -> bool:
     return (
         known.numbers

@@ -55,18 +55,29 @@ def run_sql(query: str, resolve: Resolver, params: Sequence[Any] | Mapping[str, 
 
     Raises:
         ConfigurationError: the query does not parse, is no query, or names what is not there.
+        DataShardError: whatever the reading of a table raises.
     """
     connection = connect()
     import duckdb
+
+    read: list[Any] = []
+
+    def rows(name: str, at: At) -> Any:
+        read.append(resolve(name, at))
+        return read[-1]
 
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise ConfigurationError(f"pass one SELECT; tables are changed by appends only: {query!r:.200}")
-        rewritten = _with_tables(connection, query, resolve)
+        rewritten = _with_tables(connection, query, rows)
         answer = connection.execute(rewritten, params) if params is not None else connection.execute(rewritten)
         return answer.to_arrow_table()
     except duckdb.Error as error:
+        # Of an error in a table's rows DuckDB tells the text alone.
+        failures = [failure for one in read if (failure := getattr(one, "failure", None)) is not None]
+        if failures:
+            raise failures[0] from error
         raise ConfigurationError(f"the query cannot be answered: {error}\n{query}") from error
     finally:
         connection.close()

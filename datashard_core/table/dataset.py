@@ -7,11 +7,13 @@ fields are found by id as in every scan.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from datashard_core.errors import DataShardError
 from datashard_core.query.where import from_duckdb
 from datashard_core.table.scan import Scan, check_columns
 
@@ -31,11 +33,16 @@ def _dataset_class() -> type[Any]:
     import pyarrow.dataset as pads
 
     class ScanDataset(pads.Dataset):  # type: ignore[misc]
-        """A dataset whose rows come from a scan."""
+        """A dataset whose rows come from a scan.
+
+        Attributes:
+            failure: what the last reading of its rows failed with. DuckDB hands on no more than its text.
+        """
 
         def __init__(self, scan: Scan) -> None:
             # The base class refuses to be made by Python code; nothing of it is used.
             self._scan = scan
+            self.failure: DataShardError | None = None
 
         @property
         def schema(self) -> pa.Schema:
@@ -43,7 +50,7 @@ def _dataset_class() -> type[Any]:
 
         def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> _Scanner:
             del options  # sizes of batches and threads, which the scan chooses
-            return _Scanner(narrowed(self._scan, columns, filter))
+            return _Scanner(narrowed(self._scan, columns, filter), self)
 
         def to_table(self, **options: Any) -> pa.Table:
             return self.scanner(**options).to_reader().read_all()
@@ -63,15 +70,25 @@ def _dataset_class() -> type[Any]:
 class _Scanner:
     """What a consumer of datasets needs of a ``pyarrow.dataset.Scanner``."""
 
-    def __init__(self, scan: Scan) -> None:
+    def __init__(self, scan: Scan, dataset: Any) -> None:
         self.scan = scan
+        self._dataset = dataset
 
     @property
     def projected_schema(self) -> pa.Schema:
         return self.scan.arrow_schema()
 
     def to_reader(self) -> pa.RecordBatchReader:
-        return self.scan.to_reader()
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(self.scan.arrow_schema(), self._batches())
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self.scan.to_batches()
+        except DataShardError as error:
+            self._dataset.failure = error
+            raise
 
     def to_table(self) -> pa.Table:
         return self.scan.to_arrow()
