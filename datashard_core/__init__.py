@@ -7,9 +7,11 @@ in neither boto3, pyarrow, duckdb, pandas nor fastavro.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all that is done here
 if TYPE_CHECKING:
+    from typing import Any
+
     from datashard_core.config import LocalConfig, S3Config
     from datashard_core.errors import (
         AppendIdConflictError,
