@@ -103,15 +103,16 @@ class Pool:
 
 
 class _Shared:
-    """The pool of this process."""
+    """The pools of this process."""
 
     pool: Pool | None = None
+    decoders: Pool | None = None
     lock = threading.Lock()
 
     @classmethod
     def forget(cls) -> None:
         """In a forked child: threads do not survive a fork, and another one may have held the lock."""
-        cls.pool, cls.lock = None, threading.Lock()
+        cls.pool, cls.decoders, cls.lock = None, None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_Shared.forget)
@@ -221,3 +222,11 @@ def shared_pool() -> Pool:
         if _Shared.pool is None:
             _Shared.pool = Pool(MAX_THREADS)
         return _Shared.pool
+
+
+def decoding_pool() -> Pool:
+    """A few threads for work that never waits: every thread that ever decoded rows keeps some of their memory."""
+    with _Shared.lock:
+        if _Shared.decoders is None:
+            _Shared.decoders = Pool((os.cpu_count() or 1) + 1)
+        return _Shared.decoders

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from datashard_core.format.data_file import DataFile
-from datashard_core.storage.driver import Pool, shared_pool
+from datashard_core.storage.driver import Pool, decoding_pool, shared_pool
 from datashard_core.table.parquet_rows import FileRows, Reading
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def read_files(reading: Reading, files: Iterator[DataFile], ahead: int | None = 
     """
     if ahead is None:
         ahead = (os.cpu_count() or 1) + 1 if reading.is_local else FILES_AHEAD
-    pool = shared_pool()
+    pool = decoding_pool() if reading.is_local else shared_pool()
     lanes: deque[_Lane] = deque()
     try:
         while True:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,8 +29,10 @@ from datashard_core.format.manifest import (
 from datashard_core.format.manifest_scan import Pruning, live_files
 from datashard_core.format.partition import PartitionSpec
 from datashard_core.storage.cache import ObjectCache, small_files
+from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.storage.s3 import S3Storage
+from datashard_core.table.parquet_rows import FileRows
 from datashard_core.table.warehouse import Warehouse
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "a", "type": "long"}, {"id": 2, "name": "b", "type": "double"}])
@@ -138,3 +144,21 @@ def test_a_cache_keeps_no_object_above_its_limit_and_no_more_than_its_size() -> 
     for key in ("large", "a"):
         with pytest.raises(Exception, match=key):
             cache.get(storage, key)
+
+
+def test_rows_of_local_files_are_decoded_by_a_few_threads(tmp_path: Path) -> None:
+    """Each thread that decoded rows keeps some of their memory, so a long stream must not use them all in turn."""
+    table = Warehouse(LocalStorage(tmp_path)).create_table("t", SCHEMA)
+    for number in range(12):
+        table.append([{"a": number, "b": 0.5}])
+    decoded: set[int] = set()
+    step = FileRows.step
+
+    def noted(self: FileRows) -> Any:
+        decoded.add(threading.get_ident())
+        return step(self)
+
+    with mock.patch.object(FileRows, "step", noted):
+        for _ in range(10):
+            assert table.scan().to_arrow().num_rows == 12
+    assert 1 <= len(decoded) <= (os.cpu_count() or 1) + 1
