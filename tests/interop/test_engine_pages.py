@@ -159,9 +159,9 @@ def read(page: str, place: Place, folder: Path) -> dict[str, Any]:
 def unlike_clickhouse(row: Row) -> Row:
     """ClickHouse: no null lists, maps or structs, no type for times of day, and every time stamp has a zone."""
     row = dict(row)
-    if "clock" not in row:
+    if "local" not in row:
         return row
-    if row["clock"] is not None:
+    if row.get("clock") is not None:
         row["clock"] = row["clock"].hour * 3600 + row["clock"].minute * 60 + row["clock"].second
     if row["local"] is not None:
         row["local"] = row["local"].replace(tzinfo=dt.UTC)
