@@ -96,7 +96,7 @@ def test_a_seed_replays_exactly() -> None:
 @pytest.mark.parametrize("tooth", (*TEETH, *UPKEEP_TEETH), ids=lambda tooth: tooth.rule)
 def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
     with tooth.off():
-        noticed = next((seed for seed in range(12) if _violates(seed, tooth.mix)), None)
+        noticed = next((seed for seed in range(24) if _violates(seed, tooth.mix)), None)
     assert noticed is not None, f"with {tooth.rule!r} switched off, no seed showed a violation"
     assert not _violates(noticed, tooth.mix), "the same seed is clean with the rule"
 
