@@ -19,6 +19,7 @@ from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import OutcomeUnknownError, Storage
 from datashard_core.storage.requests import (
+    LOCAL,
     Delete,
     Get,
     Head,
@@ -40,9 +41,6 @@ T = TypeVar("T")
 MAX_THREADS = 32
 GRACE = 0.5
 """Seconds that a request is given once the deadline of its work has passed."""
-
-_LOCAL = (Now, Unique, Random)
-"""Requests that cost nothing."""
 
 
 class Pool:
@@ -149,7 +147,7 @@ def run_beside(work: Callable[[], None], steps: Steps[T], storage: Storage, cloc
 
 
 def _perform_all(batch: Sequence[Request], storage: Storage, clock: Clock, until: float | None) -> list[Any]:
-    remote = [index for index, request in enumerate(batch) if not isinstance(request, _LOCAL)]
+    remote = [index for index, request in enumerate(batch) if not isinstance(request, LOCAL)]
     patient = until is None and not _is_main()
     if remote and (patient or isinstance(batch[remote[0]], Sleep)):
         remote.pop(0)  # stays in this thread: one hand-over fewer, and a sleep can be interrupted

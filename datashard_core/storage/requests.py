@@ -102,6 +102,9 @@ class Instant(Struct, frozen=True):
     monotonic: float
 
 
+LOCAL = (Now, Unique, Random)
+"""Requests that no store is asked."""
+
 Request = Get | Head | ListPage | Put | PutData | PutIfAbsent | Replace | Delete | Sleep | Now | Unique | Random
 Batch = Sequence[Request]
 
@@ -209,6 +212,9 @@ def with_beside(steps: Steps[T], *beside: Beside[Any]) -> Steps[T]:
     try:
         batch = next(steps)
         while True:
+            for part in beside:
+                while part.batch is not None and all(isinstance(request, LOCAL) for request in part.batch):
+                    yield from joined((), part)  # it waits for nobody, and need not wait for a round
             batch = steps.send((yield from joined(batch, *beside)))
     except StopIteration as stop:
         result: T = stop.value

@@ -1,0 +1,84 @@
+"""How many answers of the store an append waits for, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+import datashard_core as ds
+from datashard_core.storage import driver
+from datashard_core.storage.requests import Now, Random, Request, Unique
+from datashard_core.table.table import Table
+from datashard_core.table.warehouse import Warehouse
+
+ROWS = [{"n": number} for number in range(100)]
+QUICK = (Now, Unique, Random)
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The kinds of requests of each round that had to be waited for."""
+    seen: list[set[str]] = []
+    perform = driver._perform_all
+
+    def noted(batch: Sequence[Request], *rest: Any) -> list[Any]:
+        if asked := {type(request).__name__ for request in batch if not isinstance(request, QUICK)}:
+            seen.append(asked)
+        return perform(batch, *rest)
+
+    monkeypatch.setattr(driver, "_perform_all", noted)
+    return seen
+
+
+@pytest.fixture
+def table(any_warehouse: Warehouse) -> Table:
+    table = any_warehouse.create_table("t", ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}]))
+    table.append(ROWS)
+    return table
+
+
+@pytest.mark.parametrize("append_id", [None, "run/task"])
+def test_a_warm_append_waits_three_times(table: Table, rounds: list[set[str]], append_id: str | None) -> None:
+    table.append(ROWS, append_id=append_id)
+    assert rounds == [{"Get", "ListPage", "PutData", "Put"}, {"PutIfAbsent"}, {"Replace"}]
+
+
+def test_an_append_right_after_opening_waits_three_times(
+    any_warehouse: Warehouse, table: Table, rounds: list[set[str]]
+) -> None:
+    opened = any_warehouse.load_table("t")
+    assert rounds == [{"Get"}] * 3  # hint, version, manifest list
+    opened.append(ROWS)
+    assert len(rounds) == 6
+
+
+def test_files_are_written_ahead_only_where_nobody_else_writes(
+    any_warehouse: Warehouse, table: Table, rounds: list[set[str]]
+) -> None:
+    other = any_warehouse.load_table("t")
+    other.append(ROWS)
+    rounds.clear()
+    table.append(ROWS)  # in vain: the other was faster, so its files are written anew
+    assert "PutData" in rounds[0]
+    assert sum("PutData" in asked for asked in rounds) == 2
+    other.append(ROWS)
+    rounds.clear()
+    table.append(ROWS)
+    assert "PutData" not in rounds[0]
+    assert sum("PutData" in asked for asked in rounds) == 1
+    rounds.clear()
+    table.append(ROWS)  # nobody wrote meanwhile: found so, and believed the next time
+    table.append(ROWS)
+    assert "PutData" not in rounds[0]
+    assert len(rounds) == 7
+    assert table.count() == 100 * 7
+
+
+def test_files_written_in_vain_are_in_no_version(any_warehouse: Warehouse, table: Table) -> None:
+    first = table.append(ROWS, append_id="once")
+    again = any_warehouse.load_table("t").append(ROWS, append_id="once")
+    assert again.already_appended
+    assert again.version == first.version
+    assert any_warehouse.load_table("t").count() == 200
