@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SYSTEMS = Path(__file__).resolve().parent.parent / "systems"
+sys.path.insert(0, str(SYSTEMS))  # a system may import what stands beside it
 
 
 def system_of(order: dict[str, Any]) -> Any:

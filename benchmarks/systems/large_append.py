@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from place import config_of
 
 import datashard_core as ds
 
@@ -37,14 +38,7 @@ def main() -> None:
     order: dict[str, Any] = json.loads(sys.argv[1])
     place = order["place"]
     rows = make_rows(order["rows"])
-    config = ds.S3Config(
-        bucket=place["bucket"],
-        prefix=place["prefix"],
-        endpoint=place["endpoint"],
-        region="us-east-1",
-        access_key=place["key"],
-        secret_key=place["secret"],
-    )
+    config = config_of(place)
     table = ds.connect(config=config).create_table("large", ds.Schema.from_arrow(rows.schema))
     scheme, _, host = place["endpoint"].partition("://")
     keys = {"access_key": place["key"], "secret_key": place["secret"], "region": "us-east-1"}

@@ -10,20 +10,15 @@ import json
 import sys
 from typing import Any
 
+from place import config_of
+
 import datashard_core as ds
 
 
 def main() -> None:
     order: dict[str, Any] = json.loads(sys.argv[1])
     place = order["place"]
-    config = ds.S3Config(
-        bucket=place["bucket"],
-        prefix=place["prefix"],
-        endpoint=place["endpoint"],
-        region="us-east-1",
-        access_key=place["key"],
-        secret_key=place["secret"],
-    )
+    config = config_of(place)
     schema = ds.Schema.infer([{"task": "a", "n": 1, "state": "success"}])
     ds.connect(config=config).create_table("log", schema)
     _part("created")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from place import config_of
+
 import datashard_core as ds
 
 NAME = "log"
@@ -13,14 +15,7 @@ class System:
     """A table of a warehouse in the benchmarks' bucket."""
 
     def __init__(self, place: dict[str, str]) -> None:
-        config = ds.S3Config(
-            bucket=place["bucket"],
-            prefix=place["prefix"],
-            endpoint=place["endpoint"],
-            region="us-east-1",
-            access_key=place["key"],
-            secret_key=place["secret"],
-        )
+        config = config_of(place)
         self._warehouse = ds.connect(config=config)
         self._table: ds.Table | None = None
 

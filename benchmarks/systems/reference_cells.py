@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from place import config_of
+
 import datashard_core as ds
 
 FIELDS = [
@@ -27,14 +29,7 @@ def warehouse_of(order: dict[str, Any]) -> ds.Warehouse:
     if "folder" in order:
         return ds.connect(order["folder"])
     place = order["place"]
-    config = ds.S3Config(
-        bucket=place["bucket"],
-        prefix=place["prefix"],
-        endpoint=place["endpoint"],
-        region="us-east-1",
-        access_key=place["key"],
-        secret_key=place["secret"],
-    )
+    config = config_of(place)
     return ds.connect(config=config)
 
 

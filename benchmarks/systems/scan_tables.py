@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import replace
+from place import config_of
 
 import datashard_core as ds
 from datashard_core.commit.names import LIBRARY_MADE
@@ -83,14 +84,7 @@ class Place:
             self.root = f"file://{os.path.realpath(folder)}"
             return
         self._folder = None
-        config = ds.S3Config(
-            bucket=place["bucket"],
-            prefix=place["prefix"],
-            endpoint=place["endpoint"],
-            region="us-east-1",
-            access_key=place["key"],
-            secret_key=place["secret"],
-        )
+        config = config_of(place)
         self._storage: Storage = open_storage(config)
         self.root = self._storage.root
 

@@ -46,19 +46,14 @@ class Ours:
     """datashard-core."""
 
     def __init__(self, root: str, place: dict[str, str]) -> None:
+        from place import config_of
+
         import datashard_core as ds
 
         self._col = ds.col
         warehouse, _, name = root.rpartition("/")
         if "bucket" in place:
-            config = ds.S3Config(
-                bucket=place["bucket"],
-                prefix=place["prefix"],
-                endpoint=place["endpoint"],
-                region="us-east-1",
-                access_key=place["key"],
-                secret_key=place["secret"],
-            )
+            config = config_of(place)
             self._open = lambda: ds.connect(config=config).load_table(name)
         else:
             self._open = lambda: ds.connect(warehouse).load_table(name)
