@@ -16,7 +16,7 @@ TRUNCATE = 16
 
 _MAX_CHARACTER = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
-_PACKED = {
+PACKED = {
     "boolean": "<?",
     "int": "<i",
     "long": "<q",
@@ -27,6 +27,7 @@ _PACKED = {
     "timestamp": "<q",
     "timestamptz": "<q",
 }
+"""How values of fixed width are packed (spec, "Binary single-value serialization")."""
 
 
 def lower_bound(kind: t.IcebergType, lowest: Any) -> bytes:
@@ -63,7 +64,7 @@ def _whole(kind: t.IcebergType, value: Any) -> bytes:
         return int(value).to_bytes(max(1, (_bits(value) + 8) // 8), "big", signed=True)
     if isinstance(value, bytes):
         return value
-    return struct.pack(_PACKED[str(kind)], value)
+    return struct.pack(PACKED[str(kind)], value)
 
 
 def _bits(value: int) -> int:

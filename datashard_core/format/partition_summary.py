@@ -11,23 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from datashard_core.format import types as t
+from datashard_core.format.bounds import PACKED
 from datashard_core.format.manifest_schema import transformed
 from datashard_core.format.partition import PartitionSpec
 from datashard_core.format.schema import Schema
 
 Summary = Mapping[str, Any]
-
-_UNPACKED = {
-    "boolean": "<?",
-    "int": "<i",
-    "long": "<q",
-    "float": "<f",
-    "double": "<d",
-    "date": "<i",
-    "time": "<q",
-    "timestamp": "<q",
-    "timestamptz": "<q",
-}
 
 
 def partition_types(spec: PartitionSpec, schema: Schema) -> tuple[t.IcebergType, ...] | None:
@@ -78,7 +67,7 @@ def _order(kind: t.IcebergType) -> Callable[[bytes], Any]:
     """How bounds in Iceberg's binary form compare."""
     if isinstance(kind, t.DecimalType):
         return lambda bound: int.from_bytes(bound, "big", signed=True)
-    packed = _UNPACKED.get(str(kind))
+    packed = PACKED.get(str(kind))
     if packed is None:
         return lambda bound: bound  # text and bytes: by unsigned bytes
     return lambda bound: struct.unpack(packed, bound)[0]
