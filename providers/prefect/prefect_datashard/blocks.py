@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.blocks.core import Block
 from prefect.exceptions import MissingContextError
@@ -19,47 +16,20 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 from datashard_core import LocalConfig, S3Config
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
 from prefect_datashard.append_ids import append_id_maker
-from prefect_datashard.credentials import credentials_types, s3_settings, secrets_of
+from prefect_datashard.credentials import credentials_types, s3_settings
+from prefect_datashard.form import SECRETS, check_folder, check_sources, for_forms, secret_of, without_metadata
+from prefect_datashard.schema import to_schema
+from prefect_datashard.warehouses import shared_warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
     from prefect_aws import AwsCredentials, MinIOCredentials
 
-    from datashard_core import AppendResult, NestedField, Scan, Schema, Table, Warehouse
-
-    SchemaLike: TypeAlias = Schema | Sequence[NestedField | Mapping[str, Any]] | pa.Schema
+    from datashard_core import AppendResult, Scan, Table, Warehouse
+    from prefect_datashard.schema import SchemaLike
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
-
-MAX_WAREHOUSES = 64
-_METADATA = ("block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous")
-_SECRETS = ("access_key", "secret_key", "session_token")
-_S3_ONLY = (
-    *("bucket", "prefix", "endpoint", "region", *_SECRETS, "credentials", "use_instance_role"),
-    *("sse", "sse_kms_key_id"),
-)
-_MASKED = (
-    "{field} holds a mask ({mask}) and not a secret. Prefect masks secrets where a block is made into parameters or "
-    "printed: pass the block's name, and load it where it is used with DataShardBlock.load(name)."
-)
-
-_add_prefects_own = cast(Callable[[dict[str, Any], type[Block]], None], Block.model_config["json_schema_extra"])
-_lock = threading.Lock()
-_warehouses: dict[tuple[int, S3Config | LocalConfig], Warehouse] = {}
-
-
-def _for_forms(schema: dict[str, Any], model: type[Block]) -> None:
-    """What Prefect adds to the schema of a block, and optional fields as what they are when they are filled in.
-
-    Prefect's form shows a choice between text and null for each field that may be either; an empty field says as much.
-    """
-    _add_prefects_own(schema, model)
-    for shown in schema["properties"].values():
-        kinds = [kind for kind in shown.get("anyOf", ()) if kind != {"type": "null"}]
-        if len(kinds) == 1 and len(shown["anyOf"]) == 2:
-            del shown["anyOf"], shown["default"]
-            shown.update(kinds[0])
 
 
 class DataShardBlock(Block):
@@ -91,7 +61,7 @@ class DataShardBlock(Block):
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
         hide_input_in_errors=True,  # it would show the secrets
-        json_schema_extra=_for_forms,
+        json_schema_extra=for_forms,
     )
     _block_type_name = "DataShard"
     _block_type_slug = "datashard"
@@ -186,63 +156,26 @@ class DataShardBlock(Block):
     @classmethod
     def _without_metadata(cls, values: Any) -> Any:
         """A saved or serialised block carries Prefect's own keys; forms send empty text and ``{}`` for no value."""
-        if not isinstance(values, Mapping):
-            return values
-        slug = values.get("block_type_slug")
-        if slug not in (None, "", cls.get_block_type_slug()):
-            raise ValueError(f"this is a block of the type {slug!r}, not {cls.get_block_type_slug()!r}")
-        return {
-            key: None if (isinstance(value, str) and not value.strip()) or value == {} else value
-            for key, value in values.items()
-            if key not in _METADATA
-        }
+        return without_metadata(values, cls.get_block_type_slug())
 
-    @field_validator(*_SECRETS)
+    @field_validator(*SECRETS)
     @classmethod
     def _no_mask(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None or not value.get_secret_value().strip():
-            return None
-        if _is_mask(value.get_secret_value()):
-            raise ValueError(_MASKED.format(field="this field", mask=value.get_secret_value()))
-        return value
+        return secret_of(value)
 
     @model_validator(mode="after")
     def _check(self) -> DataShardBlock:
         if self.folder is not None:
-            self._check_folder(self.folder)
+            check_folder(self)
         elif self.bucket is None:
             raise ValueError("it names neither a bucket nor a folder: fill in one of them")
         else:
-            self._check_sources()
+            check_sources(self)
             try:
                 self.get_config()
             except ConfigurationError as error:
                 raise ValueError(str(error)) from error
         return self
-
-    def _check_folder(self, folder: str) -> None:
-        given = [name for name in _S3_ONLY if getattr(self, name)]
-        if given:
-            raise ValueError(f"folder and {given[0]} are filled in: tables are in a folder or in a bucket")
-        if not PurePath(folder).is_absolute():
-            raise ValueError(f"folder={folder!r} is not an absolute path, so each worker would find another one")
-
-    def _check_sources(self) -> None:
-        for one, other in (("access_key", "secret_key"), ("secret_key", "access_key"), ("session_token", "access_key")):
-            if getattr(self, one) is not None and getattr(self, other) is None:
-                raise ValueError(f"{one} is filled in and {other} is not: keys come in pairs")
-        sources = [name for name in ("access_key", "credentials", "use_instance_role") if getattr(self, name)]
-        if not sources:
-            raise ValueError(
-                f"no credentials for the bucket {self.bucket}. Fill in access_key and secret_key, or nest an "
-                "AwsCredentials or MinIOCredentials block as credentials, or set use_instance_role. Variables of the "
-                "worker are not looked at."
-            )
-        if len(sources) > 1:
-            raise ValueError(f"{' and '.join(sources)} are filled in: credentials come from one of them")
-        for secret in secrets_of(self.credentials):
-            if _is_mask(secret):
-                raise ValueError(_MASKED.format(field="the nested credentials block", mask=secret))
 
     # -- what flows use -----------------------------------------------------------------------------
 
@@ -267,7 +200,7 @@ class DataShardBlock(Block):
             "prefix": self.prefix,
             "endpoint": self.endpoint,
             "region": self.region,
-            **{name: secret.get_secret_value() for name in _SECRETS if (secret := getattr(self, name)) is not None},
+            **{name: secret.get_secret_value() for name in SECRETS if (secret := getattr(self, name)) is not None},
             "addressing_style": self.addressing_style if self.addressing_style != "auto" else None,
             "verify_tls": self.verify_tls if self.verify_tls is not True else None,
             "sse": self.sse,
@@ -285,18 +218,7 @@ class DataShardBlock(Block):
             >>> DataShardBlock.load("warehouse").get_warehouse().list_tables()
             ['flight_delays', 'workflow_log']
         """
-        from datashard_core import connect  # the tables' modules: only when one is used
-
-        # By what the block says, so nothing that cannot be pickled is kept on it; by process, because a
-        # forked child must not use its parent's connections.
-        key = (os.getpid(), self.get_config())
-        with _lock:
-            found = _warehouses.get(key)
-            if found is None:
-                while len(_warehouses) >= MAX_WAREHOUSES:
-                    del _warehouses[next(iter(_warehouses))]
-                found = _warehouses[key] = connect(config=key[1])
-            return found
+        return shared_warehouse(self.get_config())
 
     def load_table(self, name: str) -> Table:
         """Open a table at its newest version.
@@ -474,31 +396,3 @@ class DataShardBlock(Block):
         if differences := opened.schema.differences(wanted):
             raise InvalidRecordsError(f"table {table}: schema= is not the table's: {'; '.join(differences)}")
         return opened
-
-
-def to_schema(schema: SchemaLike) -> Schema:
-    """A Schema from the forms in which a flow may state one.
-
-    Args:
-        schema: a Schema; a list of fields, as in ``Schema(fields=...)``; or a pyarrow Schema.
-
-    Raises:
-        ConfigurationError: it is none of these, or has a fault.
-    """
-    from datashard_core import Schema
-
-    if isinstance(schema, Schema):
-        return schema
-    if isinstance(schema, (list, tuple)):
-        return Schema(fields=schema)
-    if hasattr(schema, "__arrow_c_schema__"):
-        return Schema.from_arrow(schema)
-    raise ConfigurationError(
-        f"schema={schema!r:.80} is a {type(schema).__name__}: pass a datashard_core.Schema, a list of fields such as "
-        "[{'name': 'day', 'type': 'date'}], or a pyarrow schema"
-    )
-
-
-def _is_mask(text: str) -> bool:
-    """Prefect's server masks with eight asterisks, pydantic with ten."""
-    return len(text) >= 4 and set(text) == {"*"}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from datashard_core import AppendResult
-    from prefect_datashard.blocks import SchemaLike
+    from prefect_datashard.schema import SchemaLike
 
 
 @task(cache_policy=NO_CACHE)
