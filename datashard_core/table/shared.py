@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct, field
 
 from datashard_core.commit.fold import MAX_APPENDS
-from datashard_core.commit.protocol import Result
 from datashard_core.commit.state import Append, Committed
+from datashard_core.commit.verdict import Result
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError
 
 GRACE = 5.0

@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.pointer import find_current
-from datashard_core.commit.protocol import Result, append
+from datashard_core.commit.protocol import append
 from datashard_core.commit.state import Append, Committed, Seen, Target, settle
+from datashard_core.commit.verdict import Result
 from datashard_core.commit.version import version_key
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
 from datashard_core.format.records import to_table

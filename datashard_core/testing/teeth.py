@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from datashard_core.commit import carry, fold, protocol
+from datashard_core.commit import carry, fold, group, line, protocol
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.staging import Judged, StagedName, UnreadableBodyError
@@ -70,7 +70,7 @@ def _no_look_up_of_handed_in_ids() -> Iterator[None]:
 @contextmanager
 def _no_look_after_taken() -> Iterator[None]:
     """A lost race is a lost race: nobody looks whether the winner was oneself."""
-    real = protocol._read_on
+    real = group.read_on
 
     def read_on(group: Any, *, whole: bool = True) -> Steps[bool]:
         if group.staged:
@@ -82,7 +82,7 @@ def _no_look_after_taken() -> Iterator[None]:
             group.bases = dict.fromkeys(group.waiting, group.state.body.version)
         return newer
 
-    with mock.patch.object(protocol, "_read_on", read_on):
+    with mock.patch.object(protocol, "read_on", read_on), mock.patch.object(line, "read_on", read_on):
         yield
 
 
@@ -191,7 +191,7 @@ def _uncommitted_refusals() -> Iterator[None]:
         return known
 
     refusals: set[str] = set()
-    real_watch = protocol._rank
+    real_watch = line._rank
 
     def rank(group: Any, listed: Any) -> Steps[int]:
         from datashard_core.errors import AppendRefusedError
@@ -206,7 +206,7 @@ def _uncommitted_refusals() -> Iterator[None]:
     with (
         mock.patch.object(fold, "decode_body", decode),
         mock.patch.object(carry, "take", take),
-        mock.patch.object(protocol, "_rank", rank),
+        mock.patch.object(line, "_rank", rank),
     ):
         yield
 

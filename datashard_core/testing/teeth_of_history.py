@@ -14,6 +14,7 @@ from datashard_core.commit import (
     carry,
     deferred,
     fold,
+    group,
     live,
     lookup,
     names,
@@ -112,7 +113,7 @@ def any_table_of_the_name_will_do() -> Iterator[None]:
     def settle_anywhere(found: Any, seen: Any, target: Any) -> Any:
         return settle(found, seen, with_(target, uuid=""))
 
-    with mock.patch.object(protocol, "settle", settle_anywhere):
+    with mock.patch.object(protocol, "settle", settle_anywhere), mock.patch.object(group, "settle", settle_anywhere):
         yield
 
 

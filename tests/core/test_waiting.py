@@ -14,7 +14,7 @@ from typing import get_args
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit import protocol
+from datashard_core.commit import group
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError, StorageError
 from datashard_core.storage.s3 import S3Storage
@@ -103,7 +103,7 @@ def test_a_store_that_is_overloaded_is_slowed_down_for_and_the_log_says_so_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(protocol, "SAY_AFTER", 0.5)
+    monkeypatch.setattr(group, "SAY_AFTER", 0.5)
     caplog.set_level(logging.INFO, logger="datashard_core")
     table = behind(proxy, s3_server, s3_config)
     proxy.plan = Plan("503", at=commit_put(proxy, table), lasting=True)

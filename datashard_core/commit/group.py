@@ -1,0 +1,167 @@
+"""Appends of one process that go the same way: what is known of them, and how failures are waited out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from datashard_core.commit.history import Named
+from datashard_core.commit.lookup import look_up
+from datashard_core.commit.names import Refusal
+from datashard_core.commit.pointer import Found, find_current, move_hint, read_next
+from datashard_core.commit.staging import StagedName
+from datashard_core.commit.state import Append, Committed, Seen, Target, read_version, settle
+from datashard_core.commit.verdict import Result, conflict, refusal_of
+from datashard_core.commit.version import VersionBody
+from datashard_core.errors import CommitTimeoutError, CorruptTableError, DataShardError, StorageError, StorageReason
+from datashard_core.storage.requests import Instant, Now, Random, Sleep, Steps, ask, each
+
+log = logging.getLogger(__name__)
+
+SLOW = 0.5  # seconds that a store is left alone after its first "slow down"; doubled by each further one
+SLOWEST = 8.0
+SAY_AFTER = 5.0  # seconds of waiting before the log says what for
+LASTING: frozenset[StorageReason] = frozenset({"access-denied", "bucket-missing", "credentials-missing", "unsupported"})
+
+
+class Group(Struct):
+    """Appends of one process that go the same way, and what is known of them."""
+
+    target: Target
+    deadline: float
+    started: float
+    waiting: dict[str, Append]
+    bases: dict[str, int]
+    results: dict[str, Result] = field(default_factory=dict)
+    staged: dict[str, StagedName] = field(default_factory=dict)
+    sent: bool = False
+    tried: bool = False
+    throttled: float = 0.0
+    behind: bool = False
+    unlisted: int = 0
+    said: bool = False
+    cause: DataShardError | None = None
+    state: Seen | None = None
+
+    @property
+    def lowest_base(self) -> int:
+        """The version up to which nothing has to be looked up, whichever append asks."""
+        return min((-1 if item.base is None else item.base for item in self.waiting.values()), default=-1)
+
+    @property
+    def known(self) -> Seen:
+        """The newest version known; there is one as soon as the group has arrived."""
+        assert self.state is not None
+        return self.state
+
+
+class GaveUpError(DataShardError):
+    """The deadline passed, or the store will not serve us, after something was sent."""
+
+    def __init__(self, cause: DataShardError | None) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def read_on(group: Group, *, whole: bool = True) -> Steps[bool]:
+    """Look for newer versions, and for our ids in every one of them; whether there was any."""
+    state = group.known
+    found = yield from (find_current if whole else read_next)(group.target.root, state.body)
+    if found is None or found.newest.version == state.body.version:
+        return False
+    if found.newest.state == "table":
+        settle(found, state, group.target)  # the history of a table made again says nothing of ours
+    try:
+        words = yield from look_up(
+            frozenset(group.waiting),
+            found.newest,
+            above=min(group.bases.values(), default=state.body.version),
+            bodies=found.bodies,
+            history=group.target.history,
+        )
+    except CorruptTableError:
+        settle(found, state, group.target)  # a purge may have taken the history of a dropped table
+        raise
+    yield from finish_named(group, words, found, before=False)
+    group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
+    if group.waiting or found.newest.state == "table":
+        group.state = settle(found, state, group.target)
+    if not group.waiting and group.tried and found.newest.state == "table":
+        # It may have been our own try that landed, with nobody to move the hint after it.
+        hint = yield from move_hint(found.newest.version, group.known.hint, group.target.root)
+        group.state = replace(group.known, hint=hint)
+    return True
+
+
+def finish_named(group: Group, words: Mapping[str, Named], found: Found, *, before: bool) -> Steps[None]:
+    """Appends that the history names are over: committed (by whomever), refused, or in conflict."""
+    for own, word in words.items():
+        item = group.waiting.get(own)
+        if item is None:
+            continue
+        if isinstance(word.record, Refusal):
+            if before and (item.base is None or word.version <= item.base):
+                continue  # a refused id may be tried again; with a base, the caller asks what became of it
+            group.results[own] = refusal_of(group.target, item, word)
+        elif item.digest and word.record and word.record != item.digest:
+            group.results[own] = conflict(group.target, item, word)
+        else:
+            body: VersionBody | None = found.bodies.get(word.version)
+            if body is None:
+                body = yield from read_version(group.target.root, word.version)
+            snapshot_id = body.metadata.current_snapshot_id if body.metadata is not None else None
+            group.results[own] = Committed(word.version, snapshot_id, already_appended=before)
+        del group.waiting[own]
+
+
+def endure(group: Group, error: StorageError) -> None:
+    """Once something was sent, a passing failure of the store is waited out; else it is the answer.
+
+    A store that is overloaded is waited for in any case.
+    """
+    if not group.sent and error.reason != "throttled":
+        raise error
+    group.cause = error
+    if error.reason in LASTING:
+        raise GaveUpError(error) from error
+
+
+def breathe(group: Group, error: StorageError) -> Steps[None]:
+    """Wait out a failure; a store that says it is overloaded is left alone for longer each time."""
+    endure(group, error)
+    fraction, now = yield from each((Random(), Now()))
+    check_deadline(group, now)
+    if error.reason == "throttled":
+        group.throttled = min(max(SLOW, 2 * group.throttled), SLOWEST)
+    say(group, now)
+    pause = (0.5 + fraction) * (group.throttled or 0.3)
+    yield from ask(Sleep(min(pause, group.deadline - now.monotonic)))
+
+
+def check_deadline(group: Group, now: Instant) -> None:
+    if now.monotonic <= group.deadline:
+        return
+    if group.sent:
+        raise GaveUpError(group.cause)
+    raise CommitTimeoutError(
+        f"table {group.target.name}: the deadline passed before anything was sent. Nothing was appended; call "
+        "again, with a longer timeout if the store is slow."
+    )
+
+
+def say(group: Group, now: Instant, line: str = "") -> None:
+    """One line in the log, once, for who wonders what an append waits for."""
+    waited = now.monotonic - group.started
+    if waited > SAY_AFTER and not group.said:
+        group.said = True
+        log.info(
+            "table %s: waiting %.0f s for a commit to carry %d append(s) (%s%s)",
+            group.target.name,
+            waited,
+            len(group.waiting),
+            line,
+            group.cause or "no error so far",
+        )

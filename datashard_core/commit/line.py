@@ -1,0 +1,147 @@
+"""The line of those who wait for a commit to carry them: staging, one's place, and looking for new versions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from datashard_core.commit.fold import said_of
+from datashard_core.commit.group import LASTING, Group, breathe, check_deadline, endure, read_on, say
+from datashard_core.commit.staging import PREFIX, StagedBody, StagedName, encode_body, parse_listed
+from datashard_core.commit.state import Append, Seen
+from datashard_core.errors import StorageError
+from datashard_core.storage.base import ObjectInfo
+from datashard_core.storage.requests import Instant, ListPage, Now, Put, Random, Sleep, Steps, Unique, ask
+
+SHORTEST_LOOK = 0.1  # seconds between two looks for the next version
+WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
+PATIENCE = 0.5  # seconds without a new version after which the second in line commits
+LIST_AFTER = 4  # versions that came without us before we look whether our object is still there
+
+
+def stage(group: Group) -> Steps[None]:
+    """Put the rows beside the table, for the next commit to carry, whoever makes it."""
+    missing = [own for own in group.waiting if own not in group.staged]
+    nonces = yield [Unique() for _ in missing]
+    names, puts = [], []
+    for own, nonce in zip(missing, nonces, strict=True):
+        name = StagedName(group.bases[own], "w", own, nonce)
+        names.append(name)
+        puts.append(Put(name.key, encode_body(body_of(group.waiting[own], group.known))))
+    outcomes = yield puts
+    for own, name, outcome in zip(missing, names, outcomes, strict=True):
+        if not isinstance(outcome, StorageError) or outcome.reason not in LASTING:
+            # A failed one may have landed all the same: the next listing tells, and whatever lies
+            # there under our id counts once.
+            group.sent = True
+            group.staged[own] = name
+    for outcome in outcomes:
+        if isinstance(outcome, StorageError):
+            endure(group, outcome)
+
+
+def body_of(item: Append, state: Seen) -> StagedBody:
+    """What is staged of an append."""
+    return StagedBody(
+        table=state.body.table.table_uuid,
+        append_id=item.append_id,
+        digest=item.digest,
+        schema_id=item.schema.schema_id,
+        rows=item.rows,
+        files=item.files,
+    )
+
+
+def turn_in_line(group: Group) -> Steps[list[StagedName] | None]:
+    """One stay in line: wait to be carried, or list, find one's place, and wait.
+
+    Returns:
+        The listing to commit by, where it is the group's turn; None where it has to stay on, or is done.
+    """
+    newest = group.known.body
+    turn = newest.next
+    if turn and turn not in group.waiting and group.unlisted < LIST_AFTER:
+        group.unlisted += 1
+        if (yield from _watch(group, newest.line, PATIENCE)):
+            return None
+    group.unlisted = 0
+    try:
+        page = yield from first_page()
+        listed = parse_listed(page)
+        if _is_gone(group, page, listed):
+            # Judged on a version read after the listing: whoever deleted it had to name it first.
+            yield from read_on(group)
+            if group.waiting:
+                yield from _stage_again(group, listed)
+            return None
+        rank = 0 if turn in group.waiting else (yield from _rank(group, listed))
+    except StorageError as error:
+        yield from breathe(group, error)
+        return None
+    # Whoever would give up before its turn comes tries it half-way: those before it may be long gone.
+    now: Instant = yield from ask(Now())
+    patience = min(PATIENCE * math.log2(1 + rank), (group.deadline - now.monotonic) / 2)
+    waited = rank > 0 and (yield from _watch(group, rank, patience))
+    return None if waited else listed
+
+
+def first_page() -> Steps[list[ObjectInfo]]:
+    page: list[ObjectInfo] = yield from ask(ListPage(PREFIX))
+    return page
+
+
+def _is_gone(group: Group, page: Sequence[ObjectInfo], listed: Sequence[StagedName]) -> bool:
+    """Whether a staged object of ours would be on the listed page, and is not."""
+    there = {name.key for name in listed}
+    last = page[-1].key if len(page) == ListPage(PREFIX).limit else None
+    return any(
+        name.key not in there and (last is None or name.key < last)
+        for own, name in group.staged.items()
+        if own in group.waiting
+    )
+
+
+def _stage_again(group: Group, listed: Sequence[StagedName]) -> Steps[None]:
+    """Our object is gone and no version names us: same id, new nonce, newer base."""
+    there = {name.key for name in listed}
+    for own in list(group.waiting):
+        if group.staged[own].key not in there:
+            del group.staged[own]
+            group.bases[own] = group.known.body.version
+    yield from stage(group)
+
+
+def _rank(group: Group, listed: Sequence[StagedName]) -> Steps[int]:
+    """How many wait before the first of ours; names already committed, or that nobody can judge, hold no place."""
+    mine = min(group.staged[own] for own in group.waiting)
+    before = [name for name in listed if name.kind == "w" and name < mine and name.id not in group.waiting]
+    known, words = yield from said_of(group.target, group.known.body, before)
+    ahead = [name for name in before if name.base > group.known.body.version]
+    return len(ahead) + sum(1 for name in known if not (name.id in words and words[name.id].version > name.base))
+
+
+def _watch(group: Group, line: int, patience: float) -> Steps[bool]:
+    """Look for new versions for as long as the place in line demands; whether one came."""
+    begun: Instant = yield from ask(Now())
+    while True:
+        fraction: float = yield from ask(Random())
+        pause = max(SHORTEST_LOOK, line / WRITERS_PER_SECOND, group.throttled)
+        yield from ask(Sleep(pause * (0.75 + 0.5 * fraction)))
+        try:
+            if (yield from _look(group)):
+                return True
+            group.throttled /= 2
+        except StorageError as error:
+            yield from breathe(group, error)
+        now: Instant = yield from ask(Now())
+        check_deadline(group, now)
+        say(group, now, f"{line} in line before them; ")
+        if now.monotonic - begun.monotonic > patience:
+            return False
+
+
+def _look(group: Group) -> Steps[bool]:
+    """Look for the next version as one of those who wait: one read, more once we have fallen behind."""
+    newer: bool = yield from read_on(group, whole=group.behind)
+    group.behind = newer
+    return newer
