@@ -5,14 +5,24 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from datashard_core.commit.carry import commit
+from datashard_core.commit.group import LASTING
 from datashard_core.commit.lead import finish
+from datashard_core.commit.line import body_of
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Refusal
+from datashard_core.commit.nodes import REFUSED_EARLIER
 from datashard_core.commit.pointer import find_current
-from datashard_core.commit.protocol import LASTING, Result, body_of, refusal_of
-from datashard_core.commit.protocol import conflict as conflict_of
-from datashard_core.commit.staging import OTHER_TABLE, PREFIX, StagedName, encode_body, parse_listed
+from datashard_core.commit.staging import (
+    OTHER_TABLE,
+    PREFIX,
+    StagedName,
+    UnreadableBodyError,
+    decode_body,
+    encode_body,
+    parse_listed,
+)
 from datashard_core.commit.state import Append, Committed, Seen, Target, settle
+from datashard_core.commit.verdict import Result, conflict, refusal_of
 from datashard_core.errors import (
     AppendRefusedError,
     CommitStateUnknownError,
@@ -21,6 +31,7 @@ from datashard_core.errors import (
     StorageError,
 )
 from datashard_core.storage.requests import (
+    Get,
     Instant,
     ListPage,
     Now,
@@ -32,6 +43,7 @@ from datashard_core.storage.requests import (
     ask,
     each,
     together,
+    value,
 )
 
 ONE_IN = 64
@@ -84,7 +96,7 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
             return refusal_of(target, item, word), state  # with a base, the caller asks what became of it
         if word is not None and not isinstance(word.record, Refusal):
             if item.digest and word.record and word.record != item.digest:
-                return conflict_of(target, item, word), state
+                return conflict(target, item, word), state
             return Committed(word.version, None, already_appended=True), state
     base = state.body.version if item.base is None else min(item.base, state.body.version)
     nonce: str = yield from ask(Unique())
@@ -223,8 +235,26 @@ def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Step
         if word is None or word.version <= name.base:
             continue
         left.remove(name)
-        if isinstance(word.record, Refusal) and word.record.reason != OTHER_TABLE:
-            backlog.refused[name.id] = word.record.reason
+        if isinstance(word.record, Refusal):
+            reason = word.record.reason
+            if reason == REFUSED_EARLIER:
+                reason = yield from _reason_of(backlog.target, name)
+            if reason != OTHER_TABLE:
+                backlog.refused[name.id] = reason
+
+
+def _reason_of(target: Target, name: StagedName) -> Steps[str]:
+    """Why a version that only an id node tells of refused an append: what lies there may still show it.
+
+    Appends to a table that was dropped and made again since are no concern of who flushes this one.
+    """
+    outcomes = yield (Get(name.key),)
+    if not isinstance(outcomes[0], StorageError):
+        try:
+            decode_body(value(outcomes[0]).body, name, target.uuid)
+        except UnreadableBodyError as error:
+            return str(error)
+    return REFUSED_EARLIER
 
 
 def _breathe(error: StorageError, backlog: _Backlog) -> Steps[None]:

@@ -22,6 +22,9 @@ from datashard_core.errors import CorruptTableError
 PREFIX = "_datashard/ids/"
 LEVELS_AT_COMMIT = (1, 2)
 TOP_LEVEL = 2
+REFUSED_EARLIER = "refused by an earlier version"
+"""All that a node keeps of the reason for a refusal."""
+
 WINDOW = 64 * 1024
 """Bytes of a node that a look-up reads first: whole nodes of up to some 1,500 appends."""
 
@@ -197,7 +200,7 @@ def _packed(record: Record) -> tuple[int, bytes]:
 
 def _unpacked(kind: int, digest: bytes) -> Record:
     if kind == _REFUSED:
-        return Refusal("refused by an earlier version")
+        return Refusal(REFUSED_EARLIER)
     return digest.hex() if kind == _COMMITTED else ""
 
 

@@ -28,7 +28,7 @@ PLAIN = Mix(
 )
 """Writers that append and do nothing else, and nothing goes wrong."""
 
-FAILED_ONCE: tuple[int, ...] = (67, 170, 224)
+FAILED_ONCE: tuple[int, ...] = (67, 71, 166, 170, 172, 224, 248)
 """Seeds that once showed a violation: of the protocol, or of the harness itself."""
 
 DROPPED_ONCE = (63, 135, 187, 746, 747)
