@@ -81,20 +81,26 @@ def moved_clock(monkeypatch: pytest.MonkeyPatch) -> MovedClock:
 @pytest.fixture
 def time_passes(
     any_storage: Storage, moved_clock: MovedClock, request: pytest.FixtureRequest, tmp_path: Path
-) -> Callable[[float], None]:
-    """Lets so many seconds pass, for us and for the store."""
+) -> Iterator[Callable[[float], None]]:
+    """Lets so many seconds pass, for us and for the store, until the test ends."""
+    server: S3Server | None = request.getfixturevalue("s3_server") if isinstance(any_storage, S3Storage) else None
+
+    passed = 0.0
 
     def pass_by(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
         moved_clock.ahead += seconds
         if isinstance(any_storage, LocalStorage):
             for path in (tmp_path / "store").rglob("*"):
                 if path.is_file():
                     os.utime(path, (time.time(), path.stat().st_mtime - seconds))
-        elif isinstance(any_storage, S3Storage):
-            server: S3Server = request.getfixturevalue("s3_server")
+        elif server is not None:
             server.move_clock(seconds)
 
-    return pass_by
+    yield pass_by
+    if server is not None:
+        server.move_clock(-passed)  # it serves the tests that follow, too
 
 
 @pytest.fixture

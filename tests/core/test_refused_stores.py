@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_the_proof_costs_appends_nothing(
     monkeypatch.setattr(probe, "_proved", set())  # as in a process that has never created a table
     monkeypatch.setattr(probe, "_prove", lambda *_: pytest.fail("an append tries the store out"))
     fresh = requests_of(s3_server, s3_config, lambda warehouse: warehouse.load_table("t").append([{"n": 3}]))
-    assert [method for method, _ in fresh] == [method for method, _ in proved]
+    assert Counter(method for method, _ in fresh) == Counter(method for method, _ in proved)
     assert [path for _, path in fresh if "probe" in path] == []
     opened = requests_of(s3_server, s3_config, lambda warehouse: warehouse.create_table("t", SCHEMA, if_exists="open"))
     assert {method for method, _ in opened} == {"GET"}, "a table that is there proves nothing anew"
