@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from datashard_core.commit.ahead import warn_if_ahead
 from datashard_core.commit.origin import with_origin
 from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
@@ -48,7 +49,9 @@ class _Search(Struct):
     bodies: dict[int, VersionBody] = field(default_factory=dict)
 
     def keep(self, version: int, stored: StoredObject) -> None:
-        self.bodies[version] = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
+        body = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
+        warn_if_ahead(self.root, body, stored.last_modified)
+        self.bodies[version] = body
 
     @property
     def highest(self) -> int:

@@ -114,7 +114,7 @@ def _loser_of_nodes(scenario: Scenario) -> Steps[None]:
         names = [NodeName(int(level), int(until)) for *_, level, until in found]
         lost = [name for name in names if name.since > newest - sweep.KEPT]
         if lost:
-            store.perform(Delete((choices.choice(lost).key,)), scenario.simulation.now)
+            store.perform(Delete((choices.choice(lost).key,)), scenario.simulation.store_now)
             scenario.counts["id node deleted"] += 1
 
 

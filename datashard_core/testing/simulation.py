@@ -178,6 +178,11 @@ class Simulation:
         """From that time on nothing fails any more (progress is then to be expected)."""
         self._calm_after = seconds
 
+    @property
+    def store_now(self) -> float:
+        """The store's clock, in seconds since 1970: the true one."""
+        return START_MS / 1000.0 + self.now
+
     def process(self, name: str) -> Process:
         """A new process, its clock off by up to the skew."""
         skew = self.random.uniform(-1, 1) * self.faults.skew_seconds
@@ -307,11 +312,11 @@ class Simulation:
         if isinstance(request, Delete) and self._happens(self.faults.late_delete):
             self.counts["deleted late"] += 1
             late = self.now + self.random.uniform(0.1, self.faults.late_seconds)
-            self.at(late, lambda: self.store.perform(request, self.now))
+            self.at(late, lambda: self.store.perform(request, self.store_now))
             return None
         if isinstance(request, Put) and request.key.startswith(STAGED) and self._happens(self.faults.spoilt):
             self.counts["staged body damaged on its way"] += 1
-            return self.store.perform(Put(request.key, request.data[: len(request.data) // 2]), self.now)
+            return self.store.perform(Put(request.key, request.data[: len(request.data) // 2]), self.store_now)
         if isinstance(request, Get) and request.key == HINT_KEY and self._happens(self.faults.stale_hint):
             older = [held for when, held in self._hints if when >= self.now - 60.0]
             if older:
@@ -319,11 +324,11 @@ class Simulation:
                 self.counts["stale hint"] += stale is not older[-1]
                 return stale
         if isinstance(request, ListPage) and self._happens(self.faults.stale_list):
-            since = self.now - self.random.uniform(0.0, self.faults.stale_seconds)
+            since = self.store_now - self.random.uniform(0.0, self.faults.stale_seconds)
             fresh = frozenset(key for key, held in self.store.objects.items() if held.last_modified > since)
             self.counts["stale listing"] += any(key.startswith(request.prefix) for key in fresh)
             return self.store.page(request, fresh)
-        outcome = self.store.perform(request, self.now)
+        outcome = self.store.perform(request, self.store_now)
         if not isinstance(outcome, DataShardError) and getattr(request, "key", None) == HINT_KEY:
             held = self.store.objects[HINT_KEY]
             self._hints.append((self.now, StoredObject(held.body, held.version, held.last_modified)))
