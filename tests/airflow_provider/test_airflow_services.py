@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,50 +36,9 @@ START_SECONDS = 300.0  # some 20 s where nothing else runs
 RUN_SECONDS = 300.0
 CONN_ID = "warehouse"
 DAG_ID = "appends"
-
-DAG_FILE = '''
-import os, signal, threading
-from datetime import timedelta
-from airflow.sdk import dag, task
-from airflow_provider_datashard.operators.datashard import DataShardAppendOperator
-
-class Disturbed(DataShardAppendOperator):
-    """Something befalls the first try of each mapped task."""
-
-    def execute(self, context):
-        ti = context["ti"]
-        first = ti.try_number == 1 and not os.path.exists(os.environ["AIRFLOW_HOME"] + "/undisturbed")
-        if first and ti.map_index == 3:
-            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        result = super().execute(context)
-        if first and ti.map_index == 1:
-            raise ConnectionError("lost after the append")
-        if first and ti.map_index == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-def variables():
-    return [{"n": 100, "text": os.environ["AWS_ACCESS_KEY_ID"]}, {"n": 101, "text": os.environ["DATASHARD_S3_BUCKET"]}]
-
-@dag(schedule=None)
-def appends():
-    @task
-    def parts():
-        return [[{"n": n, "text": "part"}] for n in range(4)]
-
-    given = {
-        "table": "shop.events",
-        "schema": [{"name": "n", "type": "long", "required": True}, {"name": "text", "type": "string"}],
-        "create_if_missing": True,
-        "datashard_conn_id": "warehouse",
-        "retries": 1,
-        "retry_delay": timedelta(seconds=1),
-    }
-    Disturbed.partial(task_id="load", **given).expand(records=parts())
-    DataShardAppendOperator(task_id="environment", records=variables, **given)
-
-appends()
-'''
+SILENT_DAG_ID = "lost_heartbeats"
+DAGS = Path(__file__).parent / "dags"
+HEARTBEAT_SECONDS = 15  # a healthy task sends one each second; two busy cores may delay it
 
 
 def free_port() -> int:
@@ -102,8 +63,7 @@ class Services:
         self._started: list[subprocess.Popen[bytes]] = []
         passwords = home / "passwords.json"
         passwords.write_text('{"admin": "admin"}')
-        (home / "dags").mkdir()
-        (home / "dags" / "appends.py").write_text(DAG_FILE)
+        shutil.copytree(DAGS, home / "dags", ignore=shutil.ignore_patterns("__pycache__"))
         settings = {
             "API__BASE_URL": self.url,
             "API__HOST": "127.0.0.1",
@@ -117,10 +77,12 @@ class Services:
             "CORE__EXECUTOR": "LocalExecutor",
             "CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             "CORE__LOAD_EXAMPLES": "False",
-            "CORE__PARALLELISM": "3",
+            "CORE__PARALLELISM": "5",  # two of them are stopped by the tasks of lost_heartbeats
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
             "CORE__TEST_CONNECTION": "Enabled",
+            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_SECONDS),
+            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
             "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "USAGE_DATA_COLLECTION__ENABLED": "False",
             # Two cores may be busy: five seconds, Airflow's own, are then not enough, and a task is lost.
@@ -153,7 +115,7 @@ class Services:
                 )
         self.wait_for(self._healthy, START_SECONDS, "Airflow is healthy")
         self.token = self.call("POST", "/auth/token", {"username": "admin", "password": "admin"})["access_token"]
-        self.wait_for(self._dag_is_known, START_SECONDS, "the Dag is known")
+        self.wait_for(self._dags_are_known, START_SECONDS, "the Dags are known")
 
     def stop(self) -> None:
         """End the services, and whatever they started and left."""
@@ -183,26 +145,9 @@ class Services:
             assert time.monotonic() < end, f"not after {seconds} s: {what}\n{self.logs()}"
             time.sleep(0.5)
 
-    def run(self, run_id: str | None = None) -> str:
-        """Start a run, or follow one that goes on, to its end; return its id."""
-        if run_id is None:
-            path = f"/api/v2/dags/{DAG_ID}/dagRuns"
-            run_id = str(self.call("POST", path, {"logical_date": None})["dag_run_id"])
-        path = f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}"
-        self.wait_for(
-            lambda: self.call("GET", path)["state"] in ("success", "failed"), RUN_SECONDS, f"{run_id} came to its end"
-        )
-        assert self.call("GET", path)["state"] == "success", self.logs()
-        return run_id
-
-    def tries(self, run_id: str) -> dict[tuple[str, int], int]:
-        path = f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances"
-        found = self.call("GET", path)["task_instances"]
-        return {(one["task_id"], one["map_index"]): one["try_number"] for one in found}
-
-    def result(self, run_id: str, task_id: str, map_index: int = -1) -> Any:
-        path = f"/api/v2/dags/{DAG_ID}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self.call("GET", f"{path}?map_index={map_index}&deserialize=true")["value"]
+    def trigger(self, dag_id: str) -> Run:
+        run_id = self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None})["dag_run_id"]
+        return Run(self, dag_id, run_id)
 
     def test_button(self, fields: Mapping[str, Any]) -> tuple[bool, str]:
         body = {"connection_id": "tried_out", "conn_type": "datashard", "extra": json.dumps(fields)}
@@ -226,9 +171,10 @@ class Services:
             return False
         return all(health[part]["status"] == "healthy" for part in ("metadatabase", "scheduler"))
 
-    def _dag_is_known(self) -> bool:
+    def _dags_are_known(self) -> bool:
         try:
-            self.call("GET", f"/api/v2/dags/{DAG_ID}")
+            for dag_id in (DAG_ID, SILENT_DAG_ID):
+                self.call("GET", f"/api/v2/dags/{dag_id}")
         except urllib.error.HTTPError as error:
             if error.code != 404:
                 raise
@@ -236,6 +182,36 @@ class Services:
             assert not errors, errors
             return False
         return True
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a Dag."""
+
+    services: Services
+    dag_id: str
+    run_id: str
+
+    @property
+    def path(self) -> str:
+        return f"/api/v2/dags/{self.dag_id}/dagRuns/{self.run_id}"
+
+    def wait(self) -> None:
+        """Wait for its good end."""
+
+        def over() -> bool:
+            return self.services.call("GET", self.path)["state"] in ("success", "failed")
+
+        self.services.wait_for(over, RUN_SECONDS, f"{self.run_id} of {self.dag_id} came to its end")
+        assert self.services.call("GET", self.path)["state"] == "success", self.services.logs()
+
+    def tries(self) -> dict[tuple[str, int], int]:
+        found = self.services.call("GET", f"{self.path}/taskInstances")["task_instances"]
+        return {(one["task_id"], one["map_index"]): one["try_number"] for one in found}
+
+    def result(self, task_id: str, map_index: int = -1) -> Any:
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self.services.call("GET", f"{path}?map_index={map_index}&deserialize=true")["value"]
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -291,21 +267,33 @@ def test_the_connection_is_stored_encrypted_and_shown_without_secrets(
     assert fields["secret_key"] not in json.dumps(shown)
 
 
-@pytest.mark.usefixtures("connection")
+@pytest.fixture(scope="module")
+def silent_run(services: Services, connection: None) -> Iterator[Run]:
+    """A run whose first tries' heartbeats cease; it goes on beside the other tests, for it waits most of its time."""
+    try:
+        yield services.trigger(SILENT_DAG_ID)
+    finally:
+        for path in services.home.glob("silent-*"):
+            for stopped in _family(int(path.read_text())):
+                stopped.kill()
+
+
+@pytest.mark.usefixtures("connection", "silent_run")
 def test_each_task_appends_once_whatever_befalls_it(
     services: Services, fields: dict[str, str], s3_server: S3Server, misleading: Mapping[str, str]
 ) -> None:
     s3_server.requests(reset=True)
-    run_id = services.run()
-    tries = services.tries(run_id)
+    run = services.trigger(DAG_ID)
+    run.wait()
+    tries = run.tries()
     assert [tries["load", index] for index in range(3)] == [1, 2, 2], services.logs()
-    results = [services.result(run_id, "load", index) for index in range(4)]
+    results = [run.result("load", index) for index in range(4)]
     table = connect(config=s3_server.config(fields["prefix"])).load_table("shop.events")
     snapshots = {one.snapshot_id for one in table.snapshots()}
     for index, result in enumerate(results):
         assert sorted(result) == ["already_appended", "append_id", "rows", "snapshot_id", "table", "version"]
         assert result["table"] == "shop.events" and result["rows"] == 1 and result["version"] >= 1
-        assert result["append_id"] == f"airflow:{DAG_ID}/{run_id}/load/{index}"
+        assert result["append_id"] == f"airflow:{DAG_ID}/{run.run_id}/load/{index}"
         assert result["snapshot_id"] in snapshots
     # The second tries of those that were lost after the append found their rows.
     assert [result["already_appended"] for result in results[:3]] == [False, True, True]
@@ -323,13 +311,36 @@ def test_each_task_appends_once_whatever_befalls_it(
     (services.home / "undisturbed").touch()
     chosen = {"task_ids": [["load", 0], ["load", 1]], "only_failed": False, "reset_dag_runs": True}
     path = f"/api/v2/dags/{DAG_ID}/clearTaskInstances"
-    cleared = services.call("POST", path, {"dag_run_id": run_id, "dry_run": False, **chosen})
+    cleared = services.call("POST", path, {"dag_run_id": run.run_id, "dry_run": False, **chosen})
     assert cleared["total_entries"] == 2
-    services.run(run_id)
-    again = [services.result(run_id, "load", index) for index in range(2)]
+    run.wait()
+    again = [run.result("load", index) for index in range(2)]
     assert again == [{**one, "already_appended": True} for one in results[:2]]
     table.refresh()
     assert table.count() == 6
+
+
+def test_a_task_that_is_given_up_for_lost_heartbeats_appends_once(
+    services: Services, silent_run: Run, fields: dict[str, str], s3_server: S3Server
+) -> None:
+    silent_run.wait()
+    assert silent_run.tries() == {("parts", -1): 1, ("load", 0): 2, ("load", 1): 2}, services.logs()
+    path = f"/api/v2/eventLogs?dag_id={SILENT_DAG_ID}&event=heartbeat%20timeout"
+    given_up = services.call("GET", path)["event_logs"]
+    assert {(one["task_id"], one["map_index"], one["try_number"]) for one in given_up} == {
+        ("load", 0, 1),
+        ("load", 1, 1),
+    }
+    # The first had appended; the second was to be overtaken by its second try.
+    retried = [silent_run.result("load", index) for index in range(2)]
+    assert [one["already_appended"] for one in retried] == [True, False]
+    # The first tries were alive all the time, and did not append twice either.
+    late = [services.home / f"late-{index}.json" for index in range(2)]
+    services.wait_for(lambda: all(path.exists() for path in late), RUN_SECONDS, "the tries that were given up appended")
+    assert [json.loads(path.read_text()) for path in late] == [{**one, "already_appended": True} for one in retried]
+    table = connect(config=s3_server.config(fields["prefix"])).load_table("shop.heartbeats")
+    rows = sorted(table.scan().to_records(), key=lambda row: row["n"])
+    assert rows == [{"n": n, "text": "part"} for n in range(2)]
 
 
 def test_the_test_button(services: Services, fields: dict[str, str]) -> None:
