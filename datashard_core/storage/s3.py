@@ -59,9 +59,9 @@ class S3Storage:
     """
 
     def __init__(self, config: S3Config) -> None:
-        self._config = config
         self._base = f"{config.prefix}/" if config.prefix else ""
         self._shared: S3Clients = clients_for(config)
+        self._config = replace(self._shared.config, prefix=config.prefix)
         self._meter = Meter()
 
     @property
@@ -70,7 +70,7 @@ class S3Storage:
 
     @property
     def config(self) -> S3Config:
-        """The configuration that it was made from."""
+        """The configuration that it was made from, and with the default chain the endpoint that AWS's settings name."""
         return self._config
 
     def at(self, folder: str) -> S3Storage:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError, DataShardError, StorageError
-from datashard_core.storage.choice import choose
+from datashard_core.storage.choice import Choice, choose
 from datashard_core.storage.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class S3Clients:
         config: the store and the credentials.
 
     Attributes:
-        config: the same.
+        config: the same; with the default chain also what AWS's settings say of the endpoint.
         pid: the process that it belongs to.
 
     Raises:
@@ -73,8 +73,27 @@ class S3Clients:
             raise ConfigurationError(
                 f"bucket {config.bucket}: verify_tls={config.verify_tls!r} is no file of certificates that can be read"
             )
-        self._choice, why = choose(config, self.session)
+        self._choice, why = self._choose()
         log.info("bucket %s: requests go through %s: %s", config.bucket, self._choice, why)
+
+    def _choose(self) -> tuple[Choice, str]:
+        if not self.config.use_default_chain:
+            return choose(self.config, self.session)
+        try:
+            choice, why = choose(self.config, self.session)
+            if choice == "boto3":  # obstore is chosen only where AWS's settings say nothing more
+                from datashard_core.storage.aws_settings import with_aws_settings
+
+                self.config = with_aws_settings(self.config, self.session())
+                self._region = self.config.region
+            return choice, why
+        except DataShardError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"bucket {self.config.bucket}: AWS's settings (variables, profile) cannot be used: {error}. Correct "
+                "them, or pass access_key and secret_key."
+            ) from error
 
     @property
     def transport_name(self) -> str:

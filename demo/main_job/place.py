@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from datashard_core import LocalConfig, S3Config, Warehouse, connect
 from datashard_core.config import resolve_warehouse
 from datashard_core.storage import open_storage
+from datashard_core.storage.s3_client import clients_for
 from datashard_core.testing.s3_server import S3Server
 
 
@@ -137,21 +138,21 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _with_keys(config: S3Config | LocalConfig) -> S3Config | LocalConfig:
-    """The keys of the default chain as of now: Airflow and Prefect are to get them from their own stores."""
+    """The keys of the default chain as of now: Airflow and Prefect are to get them from their own stores.
+
+    The endpoint and region of AWS's settings are written down too, for their processes do not see those settings.
+    """
     if isinstance(config, LocalConfig) or not config.use_default_chain:
         return config
-    from botocore.session import Session
-
-    found = Session().get_credentials()
-    if found is None:
-        return config  # the core's own error says how to give them
-    keys = found.get_frozen_credentials()
+    clients = clients_for(config)
+    keys = clients.credentials()
     return replace(
-        config,
+        clients.config,
+        prefix=config.prefix,
         use_default_chain=False,
         access_key=keys.access_key,
         secret_key=keys.secret_key,
-        session_token=keys.token,
+        session_token=keys.session_token,
     )
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from datashard_core import Schema
 from datashard_core.config import Credentials, S3Config
-from datashard_core.errors import StorageError
+from datashard_core.errors import ConfigurationError, StorageError
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.s3_server import S3Server
@@ -141,6 +141,37 @@ def test_the_default_chain_takes_a_profile(s3_server: S3Server, tmp_path: Path, 
     settings = _settings(s3_server, f"profile-{os.urandom(4).hex()}", use_default_chain=True, transport=transport)
     done = _run_child(settings, environ)
     assert done.stdout == "done\n", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("where", ["variable", "profile", "services"])
+def test_the_default_chain_takes_the_endpoint_for_every_client(s3_server: S3Server, tmp_path: Path, where: str) -> None:
+    url = f"endpoint_url = {s3_server.endpoint}\n"
+    said = {"variable": "", "profile": url, "services": f"services = ours\n[services ours]\ns3 =\n  {url}"}
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text(
+        f"[default]\naws_access_key_id = {s3_server.access_key}\naws_secret_access_key = {s3_server.secret_key}\n"
+    )
+    (tmp_path / ".aws" / "config").write_text(f"[default]\nregion = eu-west-1\n{said[where]}")
+    environ = {"HOME": str(tmp_path)} | ({"AWS_ENDPOINT_URL_S3": s3_server.endpoint} if where == "variable" else {})
+    place = {"bucket": s3_server.bucket, "prefix": f"endpoint-{os.urandom(4).hex()}", "transport": "boto3"}
+    # A large file is written and read by Arrow, all else by boto3.
+    done = _run_child({**place, "use_default_chain": True}, environ)
+    assert done.stdout == "done\n", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("AWS_PROFILE", "no-such", "The config profile (no-such) could not be found"),
+        ("AWS_ENDPOINT_URL", "nonsense", "Invalid endpoint: nonsense"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9/path", "endpoint='http://127.0.0.1:9/path' is not a URL"),
+    ],
+)
+def test_settings_of_aws_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        S3Storage(S3Config("bucket", use_default_chain=True))
+    assert says in str(caught.value)
 
 
 def test_a_default_chain_that_finds_nothing_says_so(s3_server: S3Server, tmp_path: Path) -> None:
