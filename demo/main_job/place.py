@@ -50,6 +50,7 @@ class Place:
             "s3.access-key-id": config.access_key,
             "s3.secret-access-key": config.secret_key,
             "s3.session-token": config.session_token,
+            "s3.force-virtual-addressing": "true" if config.endpoint and not config.uses_path_style else None,
         }
         return {name: value for name, value in given.items() if value}
 
@@ -67,6 +68,8 @@ class Place:
             "access_key": config.access_key,
             "secret_key": config.secret_key,
             "session_token": config.session_token,
+            "addressing_style": config.addressing_style if config.addressing_style != "auto" else None,
+            "verify_tls": config.verify_tls if isinstance(config.verify_tls, str) else None,
         }
         return {name: value for name, value in given.items() if value}
 
@@ -115,15 +118,15 @@ def open_place(uri: str | None, keep: bool) -> Iterator[Place]:
         config = LocalConfig(str(Path(config.folder).resolve()))  # the children run elsewhere
     place = Place(config, ends_with_the_demo=False)
     place.warehouse.list_tables()  # a missing bucket or a wrong key shows now, and not when all is running
-    given = Path(uri)
-    made_by_us = isinstance(config, LocalConfig) and not given.exists()
+    made = _missing_folders_above(config)
     try:
         yield place
     finally:
         if not keep:
             _remove(place)
-            if made_by_us and given.is_dir():
-                given.rmdir()
+            for folder in made:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
 
 @contextmanager
@@ -156,9 +159,17 @@ def _with_keys(config: S3Config | LocalConfig) -> S3Config | LocalConfig:
     )
 
 
+def _missing_folders_above(config: S3Config | LocalConfig) -> list[Path]:
+    """The folders that a warehouse on disk will bring with it, the innermost first."""
+    if isinstance(config, S3Config):
+        return []
+    return [folder for folder in Path(config.folder).parents if not folder.exists()]
+
+
 def _remove(place: Place) -> None:
     if isinstance(place.config, LocalConfig):
-        shutil.rmtree(place.config.folder)
+        if Path(place.config.folder).exists():  # it may have failed before there was a table
+            shutil.rmtree(place.config.folder)
         return
     storage = open_storage(place.config)
     storage.delete([each.key for each in storage.list("")])
