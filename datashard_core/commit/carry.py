@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from datashard_core.commit.fold import Load, judge_listed, size_of, take, take_own, within_limits
 from datashard_core.commit.fresh import young_own
 from datashard_core.commit.live import known_after, learn, merge_known
-from datashard_core.commit.lookup import upkeep
 from datashard_core.commit.merge import Known
+from datashard_core.commit.node_store import upkeep
 from datashard_core.commit.pointer import Hint, move_hint, read_hint
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Seen, Target

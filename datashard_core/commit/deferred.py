@@ -6,9 +6,10 @@ from msgspec import Struct, field
 
 from datashard_core.commit.carry import commit
 from datashard_core.commit.group import LASTING
+from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.lead import finish
 from datashard_core.commit.line import body_of
-from datashard_core.commit.lookup import look_up
+from datashard_core.commit.lookup import look_up, recall
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.nodes import REFUSED_EARLIER
 from datashard_core.commit.pointer import find_current
@@ -22,7 +23,7 @@ from datashard_core.commit.staging import (
     parse_listed,
 )
 from datashard_core.commit.state import Append, Committed, Seen, Target, settle
-from datashard_core.commit.verdict import Result, conflict, refusal_of
+from datashard_core.commit.verdict import Result, conflict, refusal_of, unknown
 from datashard_core.errors import (
     AppendRefusedError,
     CommitStateUnknownError,
@@ -90,8 +91,10 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
         found = yield from find_current(target.root, seen.body)
         state = settle(found, seen, target)
         above = -1 if item.base is None else item.base
-        words = yield from look_up(frozenset({item.id}), state.body, above=above, bodies={}, history=target.history)
-        word = words.get(item.id)
+        told = yield from recall(frozenset({item.id}), state.body, above=above, bodies={}, history=target.history)
+        word = told.words.get(item.id)
+        if word is None and item.base is not None and item.base < told.since - 1:
+            return unknown(target, item, item.base, ForgottenError(told.since, target.root)), state
         if word is not None and isinstance(word.record, Refusal) and item.base is not None:
             return refusal_of(target, item, word), state  # with a base, the caller asks what became of it
         if word is not None and not isinstance(word.record, Refusal):
@@ -148,6 +151,7 @@ class _Backlog(Struct):
         state: the newest version known.
         left: what is staged and not named yet; None before it was listed.
         refused: why appends are not in the table and will not be, by their ids.
+        forgotten: staged so long ago that nobody remembers whether they were committed.
     """
 
     target: Target
@@ -155,6 +159,7 @@ class _Backlog(Struct):
     state: Seen | None
     left: set[StagedName] | None = None
     refused: dict[str, str] = field(default_factory=dict)
+    forgotten: set[StagedName] = field(default_factory=set)
 
 
 def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
@@ -162,6 +167,7 @@ def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
 
     Raises:
         AppendRefusedError: all of it is named by a version, and some of it as refused.
+        CommitStateUnknownError: so is all but what was staged before the retention of append ids.
         CommitTimeoutError: the deadline passed; what is staged stays staged.
         StorageError: the store failed until then, likewise.
     """
@@ -180,6 +186,15 @@ def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
             f"committed, and never will be ({reasons}). Their ids are, as BLAKE2b-128, "
             f"{', '.join(sorted(backlog.refused))}. Everything else that was staged is in the table. Append their rows "
             "again."
+        )
+    if backlog.forgotten:
+        keys = ", ".join(sorted(name.key for name in backlog.forgotten))
+        raise CommitStateUnknownError(
+            f"table {target.name} at {target.root}: it is not known whether {len(backlog.forgotten)} staged appends "
+            "are in the table: they were begun before the versions whose appends are still remembered (table property "
+            f"datashard.append-id.retention). Everything else that was staged is in the table. They are {keys}: see "
+            "whether the table has their rows, append those that it does not have, and delete the objects.",
+            table=target.root,
         )
     assert backlog.state is not None
     return backlog.state
@@ -226,10 +241,13 @@ def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Step
     below = [name.base for name in left if name.base < state.body.version]
     if not below:
         return
-    history = backlog.target.history
-    words = yield from look_up(
-        frozenset(name.id for name in left), state.body, above=min(below), bodies={}, history=history
-    )
+    try:
+        words = yield from _words(backlog.target, left, state, min(below))
+    except ForgottenError as error:
+        old = {name for name in left if name.base < error.until - 1}
+        backlog.forgotten |= old
+        left -= old
+        words = yield from _words(backlog.target, left, state, error.until - 1)
     for name in list(left):
         word = words.get(name.id)
         if word is None or word.version <= name.base:
@@ -241,6 +259,11 @@ def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Step
                 reason = yield from _reason_of(backlog.target, name)
             if reason != OTHER_TABLE:
                 backlog.refused[name.id] = reason
+
+
+def _words(target: Target, left: set[StagedName], state: Seen, above: int) -> Steps[dict[str, Named]]:
+    ids = frozenset(name.id for name in left)
+    return (yield from look_up(ids, state.body, above=above, bodies={}, history=target.history))
 
 
 def _reason_of(target: Target, name: StagedName) -> Steps[str]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datashard_core.commit import names as names_module
-from datashard_core.commit.lookup import upkeep
 from datashard_core.commit.names import CommitNames
+from datashard_core.commit.node_store import upkeep
 from datashard_core.commit.pointer import find_current, move_hint
 from datashard_core.commit.state import Seen, Target, read_version, settle
 from datashard_core.commit.updates import restored

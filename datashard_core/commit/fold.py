@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from datashard_core.commit.fresh import young
-from datashard_core.commit.history import Named, lowest_told
+from datashard_core.commit.history import ForgottenError, Named, lowest_told
 from datashard_core.commit.live import learn
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Record, Refusal
@@ -85,8 +85,10 @@ def said_of(
     below = [name for name in listed if name.base <= body.version]
     try:
         return below, (yield from _look_up(target, body, below))
-    except (StorageError, CorruptTableError) as error:
+    except (StorageError, CorruptTableError, ForgottenError) as error:
         floor = lowest_told(body) - 1
+        if isinstance(error, ForgottenError):
+            floor = min(floor, error.until - 1)
         told = [name for name in below if name.base >= floor]
         log.warning(
             "table %s: %d staged appends are left alone, for the names of versions from %d on cannot be read: %s",

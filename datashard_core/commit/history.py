@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from datashard_core.commit.names import BLOCK, Record, Refusal
 from datashard_core.commit.version import VersionBody, parse_version, version_key
-from datashard_core.errors import CorruptTableError
+from datashard_core.errors import CorruptTableError, DataShardError
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Steps, ask, value
 
@@ -33,6 +33,22 @@ class TombstoneMetError(CorruptTableError):
             "nodes below _datashard/ids alone. Load the table again."
         )
         self.version = version
+
+
+class ForgottenError(DataShardError):
+    """What versions named is out of the retention, and maintenance has removed the nodes that knew it.
+
+    Attributes:
+        until: names of the versions before this one are forgotten.
+    """
+
+    def __init__(self, until: int, root: str) -> None:
+        super().__init__(
+            f"{root}: which appends the versions before {until} committed is not remembered any more (table property "
+            "datashard.append-id.retention), and this append was begun before that. See whether its rows are in the "
+            "table; if they are not, append them under a new id."
+        )
+        self.until = until
 
 
 class Named(Struct, frozen=True):

@@ -8,6 +8,7 @@ of a large node is enough to answer a look-up.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
@@ -28,7 +29,14 @@ REFUSED_EARLIER = "refused by an earlier version"
 WINDOW = 64 * 1024
 """Bytes of a node that a look-up reads first: whole nodes of up to some 1,500 appends."""
 
+TOO_LARGE = 4 * 2**20
+"""Bytes above which no commit writes a node: maintenance does, and who needs it reads what it is made of."""
+
+MARK = PREFIX + "forgotten.json"
+"""Says which versions' nodes maintenance has removed for good."""
+
 _MAGIC = b"DSN1"
+_KEY = re.compile(rf"{PREFIX}(\d+)/(\d{{20}})")
 _HEADER = struct.Struct(">4s16sQQqI")  # magic, table uuid, since, until, ms of the last version, records
 _RECORD = struct.Struct(">16sQB16s")  # id digest, version, kind, rows digest
 _COMMITTED, _LIBRARY_MADE, _REFUSED = 0, 1, 2
@@ -62,6 +70,30 @@ class NodeName(Struct, frozen=True):
         until = self.until - BLOCK**self.level
         return NodeName(self.level, until) if until > self.since else None
 
+    @property
+    def parts(self) -> tuple[NodeName, ...]:
+        """The nodes that it is made of, newest first; on level 1 there are names of 16 versions besides."""
+        lower = (NodeName(self.level - 1, self.until),) if self.level > 1 else ()
+        return lower if self.previous is None else (*lower, self.previous)
+
+    @property
+    def covers(self) -> tuple[NodeName, ...]:
+        """The later nodes of the top level that hold all that this one holds, oldest first."""
+        step = int(BLOCK**TOP_LEVEL)
+        block = step * BLOCK
+        end = (self.until - 1) // block * block + block
+        first = -(-self.until // step) * step
+        return tuple(
+            NodeName(TOP_LEVEL, until)
+            for until in range(first, end + 1, step)
+            if (self.level, self.until) < (TOP_LEVEL, until)
+        )
+
+    @property
+    def is_whole_block(self) -> bool:
+        """Whether it is the last of the top level in its block: no later node continues it."""
+        return self.level == TOP_LEVEL and self.until % BLOCK ** (TOP_LEVEL + 1) == 0
+
 
 class NodeHeader(Struct, frozen=True):
     """What a node says of itself.
@@ -70,7 +102,7 @@ class NodeHeader(Struct, frozen=True):
         table: uuid of the table, as 32 hexadecimal characters.
         since: lowest version whose names it holds.
         until: the version that it reaches to, not included.
-        last_ms: ``last-updated-ms`` of version ``until`` - 1.
+        last_ms: ``last-updated-ms`` of version ``until`` - 1, or a later one of the nodes that it is made of.
         count: how many records follow.
     """
 
@@ -79,6 +111,12 @@ class NodeHeader(Struct, frozen=True):
     until: int
     last_ms: int
     count: int
+
+
+def parse_key(key: str) -> NodeName | None:
+    """The node that a key names; None for what is no node."""
+    match = _KEY.fullmatch(key)
+    return NodeName(int(match[1]), int(match[2])) if match is not None else None
 
 
 def due_after(version: int) -> list[NodeName]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datashard_core.commit.lookup import look_up, upkeep
+from datashard_core.commit.lookup import recall
+from datashard_core.commit.node_store import upkeep
 from datashard_core.commit.pointer import find_current, move_hint
 from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.commit.updates import NextVersion
@@ -59,9 +60,13 @@ def create(
 
 
 def landed(target: Target, state: Seen, commit_id: str, above: int) -> Steps[int | None]:
-    """The version that names a commit of ours, whose reply was lost; None if none up to ``state`` does."""
-    words = yield from look_up(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
-    return words[commit_id].version if commit_id in words else None
+    """The version that names a commit of ours, whose reply was lost; None if none up to ``state`` does.
+
+    Who slept for longer than ids are remembered tries once more, which does no harm: nothing changes in
+    a fence, and a compaction finds that its sources are not live any more.
+    """
+    told = yield from recall(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
+    return told.words[commit_id].version if commit_id in told.words else None
 
 
 def pause(deadline: float, message: str) -> Steps[None]:

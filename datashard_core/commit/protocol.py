@@ -14,16 +14,16 @@ Generators that yield storage requests and receive their outcomes (see
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from datashard_core.commit.carry import Draft, Outcome, commit, create, draft_alone
 from datashard_core.commit.group import GaveUpError, Group, breathe, check_deadline, finish_named, read_on
-from datashard_core.commit.history import Named
+from datashard_core.commit.history import ForgottenError
 from datashard_core.commit.lead import finish
 from datashard_core.commit.line import first_page, stage, turn_in_line
-from datashard_core.commit.lookup import look_up
+from datashard_core.commit.lookup import Remembered, recall
 from datashard_core.commit.pointer import Found, find_current
 from datashard_core.commit.staging import StagedName, parse_listed
 from datashard_core.commit.state import Append, Committed, Seen, Target, is_hot, settle
@@ -144,7 +144,7 @@ def _arrive(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
     return parse_listed(page)
 
 
-def _words_early(group: Group, seen: Seen | None) -> Steps[dict[str, Named] | None]:
+def _words_early(group: Group, seen: Seen | None) -> Steps[Remembered | None]:
     """What is said of the ids up to the version last seen; None where that can only be asked of a newer one."""
     try:
         return (yield from _words(group, seen, group.lowest_base))
@@ -152,12 +152,12 @@ def _words_early(group: Group, seen: Seen | None) -> Steps[dict[str, Named] | No
         return None  # whoever slept may find its versions purged, or replaced by tombstones
 
 
-def _words(group: Group, state: Seen | None, above: int, found: Found | None = None) -> Steps[dict[str, Named]]:
+def _words(group: Group, state: Seen | None, above: int, found: Found | None = None) -> Steps[Remembered]:
     """What versions above one say of the group's ids, up to one that is known."""
     if state is None:
-        return {}
+        return Remembered({}, 0)
     return (
-        yield from look_up(
+        yield from recall(
             frozenset(group.waiting),
             state.body,
             above=above,
@@ -168,7 +168,7 @@ def _words(group: Group, state: Seen | None, above: int, found: Found | None = N
 
 
 def _enter(
-    group: Group, state: Seen, found: Found, earlier: Seen | None = None, words: Mapping[str, Named] | None = None
+    group: Group, state: Seen, found: Found, earlier: Seen | None = None, words: Remembered | None = None
 ) -> Steps[None]:
     """Base of every append: the newest version known, once the ids are known to be unnamed up to it.
 
@@ -190,7 +190,13 @@ def _enter(
             del group.waiting[own]
     above = group.lowest_base if earlier is None else max(group.lowest_base, earlier.body.version)
     later = yield from _words(group, state, above, found)
-    yield from finish_named(group, {**(words or {}), **later}, found, before=True)
+    told = later if words is None else Remembered({**words.words, **later.words}, max(words.since, later.since))
+    yield from finish_named(group, told.words, found, before=True)
+    for own, item in list(group.waiting.items()):
+        if item.base is not None and item.digest and item.base < told.since - 1:
+            # A caller's second try, so late that nobody remembers the first one.
+            group.results[own] = unknown(group.target, item, item.base, ForgottenError(told.since, group.target.root))
+            del group.waiting[own]
     group.bases = dict.fromkeys(group.waiting, newest)
 
 

@@ -18,7 +18,8 @@ from datashard_core.format.retention import Retention
 
 log = logging.getLogger(__name__)
 
-DAY_MS = 24 * 3600 * 1000
+HOUR_MS = 3600 * 1000
+DAY_MS = 24 * HOUR_MS
 OURS = "datashard."
 
 MAX_AGE = "history.expire.max-snapshot-age-ms"
@@ -41,6 +42,7 @@ class Settings(Struct, frozen=True):
         min_to_merge: how many manifests of one tier begin a merge.
         manifest_bytes: manifests of that size are not merged any more.
         auto_compact: whether appends compact small data files now and then.
+        id_retention_ms: for how long append ids are remembered at least, in milliseconds.
     """
 
     retention: Retention
@@ -48,6 +50,7 @@ class Settings(Struct, frozen=True):
     min_to_merge: int
     manifest_bytes: int
     auto_compact: bool
+    id_retention_ms: int
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:
@@ -55,6 +58,19 @@ def _at_least(lowest: int) -> Callable[[str], int]:
         if not (text.isascii() and text.isdigit()) or not lowest <= int(text) < 2**63:
             raise ValueError(f"a whole number from {lowest} on")
         return int(text)
+
+    return parse
+
+
+def _duration(lowest: int, named: str) -> Callable[[str], int]:
+    """Milliseconds, as Iceberg's own properties have them."""
+    number = _at_least(lowest)
+
+    def parse(text: str) -> int:
+        try:
+            return number(text)
+        except ValueError as error:
+            raise ValueError(f"a whole number of milliseconds, from {lowest} ({named}) on") from error
 
     return parse
 
@@ -74,6 +90,7 @@ _PROPERTIES: dict[str, tuple[Callable[[str], Any], Any]] = {
     MIN_TO_MERGE: (_at_least(2), 8),
     MANIFEST_BYTES: (_at_least(1024), 8 * 2**20),
     AUTO_COMPACT: (_switch, False),
+    ID_RETENTION: (_duration(HOUR_MS, "an hour"), 30 * DAY_MS),
 }
 _KNOWN = frozenset({MAX_SNAPSHOTS, AUTO_COMPACT, ID_RETENTION})
 """Properties of our own that a user may set."""
@@ -94,6 +111,7 @@ def settings_of(properties: Mapping[str, str]) -> Settings:
         min_to_merge=values[MIN_TO_MERGE],
         manifest_bytes=values[MANIFEST_BYTES],
         auto_compact=values[AUTO_COMPACT],
+        id_retention_ms=values[ID_RETENTION],
     )
 
 

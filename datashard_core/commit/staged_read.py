@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from datashard_core.commit.deferred import staged_names
+from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.pointer import find_current
@@ -87,14 +88,20 @@ def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[t
     below = [name for name in names if name.base <= seen.body.version]
     if not below:
         return ()
-    said = yield from look_up(
-        frozenset(name.id for name in below),
-        seen.body,
-        above=min(name.base for name in below),
-        bodies={},
-        history=target.history,
-    )
+    try:
+        said = yield from _said(target, seen, below)
+    except ForgottenError as error:
+        # Left alone by every commit: nobody knows whether the version holds them already.
+        log.warning("table %s: staged appends of before version %d are not shown: %s", target.name, error.until, error)
+        below = [name for name in below if name.base >= error.until - 1]
+        said = yield from _said(target, seen, below)
     return judge(below, said, seen.body.version, frozenset()).allowed
+
+
+def _said(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[dict[str, Named]]:
+    above = min((name.base for name in names), default=seen.body.version)
+    ids = frozenset(name.id for name in names)
+    return (yield from look_up(ids, seen.body, above=above, bodies={}, history=target.history))
 
 
 def _read(

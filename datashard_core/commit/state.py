@@ -49,12 +49,10 @@ class History(Struct, frozen=True):
     Attributes:
         root: URI of its root, for messages.
         uuid: its identity, which its id nodes carry.
-        forget_before_ms: names of versions that ended before that need not be remembered.
     """
 
     root: str
     uuid: str
-    forget_before_ms: int = 0
 
 
 class Target(Struct, frozen=True):
@@ -72,7 +70,7 @@ class Target(Struct, frozen=True):
 
     @property
     def history(self) -> History:
-        """The table's history, none of it forgotten."""
+        """The table's history."""
         return History(self.root, self.uuid)
 
 

@@ -21,10 +21,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.commit import nodes
-from datashard_core.commit.history import told
+from datashard_core.commit.history import ForgottenError, told
 from datashard_core.commit.lifecycle import list_all
-from datashard_core.commit.lookup import make_node
 from datashard_core.commit.names import BLOCK
+from datashard_core.commit.node_store import NodeLostError, make_node, stand_in
 from datashard_core.commit.nodes import NodeName
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.pointer import VERSION_NAME
@@ -51,6 +51,8 @@ GROUP = 4
 SMALL = 512
 """A tombstone has fewer bytes than that, the metadata of a table more."""
 PROBES = 8
+RETRY_MS = 3600 * 1000
+"""After so long appends look again whether maintenance has made a node that is too large for them."""
 
 
 class _Mark(Struct, frozen=True):
@@ -113,19 +115,20 @@ def may_go(group: Sequence[int], newest: VersionBody) -> bool:
     return not logged & {version_key(version).rpartition("/")[2] for version in group}
 
 
-def look(target: Target, newest: VersionBody, group: Sequence[int]) -> Steps[Sweep]:
+def look(target: Target, newest: VersionBody, group: Sequence[int], most: int | None = nodes.TOO_LARGE) -> Steps[Sweep]:
     """Look at some versions of one block of 16, one round if they can be replaced.
 
     Args:
         target: the table.
         newest: the version that is built on; ages are counted up to it.
         group: the versions, in order, for which :func:`may_go` holds.
+        most: bytes of an id node that is missing above which it is left to maintenance; None: it is made.
 
     Raises:
         StorageError: something could not be read; nothing is replaced then.
     """
     last = group[-1]
-    node = nodes.due_after(_block_end(last))[-1]  # the one that look-ups will ask
+    node = NodeName(1, _block_end(last))  # what the others are made of
     requests: list[Request] = [
         Get(version_key(last)),
         Head(version_key(newest.version)),
@@ -142,7 +145,10 @@ def look(target: Target, newest: VersionBody, group: Sequence[int]) -> Steps[Swe
     age = value(now).last_modified - stored.last_modified
     if age < AGE:
         return Sweep(_Mark(group[0], newest.table.last_updated_ms + int(1000 * (AGE - age))))
-    if not (yield from _remembered(target, node, in_node, body, group, newest)):
+    remembered = yield from _remembered(target, node, in_node, body, group, newest, most)
+    if remembered is None:
+        return Sweep(_Mark(group[0], newest.table.last_updated_ms + RETRY_MS))
+    if not remembered:
         return Sweep(_Mark(group[0]))
     others.append(ObjectInfo(version_key(last), len(stored.body), stored.version, stored.last_modified))
     whole: dict[int, ObjectInfo] = {}
@@ -161,13 +167,34 @@ def look(target: Target, newest: VersionBody, group: Sequence[int]) -> Steps[Swe
 
 
 def _remembered(
-    target: Target, node: NodeName, outcome: Any, body: VersionBody, group: Sequence[int], newest: VersionBody
-) -> Steps[bool]:
-    """Whether the id node of their block holds what the versions name; a missing one is made, for the next look."""
+    target: Target,
+    node: NodeName,
+    outcome: Any,
+    body: VersionBody,
+    group: Sequence[int],
+    newest: VersionBody,
+    most: int | None,
+) -> Steps[bool | None]:
+    """Whether the id node of their block holds what the versions name; a missing one is made, for the next look.
+
+    Returns:
+        None where it is missing, and too large for a commit to write.
+    """
     if isinstance(outcome, ObjectNotFoundError):
-        yield from make_node(node, newest, target.history)
-        return False
-    data: bytes = value(outcome).body
+        try:
+            made = yield from make_node(node, newest, target.history, most)
+            return None if made is None else False
+        except NodeLostError:
+            # Earlier versions of its block are tombstones already, and maintenance has removed it since.
+            try:
+                later = yield from stand_in(node, target.history)
+            except ForgottenError:
+                return True
+            if later is None:
+                raise
+            node, data = later.name, later.data
+    else:
+        data = value(outcome).body
     header = nodes.decode_header(data, f"{target.root}/{node.key}", target.uuid)
     if header is None or header.until != node.until:
         log.warning("table %s: %s/%s is another table's: delete it", target.name, target.root, node.key)
@@ -299,9 +326,9 @@ def sweep_all(target: Target, newest: VersionBody) -> Steps[int]:
     buried = 0
     for block in sorted(blocks):
         group = sorted(blocks[block])
-        found = yield from look(target, newest, group)
+        found = yield from look(target, newest, group, most=None)
         if found.last is None and found.mark.next == group[0] and not found.mark.after:
-            found = yield from look(target, newest, group)  # its node was missing, and is made now
+            found = yield from look(target, newest, group, most=None)  # its node was missing, and is made now
         if found.mark.after:
             break  # too young, like all that follow
         buried += yield from bury(target, found, newest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datashard_core.commit.history import Named
+from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.state import Append, Committed, Target
 from datashard_core.errors import AppendIdConflictError, AppendRefusedError, CommitStateUnknownError, DataShardError
@@ -35,6 +35,14 @@ def conflict(target: Target, item: Append, word: Named) -> AppendIdConflictError
 
 def unknown(target: Target, item: Append, base: int, cause: DataShardError | None) -> CommitStateUnknownError:
     """Something was sent, and no version tells what became of it."""
+    if isinstance(cause, ForgottenError):
+        return CommitStateUnknownError(
+            f"table {target.name}: it is not known whether append {item.append_id!r}, begun at version {base}, is in "
+            f"the table. {cause}",
+            append_id=item.append_id,
+            base=base,
+            table=target.root,
+        )
     return CommitStateUnknownError(
         f"table {target.name} at {target.root}: it is not known whether append {item.append_id!r} is, or "
         f"will be, in the table ({cause or 'no answer in time'}). Nothing was cleaned up. Call append again with the "

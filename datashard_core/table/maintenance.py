@@ -12,6 +12,7 @@ from datashard_core.clock import Clock
 from datashard_core.commit.compact import compact, compact_after_append, due
 from datashard_core.commit.deferred import flush
 from datashard_core.commit.expire import expire
+from datashard_core.commit.forget import make_large_nodes, remove_nodes
 from datashard_core.commit.fresh import SHORTEST_GRACE
 from datashard_core.commit.orphans import remove_orphans
 from datashard_core.commit.state import Seen, Target
@@ -63,12 +64,15 @@ class Maintained(Struct, frozen=True):
         compacted: what was compacted; None where another engine's row-level deletes stand in the way.
         tombstones: old versions that are kept by name only from now on.
         orphans: files that were deleted.
+        id_nodes: objects below ``_datashard/ids`` that were deleted: names of versions that are out of
+            ``datashard.append-id.retention``, or that a later one of these objects holds as well.
     """
 
     expired_snapshots: int
     compacted: CompactedFiles | None
     tombstones: int
     orphans: RemovedOrphans
+    id_nodes: int
 
 
 class Maintenance(ABC):
@@ -180,7 +184,8 @@ class Maintenance(ABC):
         """Do all upkeep that is due, at once: for a quiet hour, once a day or never.
 
         Commits deferred appends, expires snapshots as the properties ask, compacts small files, turns old
-        versions into tombstones, and removes orphans.
+        versions into tombstones, forgets append ids that are out of ``datashard.append-id.retention``, and
+        removes orphans.
 
         Args:
             grace: as for :meth:`remove_orphans`.
@@ -201,8 +206,11 @@ class Maintenance(ABC):
         except UnsupportedTableError as error:
             log.info("table %s: not compacted: %s", self._name, error)
             compacted = None
-        tombstones = run(sweep_all(self._target, self._seen.body), self._storage, self._clock)
-        return Maintained(expired, compacted, tombstones, self.remove_orphans(grace, timeout))
+        newest = self._seen.body
+        run(make_large_nodes(self._target, newest), self._storage, self._clock)
+        tombstones = run(sweep_all(self._target, newest), self._storage, self._clock)
+        id_nodes = run(remove_nodes(self._target, newest), self._storage, self._clock)
+        return Maintained(expired, compacted, tombstones, self.remove_orphans(grace, timeout), id_nodes)
 
     def _check_grace(self, grace: timedelta) -> None:
         if grace.total_seconds() < SHORTEST_GRACE:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from datashard_core.commit import sweep
 from datashard_core.commit.compact import compact
 from datashard_core.commit.expire import expire
+from datashard_core.commit.forget import make_large_nodes, remove_nodes
 from datashard_core.commit.lifecycle import create, drop, list_own, purge
-from datashard_core.commit.nodes import PREFIX as NODES
-from datashard_core.commit.nodes import NodeName
+from datashard_core.commit.nodes import parse_key
 from datashard_core.commit.orphans import remove_orphans
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Seen, Target
@@ -110,8 +110,7 @@ def _loser_of_nodes(scenario: Scenario) -> Steps[None]:
     for _ in range(3):
         yield from ask(Sleep(choices.uniform(0.2, 4.0)))
         newest = max(int(key[10:-14]) for key in store.objects if key.endswith(".metadata.json"))
-        found = [key.split("/") for key in store.objects if key.startswith(NODES)]
-        names = [NodeName(int(level), int(until)) for *_, level, until in found]
+        names = [name for key in store.objects if (name := parse_key(key)) is not None]
         lost = [name for name in names if name.since > newest - sweep.KEPT]
         if lost:
             store.perform(Delete((choices.choice(lost).key,)), scenario.simulation.store_now)
@@ -143,7 +142,7 @@ def _keeper(scenario: Scenario) -> Steps[None]:
         seen = yield from scenario.loaded()
         target = scenario.target_of(seen)
         try:
-            yield from choices.choice((_remove_orphans, _compact, _expire, _sweep))(scenario, target, seen)
+            yield from choices.choice((_remove_orphans, _compact, _expire, _sweep, _forget))(scenario, target, seen)
         except DataShardError:
             continue  # nothing is lost by what was done, or not: the judge looks
 
@@ -164,6 +163,11 @@ def _expire(scenario: Scenario, target: Target, seen: Seen) -> Steps[None]:
     now: Instant = yield from ask(Now())
     expired, _ = yield from expire(target, seen, now.wall_ms, 1, PATIENT)
     scenario.counts["snapshot expired on demand"] += expired
+
+
+def _forget(scenario: Scenario, target: Target, seen: Seen) -> Steps[None]:
+    yield from make_large_nodes(target, seen.body)
+    scenario.counts["id node removed"] += yield from remove_nodes(target, seen.body)
 
 
 def _sweep(scenario: Scenario, target: Target, seen: Seen) -> Steps[None]:

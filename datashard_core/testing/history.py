@@ -33,6 +33,9 @@ class Era:
     dropped: bool
 
 
+_NOTHING = Refusal("")
+
+
 class Archive:
     """What snapshots hold, by what was ever written; every file is read once.
 
@@ -168,6 +171,19 @@ class History:
         return any(
             isinstance(self.versions[version].named.get(own), Refusal) for version in range(era.first, era.last + 1)
         )
+
+    def commits(self, era: Era, own: str) -> list[int]:
+        """The versions of a table that name an append as committed, by the digest of its id."""
+        return [
+            version
+            for version in range(era.first, era.last + 1)
+            if not isinstance(self.versions[version].named.get(own, _NOTHING), Refusal)
+        ]
+
+    def forgotten_by(self, first: int, again: int, retention_ms: float) -> bool:
+        """Whether whoever built version ``again`` need not have remembered what version ``first`` named."""
+        newest, old = self.versions[again - 1].table, self.versions[first].table
+        return newest.last_updated_ms - old.last_updated_ms > retention_ms
 
     def rows_at(self, version: int) -> Counter[str]:
         """How often each append's row is in a version; nothing for one that is no table."""

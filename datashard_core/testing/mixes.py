@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from unittest import mock
 
-from datashard_core.commit import fresh, history, lookup, names, nodes, settings, sweep
+from datashard_core.commit import forget, fresh, history, lookup, names, node_store, nodes, settings, sweep
 from datashard_core.commit.lifecycle import FirstVersion
 from datashard_core.commit.updates import first_version
 from datashard_core.testing.history import ROOT, SCHEMA
@@ -56,6 +56,8 @@ class Mix:
         grace: their grace period in seconds; a commit copies a described file that is half as old.
         age: seconds after which an old version becomes a tombstone.
         properties: of the table.
+        late: mean seconds after which a twin runs the same append.
+        retention: seconds for which append ids are remembered; 0: the 30 days of the default.
         block: versions to a block of remembered names; small ones make deep nodes in short histories.
         faults: what goes wrong, until the calm.
     """
@@ -87,6 +89,8 @@ class Mix:
     grace: float = 4.0
     age: float = 3.0
     properties: Mapping[str, str] = field(default_factory=dict)
+    late: float = 1.0
+    retention: float = 0.0
     block: int = names.BLOCK
     faults: Faults = field(default_factory=Faults)
 
@@ -144,6 +148,9 @@ def mix_for(seed: int) -> Mix:
         age=dice.choice([0.3, 1.0, 60.0]),
         properties=dice.choice([{}, SHORT_LIVED]),
         faults=faults,
+        late=dice.choice([1.0, 1.0, 10.0]),
+        retention=dice.choice([0.0, 0.0, 3.0, 10.0]),
+        turns=dice.choice([4, 4, 20]),
     )
 
 
@@ -154,7 +161,7 @@ def scaled_to(mix: Mix) -> Iterator[None]:
     Every rule compares ages and numbers with each other alone, so it holds at any scale.
     """
     with ExitStack() as stack:
-        for module in (names, history, lookup, nodes, sweep):
+        for module in (names, history, lookup, node_store, nodes, sweep, forget):
             stack.enter_context(mock.patch.object(module, "BLOCK", mix.block))
         stack.enter_context(mock.patch.object(lookup, "SHORT_RANGE", 2 * mix.block))
         stack.enter_context(mock.patch.object(sweep, "KEPT", 3 * mix.block))
@@ -162,4 +169,7 @@ def scaled_to(mix: Mix) -> Iterator[None]:
         stack.enter_context(mock.patch.object(sweep, "GROUP", min(4, mix.block)))
         stack.enter_context(mock.patch.object(sweep, "AGE", mix.age))
         stack.enter_context(mock.patch.object(fresh, "YOUNG", mix.grace / 2))
+        if mix.retention:
+            kept = {settings.ID_RETENTION: (int, int(1000 * mix.retention))}
+            stack.enter_context(mock.patch.dict(settings._PROPERTIES, kept))
         yield

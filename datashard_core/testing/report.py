@@ -28,6 +28,8 @@ ACTIONS = (
     "purge",
     "table made again",
     "id node deleted",
+    "id node removed",
+    "appended again, being forgotten",
     "damaged copy beside a staged body",
     "orphans removed",
     "orphans left, being young",

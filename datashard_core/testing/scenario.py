@@ -10,6 +10,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
@@ -18,6 +19,7 @@ from datashard_core.commit.names import LIBRARY_MADE
 from datashard_core.commit.pointer import Found, find_current
 from datashard_core.commit.protocol import append
 from datashard_core.commit.staged_read import read_with_staged
+from datashard_core.commit.staging import PREFIX as STAGED
 from datashard_core.commit.state import Append, Committed, Seen, Target
 from datashard_core.commit.version import version_key
 from datashard_core.errors import (
@@ -114,7 +116,7 @@ class Scenario:
             if choices.random() < mix.fresh:
                 seen = yield from self.loaded()
             if handed_in and choices.random() < mix.twins:
-                self.launch(self._twin(tags[:1], choices.expovariate(1.0)), f"twin of {tags[0]}")
+                self.launch(self._twin(tags[:1], choices.expovariate(1.0 / mix.late)), f"twin of {tags[0]}")
             self.under_way[name] = tuple(tags) if handed_in else ()
             if choices.random() < mix.deferred:
                 seen = yield from self._defer(tags[0], handed_in, seen, choices)
@@ -287,7 +289,15 @@ class Scenario:
             self.counts[f"read {what}"] += 1
             self.errors += [f"a reader {what} finds {key} gone" for key in self._gone(seen)]
             self.errors += [f"a reader {what} misses append {tag}" for tag in sure if not rows[tag]]
-            self.errors += [f"a reader {what} sees append {tag} {n} times" for tag, n in rows.items() if n > 1]
+            self.errors += [
+                f"a reader {what} sees append {tag} {n} times"
+                for tag, n in rows.items()
+                if n > 1 and not self._may_come_again(self.told[uuid][tag])
+            ]
+
+    def _may_come_again(self, told: Told) -> bool:
+        """Whether an append may be in the table twice, its id having been forgotten in between."""
+        return bool(self.mix.retention) and told.handed_in
 
     def _sure(self, uuid: str, *, deferred: bool) -> list[str]:
         """Appends that have to be in what is read from now on; what is staged may be hidden or damaged."""
@@ -328,6 +338,8 @@ class Scenario:
             report.requests.update(process.requests)
         if isinstance(ended, AppendRefusedError) and self.spoils:
             self.counts["flush that tells of a refusal"] += 1
+        elif isinstance(ended, CommitStateUnknownError) and self.mix.retention:
+            self.counts["flush that tells of what is forgotten"] += 1
         elif isinstance(ended, DataShardError):
             report.violations.append(f"the last flush failed: {ended!r}")
         try:
@@ -372,18 +384,20 @@ class Scenario:
             count = rows[tag]
             report.acknowledged += bool(told.committed)
             if count > 1:
-                report.violations.append(f"append {tag} is in the table {count} times: {told}")
+                self._judge_again(era, history, tag, told, count, report)
             promised = (
                 told.deferred
                 and not era.dropped
                 and not (self.spoils and history.refuses(era, id_digest(f"id of {tag}")))
             )
-            if (told.committed or promised) and count == 0:
+            if promised and count == 0 and not told.committed and self.mix.retention and self._is_staged(tag):
+                self.counts["left alone, being forgotten"] += 1
+            elif (told.committed or promised) and count == 0:
                 report.violations.append(f"append {tag} was acknowledged and is lost: {told}")
             if told.surely_absent and count:
                 report.violations.append(f"append {tag} was reported as failed and is there: {told}")
             for version in told.committed:
-                if history.rows_at(version)[tag] != 1 or history.rows_at(version - 1)[tag] != 0:
+                if history.rows_at(version)[tag] != history.rows_at(version - 1)[tag] + 1:
                     report.violations.append(f"append {tag} is not what version {version} added")
         for tag, uuid in self.foreign_tags:
             if uuid == era.uuid and rows[tag] != 1:
@@ -391,6 +405,21 @@ class Scenario:
         report.violations += [
             f"row {tag!r} comes from nowhere" for tag in rows if tag not in told_here and not tag.startswith("foreign ")
         ]
+
+    def _judge_again(self, era: Era, history: History, tag: str, told: Told, count: int, report: Report) -> None:
+        """An append that is there more than once: never within the retention of a caller's id, and no other."""
+        commits = history.commits(era, id_digest(f"id of {tag}"))
+        forgotten = len(commits) == count and all(
+            history.forgotten_by(first, again, 1000 * self.mix.retention) for first, again in pairwise(commits)
+        )
+        if self._may_come_again(told) and forgotten:
+            self.counts["appended again, being forgotten"] += 1
+        else:
+            report.violations.append(f"append {tag} is in the table {count} times, by versions {commits}: {told}")
+
+    def _is_staged(self, tag: str) -> bool:
+        own = id_digest(f"id of {tag}")
+        return any(f"-{own}-" in key for key in self.simulation.store.objects if key.startswith(STAGED))
 
 
 def run_seed(

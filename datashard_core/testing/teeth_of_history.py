@@ -145,7 +145,7 @@ def tombstones_before_nodes() -> Iterator[None]:
         try:
             return (yield from real(*arguments))
         except TombstoneMetError:
-            return {}
+            return lookup.Remembered({}, 0)
 
     with (
         mock.patch.object(sweep, "_remembered", remembered),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from datashard_core.testing.memory_teeth import FORGETFUL, MEMORY_TEETH
 from datashard_core.testing.mixes import Mix, mix_for
 from datashard_core.testing.scenario import run_seed
 from datashard_core.testing.simulation import Faults
@@ -87,13 +88,24 @@ def test_a_flush_shows_what_it_waited_for(seed: int) -> None:
     assert report.counts["flush"] > 0
 
 
+def test_an_id_is_appended_again_once_it_is_forgotten_and_never_before() -> None:
+    """The judge lets an id come again only after the retention, by the times of the versions."""
+    report = run_seed(1, FORGETFUL)
+    assert report.violations == []
+    assert report.counts["appended again, being forgotten"] > 0
+    assert report.counts["id node removed"] > 0
+    remembered = run_seed(1, replace(FORGETFUL, retention=3600.0))
+    assert remembered.violations == []
+    assert remembered.counts["appended again, being forgotten"] == 0
+
+
 def test_a_seed_replays_exactly() -> None:
     first, second = (run_seed(7, mix_for(7)) for _ in range(2))
     assert (first.latencies, first.requests, first.ended_at) == (second.latencies, second.requests, second.ended_at)
     assert first.versions == second.versions > 1
 
 
-@pytest.mark.parametrize("tooth", (*TEETH, *UPKEEP_TEETH), ids=lambda tooth: tooth.rule)
+@pytest.mark.parametrize("tooth", (*TEETH, *UPKEEP_TEETH, *MEMORY_TEETH), ids=lambda tooth: tooth.rule)
 def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
     with tooth.off():
         noticed = next((seed for seed in range(24) if _violates(seed, tooth.mix)), None)
