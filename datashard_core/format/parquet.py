@@ -136,7 +136,7 @@ def _write(
     known = isinstance(rows, pa.Table)
     if known:
         metrics.add(rows, schema)
-    with pq.ParquetWriter(
+    writer = pq.ParquetWriter(
         sink,
         schema.to_arrow(),
         compression="zstd",
@@ -147,11 +147,16 @@ def _write(
         store_decimal_as_integer=True,  # as the spec has it: int32 and int64 where the precision fits
         write_statistics=_columns_with_statistics(schema, metrics if known else None),
         metadata_collector=footers,
-    ) as writer:
+    )
+    try:
         for table in _row_groups(rows):
             if not known:
                 metrics.add(table, schema)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        writer.close()
+    except BaseException:
+        writer.is_open = False  # its end would close what failed, and hide the error behind one of its own
+        raise
     return metrics, _sizes(footers[0], schema), _offsets(footers[0])
 
 

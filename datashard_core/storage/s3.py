@@ -137,9 +137,12 @@ class S3Storage:
             sink = filesystem.open_output_stream(f"{self._config.bucket}/{self._base}{key}")
         try:
             yield sink
-        except BaseException:
+        except BaseException as error:
             # Arrow uploads what there is when the stream goes: a leftover that no table names.
             del sink
+            if isinstance(error, OSError) and _ARROW_SAYS in str(error):
+                with self._arrow(key):
+                    raise
             raise
         with self._arrow(key):
             sink.close()
@@ -259,6 +262,7 @@ def _delete(keys: Sequence[str], transport: Transport) -> Sequence[tuple[str, An
     return transport.delete(keys)
 
 
+_ARROW_SAYS = "AWS Error"
 _ARROW_CODES = {
     "NoSuchBucket": 404,
     "NO_SUCH_BUCKET": 404,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -9,10 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 import pytest
 
+from datashard_core import Schema
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import DataShardError, StorageError, StoreNotConditionalError
+from datashard_core.format.parquet import write_parquet
 from datashard_core.storage.base import (
     ObjectNotFoundError,
     OutcomeUnknownError,
@@ -133,6 +137,26 @@ def failure(storage: S3Storage, operation: str) -> DataShardError:
     with pytest.raises(DataShardError) as caught:
         OPERATIONS[operation](storage)
     return caught.value
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "says"),
+    [
+        ("403 AccessDenied", "access-denied", "s3:PutObject is missing on s3://bucket/p/t/data/auto_"),
+        ("403 InvalidAccessKeyId", "credentials-missing", "does not accept the credentials"),
+        ("404 NoSuchBucket", "bucket-missing", "aws s3 mb s3://bucket"),
+        ("400 EntityTooLarge", "unreachable", "EntityTooLarge"),
+    ],
+)
+def test_a_large_file_that_arrow_may_not_write(answer: str, reason: str, says: str) -> None:
+    schema = Schema(fields=[{"id": 1, "name": "b", "type": "binary"}])
+    rows = pa.table({"b": [os.urandom(1 << 20) for _ in range(12)]}).cast(schema.to_arrow())
+    with scripted(answer) as server, pytest.raises(StorageError) as caught:
+        storage = storage_at(server.endpoint, "boto3").at("t")
+        with storage.open_data("data/auto_1.parquet") as sink:
+            write_parquet(rows, schema, sink, "s3://bucket/p/t/data/auto_1.parquet")
+    assert caught.value.reason == reason
+    assert says in str(caught.value)
 
 
 Meaning = tuple[type[DataShardError], str]
