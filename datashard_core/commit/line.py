@@ -68,7 +68,7 @@ def turn_in_line(group: Group) -> Steps[list[StagedName] | None]:
     try:
         page = yield from first_page()
         listed = parse_listed(page)
-        if _is_gone(group, page, listed):
+        if _is_gone(group, page):
             # Judged on a version read after the listing: whoever deleted it had to name it first.
             yield from read_on(group)
             if group.waiting:
@@ -90,9 +90,9 @@ def first_page() -> Steps[list[ObjectInfo]]:
     return page
 
 
-def _is_gone(group: Group, page: Sequence[ObjectInfo], listed: Sequence[StagedName]) -> bool:
+def _is_gone(group: Group, page: Sequence[ObjectInfo]) -> bool:
     """Whether a staged object of ours would be on the listed page, and is not."""
-    there = {name.key for name in listed}
+    there = {info.key for info in page}
     last = page[-1].key if len(page) == ListPage(PREFIX).limit else None
     return any(
         name.key not in there and (last is None or name.key < last)

@@ -103,7 +103,7 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
             # Most tables are quiet: the files are on their way while we look whether this one is.
             draft = Beside(draft_alone(group.target, seen, dict(group.waiting)))
         expected = frozenset(group.waiting)
-        listed = yield from with_beside(_arrive(group, seen), *([draft] if draft is not None else []))
+        listed = yield from with_beside(_arrived(group, seen), *([draft] if draft is not None else []))
         if not group.waiting:
             return
         alone = seen is not None and group.known.body.version == seen.body.version and not listed
@@ -130,6 +130,15 @@ def _based_by(group: Group, version: int) -> bool:
     version than the one that leads.
     """
     return all(item.base is not None and item.base <= version for item in group.waiting.values())
+
+
+def _arrived(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
+    """Arrive, however often the store says that it is overloaded."""
+    while True:
+        try:
+            return (yield from _arrive(group, seen))
+        except StorageError as error:
+            yield from breathe(group, error)
 
 
 def _arrive(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -65,13 +66,17 @@ class StagedName(Struct, frozen=True, order=True):
 
 def parse_listed(infos: Iterable[ObjectInfo]) -> list[StagedName]:
     """The staged names in a listing, in its order; whatever else lies there is left alone."""
-    names = []
-    for info in infos:
-        match = _NAME.fullmatch(info.key)
-        if match is not None:
-            kind: Kind = "w" if match[2] == "w" else "d"
-            names.append(StagedName(int(match[1]), kind, match[3], match[4], info.size))
-    return names
+    parsed = (_parsed(info.key, info.size) for info in infos)
+    return [name for name in parsed if name is not None]
+
+
+@lru_cache(maxsize=4096)  # whoever waits lists the same names again and again
+def _parsed(key: str, size: int) -> StagedName | None:
+    match = _NAME.fullmatch(key)
+    if match is None:
+        return None
+    kind: Kind = "w" if match[2] == "w" else "d"
+    return StagedName(int(match[1]), kind, match[3], match[4], size)
 
 
 class UnreadableBodyError(DataShardError):

@@ -7,6 +7,7 @@ scheduler chooses. Nothing of it decides when or whether something fails: that i
 from __future__ import annotations
 
 import bisect
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ class Held:
     body: bytes
     version: Version
     last_modified: float
+    info: ObjectInfo
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ class ModelStore:
             return self._get(request)
         if isinstance(request, Head):
             held = self.objects.get(request.key)
-            return _missing(request.key) if held is None else self._info(request.key, held)
+            return _missing(request.key) if held is None else held.info
         if isinstance(request, ListPage):
             return self.page(request)
         if isinstance(request, (Put, PutData)):
@@ -88,12 +90,17 @@ class ModelStore:
         start = bisect.bisect_left(self._keys, request.prefix)
         if request.after is not None:
             start = max(start, bisect.bisect_right(self._keys, request.after))
+        if not hidden:
+            # What begins with the prefix is one stretch of the sorted keys.
+            keys = self._keys[start : start + request.limit]
+            end = bisect.bisect_right(keys, request.prefix, key=lambda key: key[: len(request.prefix)])
+            return [self.objects[key].info for key in keys[:end]]
         found: list[ObjectInfo] = []
-        for key in self._keys[start:]:
+        for key in itertools.islice(self._keys, start, None):
             if not key.startswith(request.prefix) or len(found) == request.limit:
                 break
             if key not in hidden:
-                found.append(self._info(key, self.objects[key]))
+                found.append(self.objects[key].info)
         return found
 
     def _get(self, request: Get) -> Any:
@@ -110,7 +117,7 @@ class ModelStore:
         version = Version(f"e{self.writes}")
         if key not in self.objects:
             bisect.insort(self._keys, key)
-        self.objects[key] = Held(data, version, now)
+        self.objects[key] = Held(data, version, now, ObjectInfo(key, len(data), version, now))
         if not key.startswith("_datashard/"):
             self.kept.setdefault(key, data)
         return version
@@ -119,9 +126,6 @@ class ModelStore:
         if self.objects.pop(key, None) is not None:
             self._keys.pop(bisect.bisect_left(self._keys, key))
             self.deleted.add(key)
-
-    def _info(self, key: str, held: Held) -> ObjectInfo:
-        return ObjectInfo(key, len(held.body), held.version, held.last_modified)
 
 
 def _missing(key: str) -> ObjectNotFoundError:

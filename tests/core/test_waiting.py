@@ -17,6 +17,8 @@ import datashard_core as ds
 from datashard_core.commit import group
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError, StorageError
+from datashard_core.storage.base import ObjectInfo
+from datashard_core.storage.memory import MemoryStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.fault_proxy import FaultProxy, Plan
@@ -124,3 +126,41 @@ def test_a_store_that_is_overloaded_is_slowed_down_for_and_the_log_says_so_once(
     again = table.append([{"n": 10}], append_id="throttled")
     assert again.rows == 1
     assert sorted(row["n"] for row in table.refresh().scan().to_records()) == [0, 1, 2, 10]
+
+
+class Overloaded(MemoryStorage):
+    """A store that answers 503 to listings, so many times."""
+
+    times = 0
+    asked = 0
+
+    def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
+        type(self).asked += 1
+        if type(self).times:
+            type(self).times -= 1
+            raise StorageError("503 SlowDown", reason="throttled")
+        return super().list(prefix, after)
+
+    def at(self, folder: str) -> MemoryStorage:
+        deeper = super().at(folder)
+        deeper.__class__ = Overloaded
+        return deeper
+
+
+def test_an_append_that_meets_an_overloaded_store_before_it_sent_anything_waits_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group, "SLOW", 0.05)
+    table = Warehouse(Overloaded()).create_table("t", SCHEMA)
+    Overloaded.asked, Overloaded.times = 0, 3
+    begun = time.monotonic()
+    assert table.append([{"n": 1}], append_id="a").already_appended is False
+    assert time.monotonic() - begun > 0.5 * (0.05 + 0.1 + 0.2), "each wait is longer than the one before"
+    assert Overloaded.asked == 4
+    assert table.refresh().count() == 1
+    Overloaded.times = 10**6
+    with pytest.raises(CommitTimeoutError, match="before anything was sent"):
+        table.append([{"n": 2}], append_id="b", timeout=0.3)
+    assert Overloaded.asked < 20
+    Overloaded.times = 0
+    assert table.refresh().count() == 1
