@@ -51,6 +51,7 @@ class Mix:
         purge: a drop removes the files of the dropped table.
         losers_of_nodes: how often somebody deletes an id node.
         spoilers: processes that put damaged copies beside staged appends.
+        schema_changers: processes that each add a column now and then, through the commits of other libraries.
         keepers: processes that remove orphans, compact, expire snapshots and make tombstones.
         turns: pieces of upkeep that each of them does.
         grace: their grace period in seconds; a commit copies a described file that is half as old.
@@ -84,6 +85,7 @@ class Mix:
     purge: bool = False
     losers_of_nodes: int = 0
     spoilers: int = 0
+    schema_changers: int = 0
     keepers: int = 0
     turns: int = 4
     grace: float = 4.0
@@ -151,6 +153,7 @@ def mix_for(seed: int) -> Mix:
         late=dice.choice([1.0, 1.0, 10.0]),
         retention=dice.choice([0.0, 0.0, 3.0, 10.0]),
         turns=dice.choice([4, 4, 20]),
+        schema_changers=dice.choice([0, 0, 1]),
     )
 
 

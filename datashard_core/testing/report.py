@@ -38,6 +38,7 @@ ACTIONS = (
     "snapshot expired",
     "snapshot expired on demand",
     "file compacted",
+    "schema changed",
 )
 """What is done, as :attr:`Report.counts` names it; a mix that never does one of these proves nothing about it."""
 
