@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from datashard_core._imports import import_msgspec
+
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all that is done here
 if TYPE_CHECKING:
     from typing import Any
@@ -94,6 +96,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_msgspec()
     found = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = found
     return found

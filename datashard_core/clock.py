@@ -7,7 +7,6 @@ time and seed in the place of the world's.
 from __future__ import annotations
 
 import os
-import random
 import time
 import uuid
 from typing import Protocol
@@ -48,7 +47,7 @@ class SystemClock:
         return uuid.UUID(bytes=os.urandom(16), version=4).hex
 
     def random(self) -> float:
-        return random.random()
+        return int.from_bytes(os.urandom(6)) / 2**48  # the module "random" is an import more
 
 
 SYSTEM_CLOCK = SystemClock()

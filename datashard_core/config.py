@@ -17,6 +17,8 @@ from msgspec.structs import asdict, force_setattr, replace
 
 from datashard_core.errors import ConfigurationError
 
+DEFAULT_TIMEOUT = 120.0
+"""Seconds after which an append or the creation of a table gives up, unless told otherwise."""
 DEFAULT_FOLDER = "datashard-warehouse"
 """The local warehouse of scripts that configure nothing: a folder in the working directory."""
 

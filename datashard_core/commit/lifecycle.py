@@ -71,10 +71,23 @@ def create(root: str, name: str, first: FirstVersion, timeout: float) -> Steps[C
         CommitStateUnknownError: whether the table was created could not be learnt in time.
         StorageError: the store failed before anything was sent.
     """
+    return (yield from create_after((yield from find_current(root)), root, name, first, timeout))
+
+
+def create_after(found: Found | None, root: str, name: str, first: FirstVersion, timeout: float) -> Steps[Created]:
+    """As :func:`create`, for who knows what was there a moment ago.
+
+    Args:
+        found: the newest version; None where there was none at all, and no hint.
+        root: URI of its folder.
+        name: its name, for messages.
+        first: makes the version that begins it.
+        timeout: seconds after which it gives up.
+    """
     now, unique, uuid = yield from each((Now(), Unique(), Unique()))
     commit_id = unique
     deadline = now.monotonic + timeout
-    found = yield from find_current(root)
+    unseen = found is None
     tried_from: int | None = None
     while True:
         made = yield from _landed(found, commit_id, tried_from, root)
@@ -88,7 +101,8 @@ def create(root: str, name: str, first: FirstVersion, timeout: float) -> Steps[C
         body, data = first(version, _as_uuid(uuid), commit_id, now.wall_ms)
         outcome = yield from _commit_body(version, data)
         if outcome is None:
-            hint = yield from move_hint(version, found.hint if found is not None else None, root)
+            known = found.hint if found is not None else None
+            hint = yield from move_hint(version, known, root, absent=unseen and version == 0)
             return Created(Seen(body, (), hint), made=True)
         tried_from = version if tried_from is None else tried_from
         yield from _pause(deadline, f"whether table {name} was created at {root}", commit_id, outcome)

@@ -210,7 +210,7 @@ def read_hint() -> Steps[Hint | None]:
     return Hint(int(text) if text.isdigit() else -1, stored.version)
 
 
-def move_hint(to: int, seen: Hint | None, root: str) -> Steps[Hint | None]:
+def move_hint(to: int, seen: Hint | None, root: str, *, absent: bool = False) -> Steps[Hint | None]:
     """Move the hint on to version ``to``, never backwards.
 
     A hint that cannot be moved never fails a commit: it is logged, and the next commit moves it.
@@ -219,6 +219,7 @@ def move_hint(to: int, seen: Hint | None, root: str) -> Steps[Hint | None]:
         to: the version that was committed.
         seen: the hint as this client last saw it, which saves a read.
         root: URI of the table, for the log.
+        absent: there was none when this client last looked, which saves a read too.
 
     Returns:
         The hint as it is now, as far as known.
@@ -226,7 +227,7 @@ def move_hint(to: int, seen: Hint | None, root: str) -> Steps[Hint | None]:
     data = str(to).encode()
     try:
         for attempt in range(HINT_TRIES):
-            if seen is None or attempt:
+            if (seen is None and not absent) or attempt:
                 seen = yield from read_hint()
             if seen is not None and seen.number >= to:
                 return seen

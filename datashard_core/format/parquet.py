@@ -10,6 +10,7 @@ from msgspec import Struct
 from datashard_core.format import types as t
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.metrics import FLOATS, Metrics
+from datashard_core.format.parquet_writer import parquet_writer
 from datashard_core.format.schema import Schema
 
 if TYPE_CHECKING:
@@ -129,16 +130,16 @@ def _write(
     rows: pa.Table | Iterable[pa.Table | pa.RecordBatch], schema: Schema, sink: Any
 ) -> tuple[Metrics, dict[int, int], tuple[int, ...]]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     metrics = Metrics()
     footers: list[Any] = []
     known = isinstance(rows, pa.Table)
     if known:
         metrics.add(rows, schema)
-    writer = pq.ParquetWriter(
+    with parquet_writer(
         sink,
         schema.to_arrow(),
+        footers,
         compression="zstd",
         version="2.6",
         # The field ids and Parquet's own types say all that a reader needs; Arrow's copy of the
@@ -146,17 +147,11 @@ def _write(
         store_schema=False,
         store_decimal_as_integer=True,  # as the spec has it: int32 and int64 where the precision fits
         write_statistics=_columns_with_statistics(schema, metrics if known else None),
-        metadata_collector=footers,
-    )
-    try:
+    ) as writer:
         for table in _row_groups(rows):
             if not known:
                 metrics.add(table, schema)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        writer.close()
-    except BaseException:
-        writer.is_open = False  # its end would close what failed, and hide the error behind one of its own
-        raise
     return metrics, _sizes(footers[0], schema), _offsets(footers[0])
 
 

@@ -34,6 +34,13 @@ def without_aws_variables(**given: str) -> Iterator[None]:
                     os.environ[name] = value
 
 
+@contextmanager
+def with_aws_variables() -> Iterator[None]:
+    """Let nobody hide the variables meanwhile: for who reads them on purpose, beside threads that set up clients."""
+    with _lock:
+        yield
+
+
 def _renew_lock() -> None:
     global _lock  # noqa: PLW0603 - a lock that another thread held when the process forked never opens
     _lock = threading.Lock()

@@ -79,6 +79,9 @@ class S3Storage:
         deeper._base = f"{self._base}{folder}/"
         deeper._shared = self._clients
         deeper._meter = Meter()
+        # A table is about to be used. Imported here, the client is there when the first request wants it; in the
+        # thread of that request it would have to share the interpreter with the imports of the main thread.
+        _ = deeper._shared.transport
         return deeper
 
     def metrics(self) -> StorageMetrics:

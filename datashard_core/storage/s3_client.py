@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError, DataShardError, StorageError
 from datashard_core.storage.choice import Choice, choose
+from datashard_core.storage.environment import with_aws_variables
 from datashard_core.storage.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -80,12 +81,13 @@ class S3Clients:
         if not self.config.use_default_chain:
             return choose(self.config, self.session)
         try:
-            choice, why = choose(self.config, self.session)
-            if choice == "boto3":  # obstore is chosen only where AWS's settings say nothing more
-                from datashard_core.storage.aws_settings import with_aws_settings
+            with with_aws_variables():
+                choice, why = choose(self.config, self.session)
+                if choice == "boto3":  # obstore is chosen only where AWS's settings say nothing more
+                    from datashard_core.storage.aws_settings import with_aws_settings
 
-                self.config = with_aws_settings(self.config, self.session())
-                self._region = self.config.region
+                    self.config = with_aws_settings(self.config, self.session())
+                    self._region = self.config.region
             return choice, why
         except DataShardError:
             raise
@@ -147,8 +149,10 @@ class S3Clients:
         if config.credentials_provider is not None:
             return config.credentials_provider()
         try:
-            found = self.session().get_credentials()
-            frozen = None if found is None else found.get_frozen_credentials()
+            session = self.session()
+            with with_aws_variables():
+                found = session.get_credentials()
+                frozen = None if found is None else found.get_frozen_credentials()
         except DataShardError:
             raise
         except Exception as error:

@@ -19,6 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
 from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError
 from datashard_core.storage.base import ObjectInfo, StoredObject, Version
@@ -68,8 +72,6 @@ class ObstoreTransport:
         self._made: tuple[Credentials, str, Any] | None = None
 
     def get(self, key: str, byte_range: tuple[int, int] | None) -> StoredObject:
-        import obstore
-
         options: Any = None if byte_range is None else {"range": byte_range}
         store = self._store()
         with _told():
@@ -79,15 +81,11 @@ class ObstoreTransport:
         return StoredObject(body, Version(found["e_tag"] or ""), found["last_modified"].timestamp())
 
     def head(self, key: str) -> ObjectInfo:
-        import obstore
-
         store = self._store()
         with _told():
             return _info(obstore.head(store, key))
 
     def page(self, prefix: str, after: str | None) -> Page:
-        import obstore
-
         # It lists whole folders, so a prefix that ends within a name is a start and an end in one.
         folder, _, part = prefix.rpartition("/")
         start = max(after or "", _just_before(prefix)) if part else after
@@ -102,16 +100,12 @@ class ObstoreTransport:
         return Page(wanted, None if ended else objects[-1].key)
 
     def folders(self, prefix: str) -> list[str]:
-        import obstore
-
         store = self._store()
         with _told():
             answer = obstore.list_with_delimiter(store, prefix.rstrip("/") or None)
         return [f"{one.rstrip('/')}/" for one in answer["common_prefixes"] if one]
 
     def put(self, key: str, data: Any, condition: Condition | None) -> Written:
-        import obstore
-
         mode: Any = "overwrite"
         if condition is not None:
             mode = "create" if condition.version is None else {"e_tag": condition.version}
@@ -122,8 +116,6 @@ class ObstoreTransport:
         return Written(Version(answer["e_tag"] or ""))
 
     def delete(self, keys: Sequence[str]) -> Sequence[tuple[str, Answer]]:
-        import obstore
-
         store = self._store()
         try:
             with _told():
@@ -155,8 +147,6 @@ class ObstoreTransport:
 @contextmanager
 def _told() -> Iterator[None]:
     """Turn what obstore raises into how it failed."""
-    from obstore.exceptions import BaseError
-
     try:
         yield
     except ValueError as error:
@@ -167,8 +157,6 @@ def _told() -> Iterator[None]:
 
 def make_store(config: S3Config, credentials: Credentials, region: str) -> Any:
     """An obstore store that looks nothing up and repeats nothing."""
-    from obstore.store import S3Store
-
     endpoint, virtual = address(config)
     settings: dict[str, Any] = {
         "access_key_id": credentials.access_key,

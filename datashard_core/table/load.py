@@ -21,7 +21,7 @@ from datashard_core.storage.requests import Get, Steps
 
 log = logging.getLogger(__name__)
 
-ARROW = ("fastavro", "pyarrow.parquet")
+NEEDED = ("fastavro", "pyarrow._parquet", "datashard_core.table.table")
 """What takes a new process as long to import as the store takes for two answers."""
 
 
@@ -38,10 +38,10 @@ def load(storage: Storage, name: str, clock: Clock) -> Seen:
         StorageError: the store failed.
     """
     steps = _read(Target(storage.root, name, ""))
-    if all(module in sys.modules for module in ARROW):
+    if all(module in sys.modules for module in NEEDED):
         seen, listed = run(steps, storage, clock)
     else:
-        seen, listed = run_beside(_import_arrow, steps, storage, clock)
+        seen, listed = run_beside(_import_needed, steps, storage, clock)
     snapshot = seen.body.table.current_snapshot
     if snapshot is None:
         return replace(seen, manifests=())
@@ -72,6 +72,6 @@ def _read(target: Target) -> Steps[tuple[Seen, StoredObject | DataShardError | N
     return seen, outcomes[0]
 
 
-def _import_arrow() -> None:
-    for module in ARROW:
+def _import_needed() -> None:
+    for module in NEEDED:
         import_module(module)

@@ -17,6 +17,7 @@ from datashard_core.commit.protocol import append
 from datashard_core.commit.state import Append, Committed, Seen, Target, settle
 from datashard_core.commit.verdict import Result
 from datashard_core.commit.version import version_key
+from datashard_core.config import DEFAULT_TIMEOUT
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
 from datashard_core.format.records import to_table
 from datashard_core.format.schema import Schema
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_TIMEOUT = 120.0
 CommitMode = Literal["now", "deferred"]
 
 

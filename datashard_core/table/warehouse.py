@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
-from datashard_core.commit import lifecycle
-from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
-from datashard_core.commit.pointer import find_current
-from datashard_core.commit.settings import check_settings
-from datashard_core.commit.state import Seen, Target, settle
-from datashard_core.commit.updates import first_version
-from datashard_core.commit.version import HINT_KEY
-from datashard_core.config import LocalConfig, S3Config, resolve_warehouse, split_table_uri
+from datashard_core.config import DEFAULT_TIMEOUT, LocalConfig, S3Config, resolve_warehouse, split_table_uri
 from datashard_core.errors import ConfigurationError, NoSuchTableError, TableExistsError
-from datashard_core.format.schema import Schema
-from datashard_core.storage import check_conditional, open_storage
-from datashard_core.storage.base import ObjectNotFoundError, Storage
+from datashard_core.storage import open_storage
 from datashard_core.storage.driver import call, run
-from datashard_core.table import namespaces
-from datashard_core.table.load import load
 from datashard_core.table.names import TableName, is_part, parse_name
-from datashard_core.table.shared import SharedCommits
-from datashard_core.table.table import DEFAULT_TIMEOUT, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from datashard_core.commit.state import Seen
+    from datashard_core.format.schema import Schema
     from datashard_core.query.sql import At
+    from datashard_core.storage.base import Storage
+    from datashard_core.table.shared import SharedCommits
+    from datashard_core.table.table import Table
+
+# The rest is imported where it is used: the first request of a process is sent before most of it (see ahead.py).
 
 IfExists = Literal["error", "open"]
 
@@ -80,29 +73,26 @@ class Warehouse:
             StoreNotConditionalError: the store cannot keep tables safely.
             ConfigurationError: the name, a property or ``if_exists`` is not usable.
         """
+        from datashard_core.table import creation
+
         parsed = parse_name(name)
         if if_exists not in ("error", "open"):
             raise ConfigurationError(f"if_exists={if_exists!r}: pass 'error' or 'open'")
-        if not isinstance(schema, Schema):
-            raise ConfigurationError(
-                f"table {parsed}: schema={schema!r:.80} is not a Schema: write Schema(fields=[{{'id': 1, 'name': ..., "
-                "'type': ...}, ...]), Schema.from_arrow(arrow_schema) or Schema.infer(records)"
-            )
-        given = _check_properties(properties or {}, str(parsed))
+        creation.check_schema(schema, str(parsed))
+        given = creation.check_properties(properties or {}, str(parsed))
         storage = self._storage.at(parsed.folder)
-        found = run(find_current(storage.root), storage, self._clock)
-        if found is None or found.newest.state == "dropped":
-            self._check_free(parsed)
-            call(check_conditional, storage)
-            first = partial(first_version, location=storage.root, schema=schema, properties=given)
-            made = run(lifecycle.create(storage.root, str(parsed), first, timeout), storage, self._clock)
-            if made.made:
-                return self._table(storage, parsed, made.seen)
-            table = self._table(storage, parsed, made.seen)
-        else:
-            target = Target(storage.root, str(parsed), "")
-            table = self._table(storage, parsed, settle(found, None, target))
-        return _opened(table, schema, if_exists)
+        made = creation.create(
+            self._storage,
+            storage,
+            parsed,
+            schema,
+            given,
+            likely=if_exists == "open",
+            timeout=timeout,
+            clock=self._clock,
+        )
+        table = self._table(storage, parsed, made.seen)
+        return table if made.made else _opened(table, schema, if_exists)
 
     def load_table(self, name: str) -> Table:
         """Open a table at its newest version.
@@ -110,12 +100,19 @@ class Warehouse:
         Raises:
             NoSuchTableError: there is none of that name, or it was dropped.
         """
+        from datashard_core.table.ahead import ahead
+
         parsed = parse_name(name)
         storage = self._storage.at(parsed.folder)
-        return self._table(storage, parsed, load(storage, str(parsed), self._clock))
+        early = ahead(storage)
+        from datashard_core.table.load import load
+
+        return self._table(storage, parsed, load(early, str(parsed), self._clock))
 
     def table_exists(self, name: str) -> bool:
         """Whether there is a table of that name."""
+        from datashard_core.commit.pointer import find_current
+
         storage = self._storage.at(parse_name(name).folder)
         found = run(find_current(storage.root), storage, self._clock)
         return found is not None and found.newest.state == "table"
@@ -126,11 +123,13 @@ class Warehouse:
             if not is_part(namespace):
                 raise ConfigurationError(f"{namespace!r} cannot be the name of a namespace")
             return self._tables_in(namespace)
+        from datashard_core.table.creation import has_versions
+
         names = []
         for folder in call(self._storage.folders):
             if not is_part(folder):
                 continue
-            if self._has_versions(folder):
+            if has_versions(self._storage, folder):
                 names += [folder] if self.table_exists(folder) else []
             else:
                 names += self._tables_in(folder)
@@ -147,6 +146,9 @@ class Warehouse:
         Raises:
             NoSuchTableError: there is none of that name.
         """
+        from datashard_core.commit import lifecycle
+        from datashard_core.commit.state import Target
+
         parsed = parse_name(name)
         storage = self._storage.at(parsed.folder)
         uuid = self.load_table(name)._target.uuid
@@ -177,6 +179,9 @@ class Warehouse:
 
     def _table(self, storage: Storage, name: TableName, seen: Seen) -> Table:
         """A table object; those of one table share their commits, whichever thread holds them."""
+        from datashard_core.table.shared import SharedCommits
+        from datashard_core.table.table import Table
+
         shared = self._shared.setdefault(seen.body.table.table_uuid, SharedCommits())
         return Table(storage, str(name), seen, self._clock, shared)
 
@@ -192,28 +197,6 @@ class Warehouse:
     def _tables_in(self, namespace: str) -> list[str]:
         names = [f"{namespace}.{part}" for part in call(self._storage.folders, namespace) if is_part(part)]
         return sorted(name for name in names if self.table_exists(name))
-
-    def _has_versions(self, folder: str) -> bool:
-        """Whether a folder is, or was, a table and not a namespace."""
-        try:
-            call(self._storage.head, f"{folder}/{HINT_KEY}")
-        except ObjectNotFoundError:
-            return "metadata" in call(self._storage.folders, folder)
-        return True
-
-    def _check_free(self, name: TableName) -> None:
-        """A namespace and a table may not share a name: they would share a folder."""
-        if name.namespace is not None:
-            if self._has_versions(name.namespace):
-                raise TableExistsError(
-                    f"{name} cannot be created: {name.namespace!r} is a table in {self.uri}, and a namespace of that "
-                    "name would share its folder"
-                )
-            return
-        inside = [part for part in call(self._storage.folders, name.table) if is_part(part)]
-        if inside or namespaces.stored(self._storage, name.table) is not None:
-            holds = f" (it holds {inside[0]!r})" if inside else ""
-            raise TableExistsError(f"{name} cannot be created: {name.table!r} is a namespace in {self.uri}{holds}")
 
 
 def connect(
@@ -284,13 +267,3 @@ def _opened(table: Table, schema: Schema, if_exists: IfExists) -> Table:
             "load_table and use its schema, or choose another name."
         )
     return table
-
-
-def _check_properties(properties: Mapping[str, str], table: str) -> Mapping[str, str]:
-    for key, value in properties.items():
-        if key in (PROPERTY, PROTOCOL_PROPERTY):
-            raise ConfigurationError(f"the table property {key!r} is kept by the library and cannot be set")
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ConfigurationError(f"table property {key!r}={value!r}: keys and values are text in Iceberg")
-    check_settings(properties, table)
-    return properties

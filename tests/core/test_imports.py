@@ -62,6 +62,26 @@ def test_what_needs_nothing_heavy_imports_nothing_heavy(code: str, tmp_path: Pat
     assert _loaded(code, tmp_path) == []
 
 
+_ONE_APPEND = """
+import datashard_core as ds
+table = ds.create_table("warehouse/t", ds.Schema(fields=[{"id": 1, "name": "a", "type": "long"}]))
+table.append([{"a": 1}])
+assert ds.load_table("warehouse/t").append([{"a": 2}]).version == 2
+"""
+
+
+def test_an_append_brings_in_no_more_than_it_needs(tmp_path: Path) -> None:
+    # Arrow's file systems alone take as long to import as all of our own modules.
+    unneeded = ("pyarrow.fs", "pyarrow.parquet", "pyarrow.compute", "ssl", "inspect", "typing_extensions", "asyncio")
+    # Arrow looks at numpy and pandas where they are installed, and they at some of these.
+    assert _loaded(_REFUSE.format(names={"numpy", "pandas"}) + _ONE_APPEND, tmp_path, unneeded) == []
+
+
+def test_what_msgspec_was_not_given_can_be_imported_later(tmp_path: Path) -> None:
+    code = "import datashard_core as ds; ds.Schema; import typing_extensions, msgspec; typing_extensions.TypedDict"
+    assert _loaded(code, tmp_path, ("typing_extensions", "msgspec")) == ["typing_extensions", "msgspec"]
+
+
 _WHOLE_JOB = """
 import datashard_core as ds
 import pyarrow.compute as pc

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow._parquet as arrow_writer
 import pyarrow.parquet as pq
 import pytest
 
@@ -292,3 +293,21 @@ def test_a_small_file_is_small() -> None:
     schema = Schema(0, [{"name": "id", "type": "long"}, {"name": "name", "type": "string"}])
     encoded = encode_parquet(to_table([{"id": 1, "name": "x"}], schema, "t"), schema)
     assert encoded.data.size < 800
+
+
+def test_a_release_of_arrow_with_another_writer_makes_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = encode_parquet(table_of(50), SCHEMA)
+    writer = arrow_writer.ParquetWriter
+    refused = []
+
+    def other(*given: Any, **options: Any) -> Any:
+        if "use_dictionary" in options:  # as the public class calls it
+            return writer(*given, **options)
+        refused.append(options)
+        raise TypeError("unexpected keyword argument 'store_schema'")
+
+    monkeypatch.setattr(arrow_writer, "ParquetWriter", other)
+    found = encode_parquet(table_of(50), SCHEMA)
+    assert len(refused) == 1
+    assert found.data.equals(expected.data)
+    assert found.data_file("s3://b/f") == expected.data_file("s3://b/f")
