@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from prefect import Flow
 
+import prefect_datashard
 from datashard_core import Warehouse, connect
 from prefect_datashard import DataShardBlock
 
@@ -54,6 +55,15 @@ def warehouse(tmp_path: Path) -> Warehouse:
     folder = tmp_path / "tables"
     DataShardBlock(folder=str(folder)).save(SAVED, overwrite=True)
     return connect(folder)
+
+
+def test_the_readme_tells_of_every_field_and_task() -> None:
+    readme = PAGES[0].read_text()
+    table = readme.partition("## The block")[2].partition("## In flows")[0]
+    assert [name for name in DataShardBlock.model_fields if f"`{name}`" not in table] == []
+    tasks = [name for name in prefect_datashard.__all__ if name.startswith("datashard_")]
+    assert len(tasks) == 4
+    assert [name for name in tasks if f"`{name}`" not in readme] == []
 
 
 def test_the_readmes_show_how_to_save_a_block_and_how_to_use_it() -> None:
