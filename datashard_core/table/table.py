@@ -179,6 +179,8 @@ class Table(Maintenance):
 
         Raises:
             AppendRefusedError: some of it is refused, and never will be in the table; everything else is.
+            CommitStateUnknownError: some of it was staged before the versions whose appends are remembered
+                (``datashard.append-id.retention``); everything else is in the table.
             CommitTimeoutError: the deadline passed; what is staged stays staged.
             StorageError: the store failed, likewise.
         """

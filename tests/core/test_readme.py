@@ -34,10 +34,11 @@ def test_python_of_the_readme_runs_as_one_script(tmp_path: Path, monkeypatch: py
     assert text.count("append(") >= 3, "the README shows appends; were its blocks found?"
 
 
-def test_python_of_the_page_on_reading_runs_as_one_script(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reading.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
-    script = tmp_path / "reading.py"
+@pytest.mark.parametrize(("page", "count"), [("reading", 5), ("appends", 3)])
+def test_python_of_a_page_runs_as_one_script(page: str, count: int, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    assert len(blocks) == count
+    script = tmp_path / f"{page}.py"
     script.write_text("\n".join(blocks))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
