@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -33,6 +34,10 @@ _MAX_LENGTHS = 16
 """For so many lengths of the text a shape has a pattern for the whole record."""
 _FEW = 33
 """Arrays of numbers below this length, likewise."""
+_FIXED = (8, 4, 16, 1)
+"""Lengths of bounds of types of fixed width."""
+_FEWEST = 5
+"""Arrays of numbers mostly have fewer: one for each row group."""
 
 
 def read_number(data: bytes, at: int) -> tuple[int, int]:
@@ -73,7 +78,19 @@ def sized(data: bytes) -> bytes:
     return data[read_number(data, 0)[1] :]
 
 
-_BYTES = b"|".join(re.escape(_zigzag(length)) + b".{%d}" % length for length in (8, 4, 16, *range(_SHORT)))
+def _any_of(lengths: Iterable[int]) -> bytes:
+    """A pattern of texts and bytes of those lengths."""
+    return b"|".join(re.escape(_zigzag(length)) + b".{%d}" % length for length in lengths)
+
+
+def _numbers(most: int) -> bytes:
+    """A pattern of arrays of fewer numbers than so many."""
+    some = (re.escape(_zigzag(count)) + b"(?:%s){%d}" % (_NUMBER, count) + rb"\x00" for count in range(1, most))
+    return rb"\x00|" + b"|".join(some)
+
+
+_BYTES, _BYTES_OF_FIXED_WIDTH = _any_of((*_FIXED, *range(_SHORT))), _any_of(_FIXED)
+_NUMBERS, _FEW_NUMBERS = _numbers(_FEW), _numbers(_FEWEST)
 _PATTERNS = {
     "null": b"",
     "boolean": rb"[\x00\x01]",
@@ -96,13 +113,11 @@ _DECODERS: dict[str, Decoder] = {
     "string": lambda data: sized(data).decode(),
     "fixed": bytes,
 }
-_NUMBERS = rb"\x00|" + b"|".join(
-    re.escape(_zigzag(count)) + b"(?:%s){%d}" % (_NUMBER, count) + rb"\x00" for count in range(1, _FEW)
-)
-
-
 Groups = Sequence[bytes | None]
 """The bytes of each value that was asked for, and a last one that is None."""
+
+Record = tuple[Groups, int, int, int]
+"""A record of a block: its values, where the text that may have any length begins and ends, where the record ends."""
 
 
 class Shape:
@@ -118,27 +133,30 @@ class Shape:
         self.slots = slots
         self._parts = head, tail
         self._head = re.compile(head + b"(" + _NUMBER + b")", re.DOTALL)
-        self._tail = re.compile(tail, re.DOTALL)
         self._wholes: dict[int, re.Pattern[bytes]] = {}
 
-    def match(self, block: bytes, at: int) -> tuple[Groups, bytes, int] | None:
-        """Read the record there, if it has this shape.
+    @cached_property
+    def _tail(self) -> re.Pattern[bytes]:
+        # Patterns of a wide table take milliseconds to compile, and most tables never need this one.
+        return re.compile(self._parts[1], re.DOTALL)
 
-        Returns:
-            Its values, the text, and where it ends.
-        """
+    def match(self, block: bytes, at: int) -> Record | None:
+        """Read the record there, if it has this shape."""
         head = self._head.match(block, at)
         if head is None:
             return None
         before = head.groups()
-        start = head.end()
-        end = start + number(before[-1])
-        tail = self._tail.match(block, end)
+        length, start = number(before[-1]), head.end()
+        whole = self._whole(length)
+        if whole is not None:
+            match = whole.match(block, at)
+            return None if match is None else ((*match.groups(), None), start, start + length, match.end())
+        tail = self._tail.match(block, start + length)
         if tail is None:
             return None
-        return (*before, *tail.groups(), None), block[start:end], tail.end()
+        return (*before, *tail.groups(), None), start, start + length, tail.end()
 
-    def following(self, block: bytes, at: int, length: int, most: int) -> Iterator[tuple[Groups, bytes, int]]:
+    def following(self, block: bytes, at: int, length: int, most: int) -> Iterator[Record]:
         """The records from there on that have this shape and a text of that length: one pattern matches each.
 
         Args:
@@ -153,7 +171,7 @@ class Shape:
         text = self._head.groups
         for match in islice(iter(whole.scanner(block, at).match, None), most):  # type: ignore[attr-defined]
             start = match.end(text)
-            yield (*match.groups(), None), block[start : start + length], match.end()
+            yield (*match.groups(), None), start, start + length, match.end()
 
     def _whole(self, length: int) -> re.Pattern[bytes] | None:
         """The pattern of records whose text has that length; None for one length too many."""
@@ -175,12 +193,14 @@ class Walk:
         field_id: tells the id of a field of the schema.
         wanted: whether a value is asked for.
         long_text: field id of the text that may have any length.
+        narrow: whether the shape may take bytes for those of numbers if they are as long, and short arrays for
+            short ones. Such a pattern compiles in a third of the time; where it does not fit, another has to be made.
 
     Attributes:
         at: where the record ends.
         groups: the bytes of each value that was asked for, as a pattern's groups would have them.
         slots: where each value is among them, and its decoder.
-        text: the text that may have any length.
+        text: where the text that may have any length begins and ends.
 
     Raises:
         ValueError: it is not a record of that schema; likewise IndexError, EOFError and struct.error.
@@ -195,15 +215,17 @@ class Walk:
         field_id: Callable[[Mapping[str, Any]], int],
         wanted: Callable[[Slot], bool],
         long_text: int,
+        narrow: bool = False,
     ) -> None:
         self.at = at
         self.groups: list[bytes | None] = []
         self.slots: dict[Slot, tuple[int, Decoder]] = {}
-        self.text = b""
+        self.text = (at, at)
         self._data = data
         self._field_id = field_id
         self._wanted = wanted
         self._long_text = long_text
+        self._narrow = narrow
         self._parts: list[bytes] = []
         self._head: bytes | None = None
         self._one_shape = True
@@ -255,7 +277,7 @@ class Walk:
         """The text that may have any length: its place divides the pattern in two."""
         length, start = read_number(self._data, self.at)
         self.at = self._inside(start + length)
-        self.text = self._data[start : self.at]
+        self.text = start, self.at
         self._head = b"".join(self._parts)
         self.groups.append(None)
         self._parts = []
@@ -265,10 +287,12 @@ class Walk:
         name = _name(kind)
         if name not in _DECODERS:
             raise UnusualSchemaError(f"the Avro type {name!r}")
+        raw = None if null else self._raw(kind, name)
         pattern = b".{%d}" % kind["size"] if name == "fixed" else _PATTERNS[name]
+        if self._narrow and name == "bytes" and raw is not None and len(raw) - 1 in _FIXED:
+            pattern = _BYTES_OF_FIXED_WIDTH
         wanted = self._wanted(slot)
         self._parts.append(around % ((b"(" if wanted else b"(?:") + pattern + b")"))
-        raw = None if null else self._raw(kind, name)
         if wanted:
             self.slots[slot] = len(self.groups), _DECODERS[name]
             self.groups.append(raw)
@@ -287,21 +311,23 @@ class Walk:
 
     def _array(self, items: Any, slot: Slot) -> None:
         if _name(items) in ("int", "long"):
-            self._parts.append(b"(?:" + _NUMBERS + b")")
-            self._blocks(lambda: self._skip(items))
+            few = self._blocks(lambda: self._skip(items)) < _FEWEST
+            self._parts.append(b"(?:" + (_FEW_NUMBERS if self._narrow and few else _NUMBERS) + b")")
         elif _name(items) == "record" and len(items["fields"]) == 2:
             self._blocks(lambda: self._pair(items["fields"], slot), self._parts.append)
         else:
             raise UnusualSchemaError("an array of neither numbers nor pairs")
 
-    def _blocks(self, item: Callable[[], None], tell: Callable[[bytes], None] = lambda _: None) -> None:
-        """Every item of an array; ``tell`` gets the counts and the end mark as patterns."""
+    def _blocks(self, item: Callable[[], None], tell: Callable[[bytes], None] = lambda _: None) -> int:
+        """How many items an array has, all of them walked; ``tell`` gets the counts and the end mark as patterns."""
+        total = 0
         while True:
             start = self.at
             count, self.at = read_number(self._data, start)
             tell(re.escape(self._data[start : self.at]))
             if count == 0:
-                return
+                return total
+            total += abs(count)
             if count < 0:
                 # Minus the count, and the size of the items in bytes.
                 self.at = read_number(self._data, self.at)[1]

@@ -7,17 +7,18 @@ counts and the form of the file. The files have no metrics.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format import avro
-from datashard_core.format import types as t
-from datashard_core.format.avro_shape import Decoder, Groups, Shape, Slot, UnusualSchemaError, Walk, number, sized
-from datashard_core.format.binding import TRUE, AllOf, AnyOf, Bound, Check, Fixed, checks_of
-from datashard_core.format.canonical import decode_bound, number_formats
+from datashard_core.format.avro_shape import Decoder, Groups, Record, Shape, Slot, UnusualSchemaError, Walk, number
+from datashard_core.format.binding import TRUE, Bound, Check, checks_of
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.manifest import (
     ADDED,
@@ -29,19 +30,10 @@ from datashard_core.format.manifest import (
     check_length,
     decode_manifest,
 )
+from datashard_core.format.manifest_index import Column, ColumnBuilder, ManifestIndex, partition_values
 from datashard_core.format.manifest_schema import FIELD_NAMES
 from datashard_core.format.partition import PartitionSpec
-from datashard_core.format.pruning import (
-    Known,
-    PartitionSource,
-    allowed_by_partition,
-    allowed_by_summaries,
-    holds_whole,
-    might_match,
-    partition_sources,
-    possibility,
-    presence,
-)
+from datashard_core.format.pruning import PartitionSource, allowed_by_summaries, might_match, partition_sources
 
 _STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE = (0, 0), (1, 0), (3, 0), (4, 0)
 _PATH, _FORMAT, _RECORDS, _SIZE = (100, 0), (101, 0), (103, 0), (104, 0)
@@ -52,15 +44,12 @@ _METRICS = (109, 110, 137, 125, 128)
 _ALWAYS = frozenset({_STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE, _FORMAT, _RECORDS, _SIZE, _CONTENT, _KEY})
 _IDS = {name: number for number, name in FIELD_NAMES.items()}
 _MAX_SHAPES = 32
-_MAX_COUNTS = 1000
 _DELETED = b"\x04"
 """The status as Avro has it."""
 
 Slots = Mapping[Slot, tuple[int, Decoder]]
-Judge = Callable[[Groups], bool]
-"""Whether the file of an entry may hold rows that match."""
-KnownOf = Callable[[Groups], Known]
-"""What is known of a column, by the values of an entry."""
+_OFFSET_BITS = 40
+"""A place in a manifest: the number of the block, and in so many bits the entry's beginning within it."""
 
 
 class Pruning(Struct, frozen=True):
@@ -74,59 +63,31 @@ class Pruning(Struct, frozen=True):
     bound: Bound = TRUE
     spec: PartitionSpec | None = None
 
-    def slots(self) -> frozenset[Slot]:
-        """What is needed of an entry."""
-        checks = list(checks_of(self.bound))
-        columns = {(one, check.reference.field.field_id) for check in checks for one in _METRICS}
-        parts = {(_PARTITION, source.field_id) for check in checks for source in self._sources(check)}
-        return frozenset(columns | parts)
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that it is about."""
+        fields = (check.reference.field for check in checks_of(self.bound))
+        return tuple(dict.fromkeys((field.field_id, field.type) for field in fields))
+
+    def partitions(self) -> tuple[int, ...]:
+        """Ids of the partition fields that are made of these columns."""
+        found = (source.field_id for check in checks_of(self.bound) for source in self.sources(check))
+        return tuple(dict.fromkeys(found))
 
     def keeps_manifest(self, manifest: ManifestFile) -> bool:
         """Whether a manifest may have a file with a row that matches."""
         summaries = manifest.partitions or ()
-        return might_match(self.bound, lambda check: allowed_by_summaries(check, self._sources(check), summaries))
+        return might_match(self.bound, lambda check: allowed_by_summaries(check, self.sources(check), summaries))
 
-    def judge(self, slots: Slots) -> Judge:
-        """The judge of entries whose values are at those places."""
-        return self._judge(self.bound, slots, {})
+    def covered_by(self, index: ManifestIndex) -> bool:
+        """Whether an index tells all that the condition is about."""
+        return index.covers(self.columns(), self.partitions())
 
-    def _judge(self, bound: Bound, slots: Slots, columns: dict[int, KnownOf]) -> Judge:
-        if isinstance(bound, Check):
-            return self._judge_check(bound, slots, columns)
-        if isinstance(bound, (AllOf, AnyOf)):
-            parts = [self._judge(part, slots, columns) for part in bound.parts]
-            if len(parts) == 2 and isinstance(bound, AllOf):
-                first, second = parts  # a range, mostly: twice as fast as a loop
-                return lambda groups: first(groups) and second(groups)
-            if isinstance(bound, AllOf):
-                return lambda groups: all(part(groups) for part in parts)
-            return lambda groups: any(part(groups) for part in parts)
-        certain = not isinstance(bound, Fixed) or bound.value
-        return lambda _: certain
+    def places(self, index: ManifestIndex) -> Sequence[int]:
+        """Which files of an index may hold rows that match."""
+        return index.places(self.bound, self.sources)
 
-    def _judge_check(self, check: Check, slots: Slots, columns: dict[int, KnownOf]) -> Judge:
-        column = check.reference.field
-        if column.field_id not in columns:
-            columns[column.field_id] = _known_of(column.type, column.field_id, slots)
-        known_of, is_possible, value = columns[column.field_id], possibility(check), check.value
-
-        def by_metrics(groups: Groups) -> bool:
-            return is_possible(known_of(groups), value)
-
-        sources = [(*slots[slot], one) for one in self._sources(check) if (slot := (_PARTITION, one.field_id)) in slots]
-        if not sources:
-            return by_metrics
-
-        def by_partition(groups: Groups) -> bool:
-            for index, decode, source in sources:
-                raw = groups[index]
-                if not allowed_by_partition(check, source.transform, None if raw is None else decode(raw)):
-                    return False
-            return by_metrics(groups)
-
-        return by_partition
-
-    def _sources(self, check: Check) -> tuple[PartitionSource, ...]:
+    def sources(self, check: Check) -> tuple[PartitionSource, ...]:
+        """The partition fields that are made of the column of a check."""
         return partition_sources(self.spec, check) if self.spec is not None else ()
 
 
@@ -142,27 +103,174 @@ def live_files(data: bytes, manifest: ManifestFile, pruning: Pruning) -> list[Ma
         CorruptTableError: it is cut short or damaged, or holds other counts than the list says.
         UnsupportedTableError: a file is encrypted.
     """
+    return indexed_files(data, manifest, pruning, None)[0]
+
+
+def indexed_files(
+    data: bytes, manifest: ManifestFile, pruning: Pruning, index: ManifestIndex | None
+) -> tuple[list[ManifestEntry], ManifestIndex | None]:
+    """What :func:`live_files` gives, and the index by which it was found.
+
+    Args:
+        data: the manifest's bytes.
+        manifest: its entry in the manifest list.
+        pruning: the condition.
+        index: what is known of the manifest already; None for nothing.
+
+    Returns:
+        The entries, and what is known of the manifest now: None where the condition asks nothing of it, or its
+        schema is unusual.
+    """
     check_length(data, manifest)
-    blocks = avro.read_blocks(data, manifest.manifest_path)
-    kept: list[ManifestEntry] = []
-    # By the bytes of status and row count: few of them differ.
-    found: dict[tuple[bytes | None, bytes | None], int] = {}
     try:
-        for layout, groups, path in _entries(blocks, pruning):
-            status = groups[layout.status]
-            key = status, groups[layout.rows]
-            found[key] = found.get(key, 0) + 1
-            if status != _DELETED and layout.judge(groups):
-                kept.append(_entry(layout.slots, groups, path, manifest))
-        check_counts(_counted(found), manifest)
+        entries = _Entries(data, manifest, pruning)
+        if not pruning.columns():
+            files = entries.all()
+            return files if might_match(pruning.bound, lambda _: True) else [], index
+        if index is None or not pruning.covered_by(index):
+            found = entries.index()
+            index = found if index is None else index.united(found)
+        return entries.at(index, pruning.places(index)), index
     except UnusualSchemaError:
-        return [entry for entry in decode_manifest(data, manifest) if entry.status != DELETED]
+        return [entry for entry in decode_manifest(data, manifest) if entry.status != DELETED], None
     except (ValueError, LookupError, EOFError, TypeError, AttributeError, struct.error) as error:
         raise avro.not_readable(manifest.manifest_path, error) from error
-    return kept
 
 
-def _counted(found: Mapping[tuple[bytes | None, bytes | None], int]) -> dict[int, tuple[int, int]]:
+class _Layout:
+    """Where the values of an entry are among its groups."""
+
+    def __init__(self, slots: Slots, order: Sequence[Slot], shape: Shape | None = None) -> None:
+        self.slots = slots
+        self.shape = shape
+        # What is not told has index -1: the last group is None.
+        self.ordered = itemgetter(*(slots[slot][0] if slot in slots else -1 for slot in order))
+
+
+class _Entries:
+    """The entries of a manifest, read as far as a condition asks.
+
+    Args:
+        data: the manifest's bytes.
+        manifest: its entry in the manifest list.
+        pruning: the condition.
+    """
+
+    def __init__(self, data: bytes, manifest: ManifestFile, pruning: Pruning) -> None:
+        self._file = avro.read_blocks(data, manifest.manifest_path)
+        self._manifest = manifest
+        self._columns, self._partitions = pruning.columns(), pruning.partitions()
+        self._order: tuple[Slot, ...] = (
+            _STATUS,
+            _RECORDS,
+            *((one, field_id) for field_id, _ in self._columns for one in _METRICS),
+            *((_PARTITION, field_id) for field_id in self._partitions),
+        )
+        self._wanted = _ALWAYS | frozenset(self._order)
+        self._layouts: list[_Layout] = []
+
+    def all(self) -> list[ManifestEntry]:
+        """Every live file."""
+        counted: Counter[tuple[bytes | None, ...]] = Counter()
+        kept: list[ManifestEntry] = []
+        for count, block in self._file.blocks:
+            for layout, _, (groups, begin, end, _) in self._records(count, block):
+                status, rows = layout.ordered(groups)[:2]
+                counted[status, rows] += 1
+                if status != _DELETED:
+                    kept.append(_entry(layout.slots, groups, block[begin:end], self._manifest))
+        check_counts(_counted(counted), self._manifest)
+        return kept
+
+    def index(self) -> ManifestIndex:
+        """What the condition asks of every live file."""
+        counted: Counter[tuple[bytes | None, ...]] = Counter()
+        starts, live = array("q"), _Told(self._columns, self._partitions)
+        for number_, (count, block) in enumerate(self._file.blocks):
+            told: list[tuple[bytes | None, ...]] = []
+            for layout, start, (groups, *_) in self._records(count, block):
+                values = layout.ordered(groups)
+                told.append(values)
+                if values[0] != _DELETED:
+                    starts.append(number_ << _OFFSET_BITS | start)
+            counted.update(values[:2] for values in told)
+            live.add([values for values in told if values[0] != _DELETED], self._layouts)
+        check_counts(_counted(counted), self._manifest)
+        return live.done(starts)
+
+    def at(self, index: ManifestIndex, places: Sequence[int]) -> list[ManifestEntry]:
+        """Some of the live files."""
+        kept: list[ManifestEntry] = []
+        for place in places:
+            number_, start = divmod(index.starts[place], 1 << _OFFSET_BITS)
+            block = self._file.blocks[number_][1]
+            layout, (groups, begin, end, _) = self._record(block, start)
+            kept.append(_entry(layout.slots, groups, block[begin:end], self._manifest))
+        return kept
+
+    def _records(self, count: int, block: bytes) -> Iterator[tuple[_Layout, int, Record]]:
+        """Every entry of a block, and where it begins."""
+        at, left = 0, count
+        while left:
+            layout, record = self._record(block, at)
+            yield layout, at, record
+            (_, begin, end, at), left = record, left - 1
+            if layout.shape is not None:
+                for record in layout.shape.following(block, at, end - begin, left):
+                    yield layout, at, record
+                    at, left = record[3], left - 1
+        if at != len(block):
+            raise ValueError(f"{len(block) - at} bytes are left over in a block")
+
+    def _record(self, block: bytes, at: int) -> tuple[_Layout, Record]:
+        """The entry that begins there."""
+        for place, layout in enumerate(self._layouts):
+            record = layout.shape.match(block, at) if layout.shape is not None else None
+            if record is not None:
+                if place:
+                    self._layouts.insert(0, self._layouts.pop(place))
+                return layout, record
+        narrow = not self._layouts
+        walk = Walk(block, at, self._file.schema, _field_id, self._wanted.__contains__, _PATH[0], narrow)
+        layout = _Layout(walk.slots, self._order, walk.shape() if len(self._layouts) < _MAX_SHAPES else None)
+        if layout.shape is not None:
+            self._layouts.insert(0, layout)
+        return layout, ((*walk.groups, None), *walk.text, walk.at)
+
+
+class _Told:
+    """Gathers what entries tell of columns and partition fields.
+
+    Args:
+        columns: the columns.
+        partitions: ids of the partition fields.
+    """
+
+    def __init__(self, columns: Sequence[Column], partitions: Sequence[int]) -> None:
+        self._columns = {column: ColumnBuilder(column[1]) for column in columns}
+        self._partitions: dict[int, list[Any]] = {field_id: [] for field_id in partitions}
+
+    def add(self, told: Sequence[tuple[bytes | None, ...]], layouts: Sequence[_Layout]) -> None:
+        """More entries: status, row count, the metrics of each column, each partition value."""
+        if not told:
+            return
+        _, _, *values = zip(*told, strict=True)
+        for place, builder in enumerate(self._columns.values()):
+            builder.add(*values[place * len(_METRICS) : (place + 1) * len(_METRICS)])
+        for (field_id, found), raw in zip(
+            self._partitions.items(), values[len(self._columns) * len(_METRICS) :], strict=True
+        ):
+            slot = (_PARTITION, field_id)
+            decoders = (layout.slots[slot][1] for layout in layouts if slot in layout.slots)
+            found.extend(partition_values(raw, next(decoders, bytes)))
+
+    def done(self, starts: array[int]) -> ManifestIndex:
+        """The index of these entries."""
+        columns = {column: builder.done() for column, builder in self._columns.items()}
+        return ManifestIndex(starts, columns, self._partitions)
+
+
+def _counted(found: Mapping[tuple[bytes | None, ...], int]) -> dict[int, tuple[int, int]]:
     counts = {EXISTING: (0, 0), ADDED: (0, 0), DELETED: (0, 0)}
     for (status, rows), times in found.items():
         if status is None or rows is None:
@@ -170,95 +278,6 @@ def _counted(found: Mapping[tuple[bytes | None, bytes | None], int]) -> dict[int
         files, total = counts[number(status)]
         counts[number(status)] = files + times, total + times * number(rows)
     return counts
-
-
-class _Layout:
-    """Where the values of an entry are among its groups."""
-
-    def __init__(self, slots: Slots, pruning: Pruning, shape: Shape | None = None) -> None:
-        self.slots = slots
-        self.shape = shape
-        self.status = slots[_STATUS][0]
-        self.rows = slots[_RECORDS][0]
-        self.judge = pruning.judge(slots)
-
-
-def _entries(blocks: avro.Blocks, pruning: Pruning) -> Iterator[tuple[_Layout, Groups, bytes]]:
-    """Every entry: the values asked for, and the path."""
-    wanted = _ALWAYS | pruning.slots()
-    layouts: list[_Layout] = []
-    for count, block in blocks.blocks:
-        at, left = 0, count
-        while left:
-            for index, layout in enumerate(layouts):
-                assert layout.shape is not None
-                matched = layout.shape.match(block, at)
-                if matched is not None:
-                    groups, path, at = matched
-                    if index:
-                        layouts.insert(0, layouts.pop(index))
-                    yield layout, groups, path
-                    left -= 1
-                    for groups, path, end in layout.shape.following(block, at, len(path), left):  # noqa: B020
-                        at = end
-                        yield layout, groups, path
-                        left -= 1
-                    break
-            else:
-                walk = Walk(block, at, blocks.schema, _field_id, wanted.__contains__, _PATH[0])
-                at = walk.at
-                layout = _Layout(walk.slots, pruning, walk.shape() if len(layouts) < _MAX_SHAPES else None)
-                if layout.shape is not None:
-                    layouts.insert(0, layout)
-                yield layout, (*walk.groups, None), walk.text
-                left -= 1
-        if at != len(block):
-            raise ValueError(f"{len(block) - at} bytes are left over in a block")
-
-
-def _known_of(kind: t.IcebergType, field_id: int, slots: Slots) -> KnownOf:
-    """What tells from an entry what is known of a column; the same entry may be asked about several times on end."""
-    values, nulls, nans, lower, upper = (
-        slots[slot][0] if (slot := (one, field_id)) in slots else -1 for one in _METRICS
-    )
-    whole, bound_of = holds_whole(kind), _bound_decoder(kind)
-    counted: dict[Groups, tuple[bool, bool, bool]] = {}
-    last: tuple[Groups, Known] = ((), Known())
-
-    def known_of(groups: Groups) -> Known:
-        nonlocal last
-        if last[0] is groups:
-            return last[1]
-        # Files of a table mostly have a few different counts, and as many bounds as there are files.
-        # What is not told has index -1: the last group is None.
-        counts = (groups[values], groups[nulls], groups[nans])
-        present = counted.get(counts)
-        if present is None:
-            if len(counted) > _MAX_COUNTS:
-                counted.clear()
-            present = counted[counts] = presence(kind, *(None if one is None else number(one) for one in counts))
-        low, high = groups[lower], groups[upper]
-        known = Known(None if low is None else bound_of(low), None if high is None else bound_of(high), *present, whole)
-        last = groups, known
-        return known
-
-    return known_of
-
-
-def _bound_decoder(kind: t.IcebergType) -> Callable[[bytes], Any]:
-    """What decodes a bound of that type, its length before it; None for one that tells nothing."""
-    by_length = {1 + length: struct.Struct(f"<x{form[1:]}").unpack for length, form in number_formats(kind).items()}
-    if not by_length:
-        return lambda raw: decode_bound(kind, sized(raw))
-
-    def decode(raw: bytes) -> Any:
-        unpack = by_length.get(len(raw))
-        if unpack is None:
-            return None
-        value = unpack(raw)[0]
-        return value if value == value else None
-
-    return decode
 
 
 def _field_id(field_: Mapping[str, Any]) -> int:

@@ -115,19 +115,6 @@ _POSSIBLE: dict[str, Callable[[Known, Any], bool]] = {
     "not starts with": _starts_not,
 }
 
-ColumnMetrics = tuple[int | None, int | None, int | None, bytes | None, bytes | None]
-"""Of one column of a file: values (nulls included), nulls, NaNs, lower and upper bound; None: not told."""
-
-UNTOLD: ColumnMetrics = (None, None, None, None, None)
-
-
-def known_of(kind: t.IcebergType, metrics: ColumnMetrics) -> Known:
-    """What the metrics of a file tell of a column."""
-    values, nulls, nans, lower, upper = metrics
-    has_nulls, has_numbers, has_nans = presence(kind, values, nulls, nans)
-    low, high = decode_bound(kind, lower), decode_bound(kind, upper)
-    return Known(low, high, has_nulls, has_numbers, has_nans, holds_whole(kind))
-
 
 def presence(kind: t.IcebergType, values: int | None, nulls: int | None, nans: int | None) -> tuple[bool, bool, bool]:
     """Whether there may be nulls, numbers (what is neither null nor NaN), and NaNs, judged by their counts."""

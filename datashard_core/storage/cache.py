@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from typing import Generic, TypeVar
 
 from datashard_core.storage.base import Storage
 
+T = TypeVar("T")
 MAX_BYTES = 64 * 2**20
 MAX_OBJECT = 16 * 2**20
 """A larger object is not kept: one of them would push out everything else."""
@@ -16,22 +18,67 @@ MAX_SMALL_BYTES = 32 * 2**20
 MAX_SMALL_OBJECT = 2**20
 
 
-class ObjectCache:
-    """The most recently used objects, up to a number of bytes. Safe to use from several threads.
+class Kept(Generic[T]):
+    """The most recently used of some values, up to a number of bytes. Safe to use from several threads.
 
     Args:
-        max_bytes: of all bodies together.
+        max_bytes: of all of them together.
         max_object: a larger one is not kept.
     """
 
-    def __init__(self, max_bytes: int = MAX_BYTES, max_object: int = MAX_OBJECT) -> None:
+    def __init__(self, max_bytes: int, max_object: int) -> None:
         self._max_bytes = max_bytes
         self.max_object = max_object
-        self._bodies: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._values: OrderedDict[tuple[str, str], tuple[T, int]] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
         # A child of a fork may have been made while another thread held the lock.
         os.register_at_fork(after_in_child=self._renew)
+
+    def find(self, storage: Storage, key: str) -> T | None:
+        """What is kept under a key of a store; None if nothing is."""
+        name = (storage.root, key)
+        with self._lock:
+            found = self._values.get(name)
+            if found is None:
+                return None
+            self._values.move_to_end(name)
+            return found[0]
+
+    def put(self, storage: Storage, key: str, value: T, size: int) -> None:
+        """Keep a value of so many bytes, in place of what was kept under the key."""
+        if size > self.max_object:
+            self.forget(storage, key)
+            return
+        with self._lock:
+            _, before = self._values.pop((storage.root, key), (None, 0))
+            self._values[storage.root, key] = value, size
+            self._size += size - before
+            while self._size > self._max_bytes:
+                _, (_, oldest) = self._values.popitem(last=False)
+                self._size -= oldest
+
+    def forget(self, storage: Storage, key: str) -> None:
+        """Read an object anew the next time: it turned out to be damaged, and may be restored."""
+        with self._lock:
+            _, size = self._values.pop((storage.root, key), (None, 0))
+            self._size -= size
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._values.clear()
+            self._size = 0
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+
+class ObjectCache(Kept[bytes]):
+    """The bodies of objects that never change, as :class:`Kept` keeps them."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES, max_object: int = MAX_OBJECT) -> None:
+        super().__init__(max_bytes, max_object)
 
     def get(self, storage: Storage, key: str) -> bytes:
         """The body of an object that never changes, from memory or from the store.
@@ -39,44 +86,15 @@ class ObjectCache:
         Raises:
             StorageError: as :meth:`Storage.get`.
         """
-        name = (storage.root, key)
-        with self._lock:
-            body = self._bodies.get(name)
-            if body is not None:
-                self._bodies.move_to_end(name)
-                return body
-        body = storage.get(key).body
-        self.keep(storage, key, body)
+        body = self.find(storage, key)
+        if body is None:
+            body = storage.get(key).body
+            self.keep(storage, key, body)
         return body
-
-    def forget(self, storage: Storage, key: str) -> None:
-        """Read an object anew the next time: it turned out to be damaged, and may be restored."""
-        with self._lock:
-            body = self._bodies.pop((storage.root, key), None)
-            self._size -= len(body) if body is not None else 0
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._bodies.clear()
-            self._size = 0
 
     def keep(self, storage: Storage, key: str, body: bytes) -> None:
         """Keep a body that was read elsewhere."""
-        name = (storage.root, key)
-        if len(body) > self.max_object:
-            return
-        with self._lock:
-            if name in self._bodies:
-                return
-            self._bodies[name] = body
-            self._size += len(body)
-            while self._size > self._max_bytes:
-                _, oldest = self._bodies.popitem(last=False)
-                self._size -= len(oldest)
-
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
+        self.put(storage, key, body, len(body))
 
 
 immutable = ObjectCache()

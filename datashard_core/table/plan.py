@@ -19,14 +19,20 @@ from datashard_core.commit.paths import key_of
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.binding import TRUE, Bound
 from datashard_core.format.manifest import ManifestEntry, ManifestFile, decode_manifest_list
-from datashard_core.format.manifest_scan import Pruning, live_files
+from datashard_core.format.manifest_index import ManifestIndex
+from datashard_core.format.manifest_scan import Pruning, indexed_files
 from datashard_core.format.snapshot import Snapshot
 from datashard_core.format.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
-from datashard_core.storage.cache import immutable
+from datashard_core.storage.cache import Kept, immutable
 from datashard_core.storage.driver import shared_pool
 
 MANIFESTS_AHEAD = 16
+MAX_INDEX_BYTES = 32 * 2**20
+MAX_INDEX = 8 * 2**20
+
+indexes: Kept[ManifestIndex] = Kept(MAX_INDEX_BYTES, MAX_INDEX)
+"""What scans of this process have asked of manifests; 100,000 files take some 4 MB for a column of numbers."""
 
 
 class Planner(Struct, frozen=True):
@@ -66,23 +72,40 @@ class Planner(Struct, frozen=True):
         Raises:
             CorruptTableError: a manifest is missing or damaged.
         """
+        chosen = self._chosen(manifests, bound)
+        pool = shared_pool()
+        ahead: deque[tuple[ManifestFile, Pruning, Future[bytes]]] = deque()
+        while True:
+            for manifest, pruning in islice(chosen, MANIFESTS_AHEAD - len(ahead)):
+                ahead.append((manifest, pruning, pool.submit(self._body, manifest.manifest_path)))
+            if not ahead:
+                return
+            manifest, pruning, body = ahead.popleft()
+            with self._forgotten_if_damaged(manifest.manifest_path):
+                entries = self._entries(body.result(), manifest, pruning)
+            yield from entries
+
+    def _chosen(self, manifests: Sequence[ManifestFile], bound: Bound) -> Iterator[tuple[ManifestFile, Pruning]]:
+        """The manifests that have to be read: not those of which it is known that no file is left."""
         prunings: dict[int, Pruning] = {}
         for manifest in manifests:
             spec_id = manifest.partition_spec_id
             if spec_id not in prunings:
                 prunings[spec_id] = Pruning(bound, self.metadata.spec_by_id(spec_id))
-        chosen = iter([one for one in manifests if prunings[one.partition_spec_id].keeps_manifest(one)])
-        pool = shared_pool()
-        ahead: deque[tuple[ManifestFile, Future[bytes]]] = deque()
-        while True:
-            for manifest in islice(chosen, MANIFESTS_AHEAD - len(ahead)):
-                ahead.append((manifest, pool.submit(self._body, manifest.manifest_path)))
-            if not ahead:
-                return
-            manifest, body = ahead.popleft()
-            with self._forgotten_if_damaged(manifest.manifest_path):
-                entries = live_files(body.result(), manifest, prunings[manifest.partition_spec_id])
-            yield from entries
+            pruning = prunings[spec_id]
+            if not pruning.keeps_manifest(manifest):
+                continue
+            index = indexes.find(self.storage, self._key(manifest.manifest_path))
+            if index is None or not pruning.covered_by(index) or pruning.places(index):
+                yield manifest, pruning
+
+    def _entries(self, body: bytes, manifest: ManifestFile, pruning: Pruning) -> list[ManifestEntry]:
+        key = self._key(manifest.manifest_path)
+        known = indexes.find(self.storage, key)
+        entries, index = indexed_files(body, manifest, pruning, known)
+        if index is not None and index is not known:
+            indexes.put(self.storage, key, index, index.size)
+        return entries
 
     @contextmanager
     def _forgotten_if_damaged(self, uri: str) -> Iterator[None]:
@@ -91,6 +114,7 @@ class Planner(Struct, frozen=True):
             yield
         except CorruptTableError:
             immutable.forget(self.storage, self._key(uri))
+            indexes.forget(self.storage, self._key(uri))
             raise
 
     def _key(self, uri: str) -> str:

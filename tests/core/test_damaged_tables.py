@@ -15,6 +15,7 @@ from datashard_core.format.manifest import decode_manifest_list, encode_manifest
 from datashard_core.storage.base import Storage
 from datashard_core.storage.cache import immutable, small_files
 from datashard_core.storage.local import LocalStorage
+from datashard_core.table.plan import indexes
 from datashard_core.table.warehouse import Warehouse
 
 SCHEMA = ds.Schema(fields=[{"name": "n", "type": "long"}, {"name": "s", "type": "string"}])
@@ -31,6 +32,7 @@ def table(any_warehouse: Warehouse) -> ds.Table:
 
 def forget() -> None:
     immutable.clear()
+    indexes.clear()
     small_files.clear()
 
 

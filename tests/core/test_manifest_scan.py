@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from msgspec.structs import replace
 
 from datashard_core import CorruptTableError, Schema, col
 from datashard_core.config import S3Config
-from datashard_core.format.binding import bind
+from datashard_core.format.binding import Check, bind
+from datashard_core.format.canonical import decode_bound
 from datashard_core.format.data_file import DataFile
+from datashard_core.format.expressions import Comparison
 from datashard_core.format.manifest import (
     ADDED,
     DELETED,
@@ -26,8 +29,9 @@ from datashard_core.format.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from datashard_core.format.manifest_scan import Pruning, live_files
+from datashard_core.format.manifest_scan import Pruning, indexed_files, live_files
 from datashard_core.format.partition import PartitionSpec
+from datashard_core.format.pruning import Known, holds_whole, might_match, possible, presence
 from datashard_core.storage.cache import ObjectCache, small_files
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.memory import MemoryStorage
@@ -90,6 +94,67 @@ def test_a_condition_leaves_every_file_whose_bounds_allow_it(held: list[Manifest
     kept = live_files(data, _listed(data, held), Pruning(bind(col("a") == value, SCHEMA, "t")))
     wanted = [entry.data_file.file_path for entry in held if entry.status != DELETED and _may_hold(entry, value)]
     assert [entry.data_file.file_path for entry in kept] == wanted
+
+
+_conditions = st.deferred(
+    lambda: (
+        st.builds(
+            lambda name, operator, value: Comparison(name, operator, value if name == "a" else float(value)),
+            st.sampled_from(["a", "b"]),
+            st.sampled_from(["==", "!=", "<", "<=", ">", ">="]),
+            st.integers(-300, 300) | _long,
+        )
+        | st.sampled_from([col("a").is_null(), col("b").is_nan(), ~col("b").is_nan(), ~col("a").is_null()])
+        | st.lists(_long | st.integers(-300, 300), min_size=1, max_size=3).map(lambda some: col("a").isin(some))
+        | st.tuples(_conditions, _conditions).map(lambda two: two[0] & two[1])
+        | st.tuples(_conditions, _conditions).map(lambda two: two[0] | two[1])
+    )
+)
+
+
+@st.composite
+def numbered(draw: st.DrawFn) -> ManifestEntry:
+    """An entry with bounds near each other, all of a width, as most tables have them."""
+    ends = sorted(draw(st.tuples(st.integers(-300, 300), st.integers(-300, 300))))
+    file = DataFile(
+        "s3://bucket/f.parquet",
+        9,
+        900,
+        value_counts={1: 9, 2: 9},
+        null_value_counts={1: 0, 2: draw(st.sampled_from([0, 9]))},
+        nan_value_counts=draw(st.sampled_from([{}, {2: 0}, {2: 9}])),
+        lower_bounds={1: struct.pack("<q", ends[0]), 2: struct.pack("<d", ends[0])},
+        upper_bounds={1: struct.pack("<q", ends[1]), 2: struct.pack("<d", ends[1])},
+    )
+    return ManifestEntry(draw(st.sampled_from([ADDED, ADDED, DELETED])), *(None,) * 3, file)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(entries(), max_size=20) | st.lists(numbered(), max_size=20), st.lists(_conditions, max_size=3))
+def test_columns_of_bounds_are_judged_as_files_one_by_one(held: list[ManifestEntry], asked: list[Any]) -> None:
+    held = [
+        replace(one, snapshot_id=1, sequence_number=1, file_sequence_number=1) if one.status != ADDED else one
+        for one in held
+    ]
+    data = encode_manifest(held, schema=SCHEMA, spec=PartitionSpec())
+    manifest = _listed(data, held)
+    live = [entry for entry in decode_manifest(data, manifest) if entry.status != DELETED]
+    index = None
+    for condition in [*asked, *asked]:
+        bound = bind(condition, SCHEMA, "t")
+        found, index = indexed_files(data, manifest, Pruning(bound), index)
+        assert found == [_bare(one) for one in live if might_match(bound, lambda check, one=one: _allows(check, one))]
+        assert index is None or (Pruning(bound).covered_by(index) and index.size > 0)
+
+
+def _allows(check: Check, entry: ManifestEntry) -> bool:
+    file, column = entry.data_file, check.reference.field
+    counts = file.value_counts, file.null_value_counts, file.nan_value_counts
+    low, high = (
+        decode_bound(column.type, told.get(column.field_id)) for told in (file.lower_bounds, file.upper_bounds)
+    )
+    present = presence(column.type, *(told.get(column.field_id) for told in counts))
+    return possible(check, Known(low, high, *present, holds_whole(column.type)))
 
 
 def _may_hold(entry: ManifestEntry, value: int) -> bool:

@@ -18,6 +18,7 @@ from datashard_core.format.transforms import bucket, parse_transform, source_ran
 from datashard_core.storage.base import StoredObject
 from datashard_core.storage.cache import immutable
 from datashard_core.storage.memory import MemoryStorage
+from datashard_core.table.plan import indexes
 from datashard_core.table.warehouse import Warehouse
 
 SCHEMA = ds.Schema(fields=[{"name": "n", "type": "long"}, {"name": "s", "type": "string"}])
@@ -48,6 +49,7 @@ def table() -> ds.Table:
     for number in range(0, 400, 10):
         made.append([{"n": number + one, "s": f"k{number:03}"} for one in range(10)])
     immutable.clear()
+    indexes.clear()
     Counted.reads.clear()
     return made
 
@@ -94,6 +96,17 @@ def test_manifests_are_fetched_once_in_the_life_of_a_process(table: ds.Table) ->
     Counted.reads.clear()
     table.scan(where=col("n") == 5).to_arrow()
     assert dict(Counted.reads) == {"data": 1}
+
+
+def test_what_was_asked_of_a_manifest_once_is_answered_without_reading_it(table: ds.Table) -> None:
+    assert table.scan(where=col("n") == 5).count() == 1
+    immutable.clear()
+    Counted.reads.clear()
+    assert table.scan(where=(col("n") > 1000) | (col("n") < 0)).count() == 0
+    assert dict(Counted.reads) == {"manifests": 1}, "the manifest list, which has no bounds of columns"
+    assert table.scan(where=(col("n") == 205) & (col("s") > "k")).count() == 1, "another column is looked up"
+    assert table.append([{"n": 1001, "s": "new"}]).rows == 1
+    assert table.scan(where=col("n") > 1000).count() == 1, "a manifest that was written since is read"
 
 
 def test_row_groups_that_cannot_match_are_left_out() -> None:
