@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import random
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from datashard_core.commit import sweep
 from datashard_core.commit.compact import compact
 from datashard_core.commit.expire import expire
-from datashard_core.commit.external import commit_external
 from datashard_core.commit.forget import make_large_nodes, remove_nodes
 from datashard_core.commit.lifecycle import create, drop, list_own, purge
 from datashard_core.commit.nodes import parse_key
@@ -22,11 +19,11 @@ from datashard_core.commit.orphans import remove_orphans
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.sweep import sweep_all
-from datashard_core.commit.version import VersionBody
 from datashard_core.errors import DataShardError
 from datashard_core.storage.requests import Delete, Instant, ListPage, Now, Put, Sleep, Steps, Unique, ask
 from datashard_core.testing.foreign import foreign_commit
 from datashard_core.testing.history import ROOT, SCHEMA
+from datashard_core.testing.other_committers import add_a_column, delete_a_file
 
 if TYPE_CHECKING:
     from datashard_core.testing.scenario import Scenario
@@ -50,6 +47,8 @@ def start_others(scenario: Scenario) -> None:
         scenario.launch(_spoiler(scenario), f"spoiler {number}")
     for number in range(mix.schema_changers):
         scenario.launch(_schema_changer(scenario), f"schema changer {number}")
+    for number in range(mix.deleters):
+        scenario.launch(_deleter(scenario), f"deleter {number}")
     for number in range(mix.keepers):
         scenario.launch(_keeper(scenario), f"keeper {number}")
 
@@ -147,26 +146,22 @@ def _schema_changer(scenario: Scenario) -> Steps[None]:
         yield from ask(Sleep(choices.expovariate(1.0)))
         seen = yield from scenario.loaded()
         try:
-            made = yield from commit_external(scenario.target_of(seen), _with_a_column, PATIENT)
+            scenario.counts["schema changed"] += yield from add_a_column(scenario.target_of(seen))
         except DataShardError:
             continue  # whether it was committed or not, the table is whole
-        scenario.counts["schema changed"] += made is not None
 
 
-def _with_a_column(newest: VersionBody) -> dict[str, Any]:
-    """The metadata of the next version: one column more."""
-    raw: dict[str, Any] = msgspec.json.decode(newest.table.to_json())
-    added = raw["last-column-id"] + 1
-    before = newest.table.schema.to_dict()
-    number = max(schema["schema-id"] for schema in raw["schemas"]) + 1
-    column = {"id": added, "name": f"column_{added}", "type": "long", "required": False}
-    schema = {**before, "schema-id": number, "fields": [*before["fields"], column]}
-    return {
-        **raw,
-        "schemas": [*raw["schemas"], schema],
-        "current-schema-id": number,
-        "last-column-id": added,
-    }
+def _deleter(scenario: Scenario) -> Steps[None]:
+    """Deletes the rows of a data file, likewise: whoever compacts or retries must not bring them back."""
+    choices = _choices(scenario)
+    for _ in range(3):
+        yield from ask(Sleep(choices.expovariate(1.0)))
+        seen = yield from scenario.loaded()
+        try:
+            target = scenario.target_of(seen)
+            scenario.counts["file deleted"] += yield from delete_a_file(target, seen, choices, scenario.deletes)
+        except DataShardError:
+            continue  # the judge finds out whether it was committed
 
 
 def _keeper(scenario: Scenario) -> Steps[None]:

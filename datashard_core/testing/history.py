@@ -7,6 +7,7 @@ tombstones and files that were cleaned up since.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -89,14 +90,22 @@ class Archive:
 class History:
     """Every version of the simulated table, read whole.
 
+    Args:
+        store: what was ever written.
+        archive: what snapshots hold.
+        deletes: snapshots that were meant to delete a data file, and its key; they may have been committed or not.
+
     Attributes:
         violations: what is wrong with it.
         versions: the bodies, by number.
         eras: the tables that followed each other under the name.
     """
 
-    def __init__(self, store: ModelStore, archive: Archive | None = None) -> None:
+    def __init__(
+        self, store: ModelStore, archive: Archive | None = None, deletes: Mapping[int, str] | None = None
+    ) -> None:
         self.store = store
+        self.deletes = deletes or {}
         self.archive = archive or Archive(store)
         self.violations: list[str] = []
         self.versions: list[VersionBody] = []
@@ -137,9 +146,25 @@ class History:
             snapshot = new.current_snapshot
             if snapshot is None or snapshot.parent_snapshot_id != old.current_snapshot_id:
                 self.violations.append(f"version {number} was not built from its parent")
-            lost = self.rows_at(number - 1) - self.rows_at(number)
+            lost = self.rows_at(number - 1) - self.rows_at(number) - self._deleted_by(number)
             if lost:
                 self.violations.append(f"version {number} lost rows of its parent: {dict(lost)}")
+
+    def _deleted_by(self, version: int) -> Counter[str]:
+        """The rows that a version was meant to delete, as far as its parent had them."""
+        snapshot = self.versions[version].table.current_snapshot
+        key = self.deletes.get(snapshot.snapshot_id) if snapshot is not None else None
+        return tags_in(self.store.kept[key]) if key is not None else Counter()
+
+    def deleted(self, era: Era) -> Counter[str]:
+        """How often each append's row was deleted in a table."""
+        versions = range(era.first + 1, era.last + 1)
+        changed = (
+            version
+            for version in versions
+            if self.versions[version].table.current_snapshot_id != self.versions[version - 1].table.current_snapshot_id
+        )
+        return sum(map(self._deleted_by, changed), Counter())
 
     def _check_files(self) -> None:
         """Whole versions: what the newest version's snapshots name has to exist still."""

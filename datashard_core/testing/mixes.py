@@ -52,6 +52,7 @@ class Mix:
         losers_of_nodes: how often somebody deletes an id node.
         spoilers: processes that put damaged copies beside staged appends.
         schema_changers: processes that each add a column now and then, through the commits of other libraries.
+        deleters: processes that each delete a data file now and then, likewise.
         keepers: processes that remove orphans, compact, expire snapshots and make tombstones.
         turns: pieces of upkeep that each of them does.
         grace: their grace period in seconds; a commit copies a described file that is half as old.
@@ -86,6 +87,7 @@ class Mix:
     losers_of_nodes: int = 0
     spoilers: int = 0
     schema_changers: int = 0
+    deleters: int = 0
     keepers: int = 0
     turns: int = 4
     grace: float = 4.0
@@ -154,6 +156,7 @@ def mix_for(seed: int) -> Mix:
         retention=dice.choice([0.0, 0.0, 3.0, 10.0]),
         turns=dice.choice([4, 4, 20]),
         schema_changers=dice.choice([0, 0, 1]),
+        deleters=dice.choice([0, 0, 1]),
     )
 
 

@@ -39,6 +39,7 @@ ACTIONS = (
     "snapshot expired on demand",
     "file compacted",
     "schema changed",
+    "file deleted",
 )
 """What is done, as :attr:`Report.counts` names it; a mix that never does one of these proves nothing about it."""
 

@@ -58,6 +58,7 @@ class Scenario:
         self.choices = random.Random(simulation.seed * 7919 + 1)
         self.processes: list[Process] = []
         self.foreign_tags: list[tuple[str, str]] = []
+        self.deletes: dict[int, str] = {}
         self.calm_at = 0.0
         self.archive = Archive(simulation.store)
         simulation_faults, simulation.faults = simulation.faults, Faults()
@@ -254,7 +255,8 @@ class Scenario:
             return seen  # what is staged stays staged
         rows = self._rows(known)
         self.counts["flush"] += 1
-        self.errors += [f"append {tag} was staged before a flush that left it out" for tag in sure if not rows[tag]]
+        missing = self._missing(sure, rows)
+        self.errors += [f"append {tag} was staged before a flush that left it out" for tag in missing]
         return known
 
     def _reader(self, number: int) -> Steps[None]:
@@ -288,7 +290,7 @@ class Scenario:
             what = "with staged rows" if staged else "without staged rows"
             self.counts[f"read {what}"] += 1
             self.errors += [f"a reader {what} finds {key} gone" for key in self._gone(seen)]
-            self.errors += [f"a reader {what} misses append {tag}" for tag in sure if not rows[tag]]
+            self.errors += [f"a reader {what} misses append {tag}" for tag in self._missing(sure, rows)]
             self.errors += [
                 f"a reader {what} sees append {tag} {n} times"
                 for tag, n in rows.items()
@@ -303,6 +305,13 @@ class Scenario:
         """Appends that have to be in what is read from now on; what is staged may be hidden or damaged."""
         deferred = deferred and not (self.mix.faults.stale_list or self.mix.faults.spoilt)
         return [tag for tag, told in self.told[uuid].items() if told.committed or (deferred and told.deferred)]
+
+    def _missing(self, sure: Sequence[str], rows: Counter[str]) -> list[str]:
+        """Which appends are not in what was read, and were in no file that somebody has tried to delete."""
+        missing = [tag for tag in sure if not rows[tag]]
+        deleted = (tags_in(self.simulation.store.kept[key]) for key in self.deletes.values()) if missing else ()
+        gone = set().union(*deleted)
+        return [tag for tag in missing if tag not in gone]
 
     def _gone(self, seen: Seen) -> list[str]:
         """Files of a version that do not exist although it is the newest one at this moment."""
@@ -367,7 +376,7 @@ class Scenario:
         return (yield from flush(self.target_of(made.seen), None, CALM))
 
     def _judge(self, report: Report) -> None:
-        history = History(self.simulation.store, self.archive)
+        history = History(self.simulation.store, self.archive, self.deletes)
         report.versions = len(history.versions)
         self.counts["tombstone of a version"] += 0 if self.mix.purge else history.tombstones
         self.counts["snapshot expired"] += history.expired
@@ -378,7 +387,7 @@ class Scenario:
             self._judge_era(era, history, report)
 
     def _judge_era(self, era: Era, history: History, report: Report) -> None:
-        rows = history.rows_at(era.last)
+        rows = history.rows_at(era.last) + history.deleted(era)
         told_here = self.told[era.uuid]
         for tag, told in told_here.items():
             count = rows[tag]

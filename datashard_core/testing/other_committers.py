@@ -1,0 +1,106 @@
+"""Commits of other libraries through our commit point, as PyIceberg makes them: schemas change, files are deleted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from datashard_core.commit.external import commit_external
+from datashard_core.commit.merge import as_existing
+from datashard_core.commit.paths import key_of
+from datashard_core.commit.state import Seen, Target, manifests_of
+from datashard_core.commit.updates import NewManifest, manifest_of, snapshot_id_from
+from datashard_core.commit.version import VersionBody
+from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest, encode_manifest_list
+from datashard_core.format.snapshot import Snapshot
+from datashard_core.storage.requests import Get, Now, Put, Steps, Unique, ask, each
+from datashard_core.testing.history import ROOT
+
+if TYPE_CHECKING:
+    import random
+
+PATIENT = 60.0
+
+
+def add_a_column(target: Target) -> Steps[bool]:
+    """Add an optional column, while rows of older schemas are on their way; whether it was done."""
+    return (yield from commit_external(target, _with_a_column, PATIENT)) is not None
+
+
+def _with_a_column(newest: VersionBody) -> dict[str, Any]:
+    raw: dict[str, Any] = msgspec.json.decode(newest.table.to_json())
+    added = raw["last-column-id"] + 1
+    before = newest.table.schema.to_dict()
+    number = max(schema["schema-id"] for schema in raw["schemas"]) + 1
+    column = {"id": added, "name": f"column_{added}", "type": "long", "required": False}
+    schema = {**before, "schema-id": number, "fields": [*before["fields"], column]}
+    return {
+        **raw,
+        "schemas": [*raw["schemas"], schema],
+        "current-schema-id": number,
+        "last-column-id": added,
+    }
+
+
+def delete_a_file(target: Target, seen: Seen, choices: random.Random, tried: dict[int, str]) -> Steps[bool]:
+    """Delete the rows of one data file; whether that is known to be done.
+
+    Args:
+        target: the table.
+        seen: the version whose files are looked at; if it is not the newest any more, nothing is done.
+        choices: chooses the file.
+        tried: gets the snapshot that deletes the file, before anything is sent.
+    """
+    table = seen.body.table
+    listed = [one for one in (yield from manifests_of(ROOT, table.location, table.current_snapshot)) if not one.content]
+    if not listed:
+        return False
+    holder = choices.choice(listed)
+    stored = yield from ask(Get(key_of(holder.manifest_path, table.location, ROOT)))
+    entries = [entry for entry in decode_manifest(stored.body, holder) if entry.status != DELETED]
+    if not entries:
+        return False
+    gone = choices.choice(entries)
+    now, for_manifest, for_list = yield from each((Now(), Unique(), Unique()))
+    snapshot_id = snapshot_id_from(for_manifest)
+    left = [
+        replace(entry, status=DELETED, snapshot_id=snapshot_id) if entry is gone else as_existing(entry)
+        for entry in entries
+    ]
+    manifest = manifest_of(for_manifest, snapshot_id, left, table.schema, table.spec)
+    key = f"metadata/manifests/manifest_list_{for_list}.avro"
+    snapshot = Snapshot(
+        snapshot_id=snapshot_id,
+        parent_snapshot_id=table.current_snapshot_id,
+        sequence_number=table.last_sequence_number + 1,
+        timestamp_ms=now.wall_ms,
+        manifest_list=f"{table.location}/{key}",
+        summary={"operation": "delete"},
+        schema_id=table.schema.schema_id,
+    )
+    yield from each((Put(manifest.key, manifest.data), Put(key, _list_of(listed, holder, manifest, snapshot, table))))
+    tried[snapshot_id] = key_of(gone.data_file.file_path, table.location, ROOT)
+
+    def build(newest: VersionBody) -> dict[str, Any] | None:
+        if newest.version != seen.body.version:
+            return None
+        deleted = newest.table.with_snapshot(snapshot, now_ms=now.wall_ms, previous_metadata=None)
+        raw: dict[str, Any] = msgspec.json.decode(deleted.to_json())
+        return raw
+
+    made = yield from commit_external(target, build, PATIENT)
+    return made is not None and made.body.table.current_snapshot_id == snapshot_id
+
+
+def _list_of(
+    listed: list[ManifestFile], holder: ManifestFile, manifest: NewManifest, snapshot: Snapshot, table: Any
+) -> bytes:
+    written = manifest.listed(table.location, snapshot.sequence_number)
+    return encode_manifest_list(
+        [written if one is holder else one for one in listed],
+        snapshot_id=snapshot.snapshot_id,
+        parent_snapshot_id=snapshot.parent_snapshot_id,
+        sequence_number=snapshot.sequence_number,
+    )
