@@ -20,7 +20,9 @@ import pytest
 from datashard_core import Schema
 from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError, StorageError
+from datashard_core.storage.aws_settings import with_aws_settings
 from datashard_core.storage.s3 import S3Storage
+from datashard_core.storage.s3_boto import make_session
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.s3_server import S3Server
 
@@ -143,20 +145,46 @@ def test_the_default_chain_takes_a_profile(s3_server: S3Server, tmp_path: Path, 
     assert done.stdout == "done\n", done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("where", ["variable", "profile", "services"])
-def test_the_default_chain_takes_the_endpoint_for_every_client(s3_server: S3Server, tmp_path: Path, where: str) -> None:
-    url = f"endpoint_url = {s3_server.endpoint}\n"
-    said = {"variable": "", "profile": url, "services": f"services = ours\n[services ours]\ns3 =\n  {url}"}
+def test_the_default_chain_takes_the_endpoint_for_every_client(s3_server: S3Server, tmp_path: Path) -> None:
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text(
         f"[default]\naws_access_key_id = {s3_server.access_key}\naws_secret_access_key = {s3_server.secret_key}\n"
     )
-    (tmp_path / ".aws" / "config").write_text(f"[default]\nregion = eu-west-1\n{said[where]}")
-    environ = {"HOME": str(tmp_path)} | ({"AWS_ENDPOINT_URL_S3": s3_server.endpoint} if where == "variable" else {})
+    (tmp_path / ".aws" / "config").write_text(f"[default]\nregion = eu-west-1\nendpoint_url = {s3_server.endpoint}\n")
     place = {"bucket": s3_server.bucket, "prefix": f"endpoint-{os.urandom(4).hex()}", "transport": "boto3"}
     # A large file is written and read by Arrow, all else by boto3.
-    done = _run_child({**place, "use_default_chain": True}, environ)
+    done = _run_child({**place, "use_default_chain": True}, {"HOME": str(tmp_path)})
     assert done.stdout == "done\n", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("profile", "variables", "endpoint", "region"),
+    [
+        ("", {"AWS_ENDPOINT_URL_S3": "http://store:9000"}, "http://store:9000", None),
+        ("services = s\n[services s]\ns3 =\n  endpoint_url = http://store\n", {}, "http://store", None),
+        ("endpoint_url = http://store\nregion = gra\n", {}, "http://store", "gra"),
+        ("endpoint_url = http://store\n", {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, None, None),
+        ("endpoint_url = https://s3.amazonaws.com\nregion = eu-west-1\n", {}, None, None),
+        ("region = eu-west-1\n", {}, None, None),
+    ],
+)
+def test_where_the_default_chain_says_the_store_is(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    profile: str,
+    variables: dict[str, str],
+    endpoint: str | None,
+    region: str | None,
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\n{profile}")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"AWS_CONFIG_FILE": str(tmp_path / "config"), **variables}.items():
+        monkeypatch.setenv(name, value)
+    config = S3Config("bucket", f"p-{os.urandom(4).hex()}", use_default_chain=True)
+    found = with_aws_settings(config, make_session(config, lambda: Credentials("", "")))
+    # A bucket of AWS is asked for its region; other stores do not say.
+    assert (found.endpoint, found.region) == (endpoint, region)
 
 
 @pytest.mark.parametrize(
