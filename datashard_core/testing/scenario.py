@@ -10,7 +10,6 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
@@ -19,7 +18,6 @@ from datashard_core.commit.names import LIBRARY_MADE
 from datashard_core.commit.pointer import Found, find_current
 from datashard_core.commit.protocol import append
 from datashard_core.commit.staged_read import read_with_staged
-from datashard_core.commit.staging import PREFIX as STAGED
 from datashard_core.commit.state import Append, Committed, Seen, Target
 from datashard_core.commit.version import version_key
 from datashard_core.errors import (
@@ -34,7 +32,8 @@ from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.parquet import encode_parquet
 from datashard_core.storage.requests import Now, PutData, Sleep, Steps, Unique, ask
 from datashard_core.testing.actors import start_others
-from datashard_core.testing.history import ROOT, SCHEMA, Archive, Era, History, tags_in
+from datashard_core.testing.history import ROOT, SCHEMA, Archive, tags_in
+from datashard_core.testing.judge import judge
 from datashard_core.testing.mixes import Mix, scaled_to
 from datashard_core.testing.report import Report, Told
 from datashard_core.testing.simulation import Crashed, Faults, Latency, Process, Simulation
@@ -167,8 +166,9 @@ class Scenario:
             told[tag].handed_in |= handed_in
             files[tag] = (yield from _write_large(tag)) if large else ()
         begun = (yield from ask(Now())).monotonic
-        for _ in range(4):
-            items = {tag: _item(tag, handed_in, base, files[tag]) for tag, base in bases.items()}
+        for turn in range(4):
+            # Who asks again hands the id in, also one that the library had made.
+            items = {tag: _item(tag, handed_in or turn > 0, base, files[tag]) for tag, base in bases.items()}
             self.counts["large append" if large else "direct append"] += len(items)
             self.counts["grouped append"] += len(items) > 1
             results, known = yield from append(list(items.values()), target, seen, self.mix.give_up)
@@ -294,10 +294,10 @@ class Scenario:
             self.errors += [
                 f"a reader {what} sees append {tag} {n} times"
                 for tag, n in rows.items()
-                if n > 1 and not self._may_come_again(self.told[uuid][tag])
+                if n > 1 and not self.may_come_again(self.told[uuid][tag])
             ]
 
-    def _may_come_again(self, told: Told) -> bool:
+    def may_come_again(self, told: Told) -> bool:
         """Whether an append may be in the table twice, its id having been forgotten in between."""
         return bool(self.mix.retention) and told.handed_in
 
@@ -352,7 +352,7 @@ class Scenario:
         elif isinstance(ended, DataShardError):
             report.violations.append(f"the last flush failed: {ended!r}")
         try:
-            self._judge(report)
+            judge(self, report)
         except DataShardError as error:
             report.violations.append(f"the history cannot be read whole: {error}")
         report.counts = self.counts + simulation.counts
@@ -374,61 +374,6 @@ class Scenario:
     def _last_flush(self) -> Steps[Seen]:
         made = yield from create(ROOT, "t", self.mix.first, CALM)  # a dropper may have died half way
         return (yield from flush(self.target_of(made.seen), None, CALM))
-
-    def _judge(self, report: Report) -> None:
-        history = History(self.simulation.store, self.archive, self.deletes)
-        report.versions = len(history.versions)
-        self.counts["tombstone of a version"] += 0 if self.mix.purge else history.tombstones
-        self.counts["snapshot expired"] += history.expired
-        report.violations += history.violations
-        known = {era.uuid for era in history.eras}
-        report.violations += [f"appends went to table {uuid}, which never was" for uuid in self.told.keys() - known]
-        for era in history.eras:
-            self._judge_era(era, history, report)
-
-    def _judge_era(self, era: Era, history: History, report: Report) -> None:
-        rows = history.rows_at(era.last) + history.deleted(era)
-        told_here = self.told[era.uuid]
-        for tag, told in told_here.items():
-            count = rows[tag]
-            report.acknowledged += bool(told.committed)
-            if count > 1:
-                self._judge_again(era, history, tag, told, count, report)
-            promised = (
-                told.deferred
-                and not era.dropped
-                and not (self.spoils and history.refuses(era, id_digest(f"id of {tag}")))
-            )
-            if promised and count == 0 and not told.committed and self.mix.retention and self._is_staged(tag):
-                self.counts["left alone, being forgotten"] += 1
-            elif (told.committed or promised) and count == 0:
-                report.violations.append(f"append {tag} was acknowledged and is lost: {told}")
-            if told.surely_absent and count:
-                report.violations.append(f"append {tag} was reported as failed and is there: {told}")
-            for version in told.committed:
-                if history.rows_at(version)[tag] != history.rows_at(version - 1)[tag] + 1:
-                    report.violations.append(f"append {tag} is not what version {version} added")
-        for tag, uuid in self.foreign_tags:
-            if uuid == era.uuid and rows[tag] != 1:
-                report.violations.append(f"foreign append {tag} is in the table {rows[tag]} times")
-        report.violations += [
-            f"row {tag!r} comes from nowhere" for tag in rows if tag not in told_here and not tag.startswith("foreign ")
-        ]
-
-    def _judge_again(self, era: Era, history: History, tag: str, told: Told, count: int, report: Report) -> None:
-        """An append that is there more than once: never within the retention of a caller's id, and no other."""
-        commits = history.commits(era, id_digest(f"id of {tag}"))
-        forgotten = len(commits) == count and all(
-            history.forgotten_by(first, again, 1000 * self.mix.retention) for first, again in pairwise(commits)
-        )
-        if self._may_come_again(told) and forgotten:
-            self.counts["appended again, being forgotten"] += 1
-        else:
-            report.violations.append(f"append {tag} is in the table {count} times, by versions {commits}: {told}")
-
-    def _is_staged(self, tag: str) -> bool:
-        own = id_digest(f"id of {tag}")
-        return any(f"-{own}-" in key for key in self.simulation.store.objects if key.startswith(STAGED))
 
 
 def run_seed(
