@@ -38,7 +38,7 @@ CONN_ID = "warehouse"
 DAG_ID = "appends"
 SILENT_DAG_ID = "lost_heartbeats"
 DAGS = Path(__file__).parent / "dags"
-HEARTBEAT_SECONDS = 15  # a healthy task sends one each second; two busy cores may delay it
+HEARTBEAT_SECONDS = 20  # a healthy task sends one each second; two busy cores may delay it
 
 
 def free_port() -> int:
