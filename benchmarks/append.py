@@ -60,6 +60,7 @@ def cold_append(system: str, place: dict[str, str]) -> tuple[float, float]:
 def cold(store: Store, report: Report, systems: list[str], folder: str, times: int) -> None:
     """Cold appends with and without latencies, the systems in turn."""
     rows: list[list[object]] = []
+    middle: dict[bool, dict[str, float]] = {False: {}, True: {}}
     for latency in (NONE, S3_STANDARD):
         made = places(store, systems, folder, "cold" if latency is NONE else "cold-latency")
         store.set_latency(latency)
@@ -74,14 +75,34 @@ def cold(store: Store, report: Report, systems: list[str], folder: str, times: i
             walls, cpus = zip(*taken[system], strict=True)
             row = [NAMES[system], str(latency) if latency is NONE else "S3 latencies", min(walls), median(walls)]
             rows.append([*row, percentile(walls, 0.9), median(cpus), int(median(requests[system]))])
+            middle[latency is not NONE][system] = median(walls)
     report.text(f"## A cold append\n\nOne row by a new process, {times} times; S3 latencies: {S3_STANDARD}.")
     report.table(["system", "store", "fastest s", "median s", "90th s", "CPU s", "requests"], rows)
+    report.bars(cold_bars(middle))
+
+
+def cold_bars(medians: dict[bool, dict[str, float]]) -> list[tuple[str, str, bool]]:
+    """How the medians, by whether there were latencies, compare with what is asked of them."""
+    asked = []
+    for late, found in medians.items():
+        others = {system: seconds for system, seconds in found.items() if system != "ours"}
+        if "ours" not in found or not others:
+            continue
+        fastest = min(others, key=lambda system: others[system])
+        where = "with S3 latencies" if late else "without latency"
+        share = f"{found['ours'] / others[fastest]:.2f} of {NAMES[fastest]}'s median"
+        asked.append((f"the fastest of all, {where}", share, found["ours"] < others[fastest]))
+        if late and "deltalake" in others:
+            ratio = found["ours"] / others["deltalake"]
+            asked.append(("at most 0.75 of deltalake's, with S3 latencies", f"{ratio:.2f}", ratio <= 0.75))
+    return asked
 
 
 def warm(store: Store, report: Report, systems: list[str], folder: str, times: int) -> None:
     """Warm appends of 100 rows over fixed latencies."""
     made = places(store, systems, folder, "warm")
     rows: list[list[object]] = []
+    bars: list[tuple[str, str, bool]] = []
     for system in systems:
         order = {
             "system": system,
@@ -113,6 +134,12 @@ def warm(store: Store, report: Report, systems: list[str], folder: str, times: i
         row: list[object] = [NAMES[system], int(median(trips)), int(max(trips)), 1000 * median(nominal)]
         row += [1000 * median(walls), median(shares), 1000 * said["cpu"] / times]
         rows.append([*row, ", ".join(f"{count} {kind}" for kind, count in sorted(usual.items()))])
+        if system == "ours":
+            count, share = int(median(trips)), median(shares)
+            bars = [
+                ("at most 3 round trips", str(count), count <= 3),
+                ("at most 1.15 times their latency", f"{share:.2f}", share <= 1.15),
+            ]
         store.set_latency(NONE)
     report.text(
         f"## A warm append of 100 rows\n\n{times} appends by one process; {S3_FIXED}. Round trips: requests that had "
@@ -129,11 +156,13 @@ def warm(store: Store, report: Report, systems: list[str], folder: str, times: i
         "requests",
     ]
     report.table(headers, rows)
+    report.bars(bars)
 
 
 def large(store: Store, report: Report, count: int, times: int) -> None:
     """Large appends against Arrow's own writer."""
     rows: list[list[object]] = []
+    bars: list[tuple[str, str, bool]] = []
     for latency in (NONE, S3_FIXED):
         store.clear()
         store.set_latency(NONE)
@@ -142,11 +171,17 @@ def large(store: Store, report: Report, count: int, times: int) -> None:
         for name, seconds in done.items():
             taken = median(seconds)
             rows.append([name, "none" if latency is NONE else "fixed S3 latencies", taken, count / taken, taken / ours])
+        where = "without latency" if latency is NONE else "with latencies"
+        for name, seconds in done.items():
+            share = median(seconds) / ours
+            if name != "ours":
+                bars.append((f"at least 0.9 of {name}, {where}", f"{share:.2f}", share >= 0.9))
     report.text(
         f"## {count:,} rows in one append\n\nThe same rows in turn, {times} times, to the same store; medians. The "
         "last column is the throughput of DataShard over that of the row."
     )
     report.table(["writer", "latency", "seconds", "rows/s", "DataShard's throughput / its own"], rows)
+    report.bars(bars)
 
 
 def large_run(store: Store, latency: Latency, count: int, times: int) -> dict[str, list[float]]:

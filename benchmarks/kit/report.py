@@ -49,6 +49,11 @@ class Report:
         """Add a table; its first column is text, the others are figures."""
         self._add(markdown_table(headers, rows) if not caption else f"{caption}\n\n{markdown_table(headers, rows)}")
 
+    def bars(self, asked: Sequence[tuple[str, str, bool]]) -> None:
+        """Say which of the goals were met: what was asked, what was measured, whether that is enough."""
+        rows = [[what, found, "met" if met else "missed"] for what, found, met in asked]
+        self.table(["asked", "measured", ""], rows)
+
     def lines(
         self,
         name: str,
