@@ -129,17 +129,30 @@ def _is_metadata(key: str) -> bool:
     return any(part in key for part in METADATA)
 
 
-def verdict(windows: Sequence[Window]) -> str:
-    """How the last mark compares with that of 100 commits."""
+def goals(windows: Sequence[Window]) -> list[tuple[str, str, bool]]:
+    """How the last mark compares with that of 100 commits, and with what is asked."""
     if len(windows) < 2:
-        return ""
+        return []
     by_mark = {window.mark: window.row("") for window in windows}
     first, last = by_mark.get(100, windows[0].row("")), windows[-1].row("")
-    names = {2: "requests", 4: "bytes up", 5: "bytes down", 6: "CPU", 7: "wall", 9: "metadata written", 10: "alive"}
-    shares = [f"{name} {_number(last[i]) / max(_number(first[i]), 1e-9):.2f}" for i, name in names.items()]
-    spread = _number(last[3]) / _number(last[2])
-    compared = ", ".join(shares)
-    return f"DataShard at {last[1]} over {first[1]} commits, p50: {compared}. Requests p99 over p50: {spread:.1f}."
+    names = {
+        2: "requests",
+        4: "bytes up",
+        5: "bytes down",
+        6: "CPU",
+        7: "wall",
+        9: "metadata written",
+        10: "metadata alive",
+        11: "objects alive",
+    }
+    asked = []
+    for column, name in names.items():
+        share = _number(last[column]) / max(_number(first[column]), 1e-9)
+        asked.append((f"{name} at {last[1]}: at most 1.2 of those at {first[1]}", f"{share:.2f}", share <= 1.2))
+    for mark, row in by_mark.items():
+        spread = _number(row[3]) / _number(row[2])
+        asked.append((f"requests p99 at {mark}: at most 3 times the p50", f"{spread:.1f}", spread <= 3))
+    return asked
 
 
 def _number(cell: object) -> float:
@@ -160,7 +173,7 @@ def main() -> None:
     report = Report("growth", "Growth", [ENVIRONMENTS[system] for system in chosen.systems], keep=not chosen.quick)
     rows: list[list[object]] = []
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {"wall": {}, "alive": {}, "up": {}}
-    compared = ""
+    compared: list[tuple[str, str, bool]] = []
     with Store() as store, tempfile.TemporaryDirectory(prefix="datashard-bench-") as folder:
         for system in chosen.systems:
             store.clear()
@@ -173,15 +186,14 @@ def main() -> None:
             for chart, column in (("wall", 7), ("alive", 10), ("up", 4)):
                 charts[chart][system] = [(_number(row[1]), _number(row[column])) for row in found]
             if system == "ours":
-                compared = verdict(windows)
+                compared = goals(windows)
     report.text(
         f"One-row appends by one process over a store without latency; the {WINDOW} appends after each mark. Metadata "
         "is everything but data files, tombstones and waiting appends included."
         + (f" The store's clock ran {chosen.days:g} days during each run." if chosen.days else "")
     )
     report.table(HEADERS, rows)
-    if compared:
-        report.text(compared)
+    report.bars(compared)
     titles = {
         "wall": ("milliseconds", "Wall time of an append, median"),
         "alive": ("KB", "Metadata alive"),

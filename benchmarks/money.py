@@ -28,6 +28,7 @@ PROGRAM = str(Path(__file__).parent / "systems" / "month_of_appends.py")
 APPENDS, READS = 100_000, 10_000
 PARTS = ("created", "appended", "flushed", "read")
 REFERENCE = 0.53
+WITHOUT_IDS, WITH_IDS = 0.70, 0.85
 
 
 def measure(store: Store, *, deferred: bool, ids: bool, appends: int, reads: int) -> dict[str, dict[str, int]]:
@@ -59,6 +60,7 @@ def main() -> None:
     appends, reads = (128 if chosen.quick else chosen.appends), 16
     report = Report("money", "A month at S3's list prices", ["bench-core"], keep=not chosen.quick)
     rows: list[list[object]] = []
+    bars: list[tuple[str, str, bool]] = []
     with Store() as store:
         for deferred in (False, True):
             for ids in (False, True):
@@ -69,7 +71,12 @@ def main() -> None:
                 reading = price({kind: READS * count for kind, count in read.items()})
                 row: list[object] = ["deferred" if deferred else "immediate", "handed in" if ids else "made here"]
                 row += [each.get(kind, 0.0) for kind in ("PUT", "LIST", "GET", "DELETE")]
-                rows.append([*row, sum(read.values()), writing, reading, STORAGE, writing + reading + STORAGE])
+                whole = writing + reading + STORAGE
+                rows.append([*row, sum(read.values()), writing, reading, STORAGE, whole])
+                if deferred:
+                    most = WITH_IDS if ids else WITHOUT_IDS
+                    what = f"deferred, ids {'handed in' if ids else 'made here'}: at most ${most:.2f}"
+                    bars.append((what, f"${whole:.2f}, ${whole - REFERENCE:+.2f} to the reference", whole <= most))
     report.text(
         f"{APPENDS:,} appends, each by a process that opens the table anew, and {READS:,} reads of one column of the "
         f"whole table, a month; 1 GB stored. Counted over {appends:,} appends and {reads} reads. "
@@ -89,6 +96,7 @@ def main() -> None:
         "storage $",
     ]
     report.table([*headers, "month $"], rows)
+    report.bars(bars)
 
 
 if __name__ == "__main__":
