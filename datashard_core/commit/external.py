@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datashard_core.commit import names as names_module
+from datashard_core.commit.external_files import check_age
 from datashard_core.commit.names import CommitNames
 from datashard_core.commit.node_store import upkeep
 from datashard_core.commit.pointer import find_current, move_hint
@@ -56,6 +57,7 @@ def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen 
     Raises:
         NoSuchTableError: there is no such table (any more).
         UnsupportedTableError: the metadata is not what our tables hold.
+        CommitTimeoutError: files that it names as new are so old that they may be removed as orphans.
         CommitStateUnknownError: whether it was committed could not be learnt in time.
     """
     now, commit_id = yield from each((Now(), Unique()))
@@ -66,6 +68,7 @@ def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen 
     if raw is None:
         return state
     body = following_version(state.body, raw, commit_id, target.root)
+    yield from check_age(target, state.body, body)
     if not (yield from _create(target, body, commit_id, instant.monotonic + timeout)):
         return None
     hint, _ = yield from together(

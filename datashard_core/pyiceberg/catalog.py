@@ -81,7 +81,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
     ) -> Table:
         """Create a table; see :meth:`pyiceberg.catalog.Catalog.create_table`."""
         name = self._name(identifier)
-        check_properties(properties)
+        check_properties(properties, str(name))
         self._check_new(name)
         metadata = new_table_metadata(
             location=self._location(name, location),
@@ -102,7 +102,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
         properties: Mapping[str, str] = {},
     ) -> Any:
         name = self._name(identifier)
-        check_properties(properties)
+        check_properties(properties, str(name))
         self._check_new(name)
         whole = (name.namespace or "", name.table)
         return super()._create_staged_table(
@@ -148,7 +148,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
     def commit_table(self, table: Table, requirements: tuple[Any, ...], updates: tuple[Any, ...]) -> Any:
         """Commit updates on top of the newest version, if their requirements hold there."""
         name = self._name(table.name())
-        check_updates(updates)
+        check_updates(updates, str(name))
         if not self._warehouse.table_exists(str(name)):
             return self._commit_new(name, requirements, updates)
         storage = self._warehouse._storage.at(name.folder)
@@ -160,7 +160,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
                 # What was promised before a change of rows or schema has to be there when it is made.
                 run(deferred.flush(target, None, TIMEOUT), storage)
             seen = run(commit_external(target, build, TIMEOUT), storage)
-        except errors.NoSuchTableError as error:
+        except (errors.NoSuchTableError, errors.CommitTimeoutError) as error:
             raise CommitFailedException(str(error)) from error
         except errors.UnsupportedTableError as error:
             raise ValueError(str(error)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyiceberg.table.metadata import TableMetadataUtil
@@ -17,7 +17,9 @@ from pyiceberg.table.update import (
 )
 
 from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
+from datashard_core.commit.settings import check_settings
 from datashard_core.commit.version import VersionBody, version_key
+from datashard_core.errors import ConfigurationError
 from datashard_core.format.table_metadata import FORMAT_VERSION
 
 KEPT = frozenset({PROPERTY, PROTOCOL_PROPERTY})
@@ -69,30 +71,39 @@ def only_appends(updates: tuple[Any, ...]) -> bool:
     )
 
 
-def check_updates(updates: tuple[Any, ...]) -> None:
+def check_updates(updates: tuple[Any, ...], table: str) -> None:
     """Refuse to change properties that the table stands on.
 
     Raises:
-        ValueError: a property is the library's own, or would put files where the table does not look.
+        ValueError: a property is the library's own, is not known to it, has a value that it cannot have, or would
+            put files where the table does not look.
     """
     for update in updates:
         if isinstance(update, SetPropertiesUpdate):
-            check_properties(update.updates)
+            check_properties(update.updates, table)
         elif isinstance(update, RemovePropertiesUpdate):
-            check_properties(dict.fromkeys(update.removals, ""))
+            _check_kept(update.removals)
         elif isinstance(update, UpgradeFormatVersionUpdate):
             _check_format(update.format_version)
 
 
-def check_properties(properties: Mapping[str, str]) -> None:
+def check_properties(properties: Mapping[str, str], table: str) -> None:
     """Refuse properties that a table here cannot have; raises as :func:`check_updates` does."""
-    if kept := KEPT & set(properties):
-        raise ValueError(f"the table property {min(kept)!r} cannot be changed: it is kept by the library")
+    _check_kept(properties)
     if outside := ELSEWHERE & set(properties):
         raise ValueError(
             f"the table property {min(outside)!r} cannot be set: it would put files outside the table's folder"
         )
     _check_format(properties.get("format-version", FORMAT_VERSION))
+    try:
+        check_settings({name: str(text) for name, text in properties.items()}, table)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_kept(names: Iterable[str]) -> None:
+    if kept := KEPT & set(names):
+        raise ValueError(f"the table property {min(kept)!r} cannot be changed: it is kept by the library")
 
 
 def _check_format(version: str | int) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import threading
+import time
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -324,3 +327,54 @@ def test_changes_that_would_break_the_table_are_refused(catalog: Catalog, pair: 
     assert ours.refresh().version == version
     theirs.transaction().set_properties(**{"write.metadata.delete-after-commit.enabled": "true"}).commit_transaction()
     assert ours.refresh().properties["write.metadata.delete-after-commit.enabled"] == "false"
+
+
+@pytest.mark.parametrize("how", ["old", "gone"])
+def test_files_that_orphan_removal_may_have_taken_are_not_committed(
+    catalog: Catalog, pair: tuple[Any, ds.Table], any_warehouse: Warehouse, request: pytest.FixtureRequest, how: str
+) -> None:
+    """A writer sleeps for two hours between its files and its commit, and others go on."""
+    theirs, ours = pair
+    ours.append([{"k": 1, "text": "a"}])
+    storage = any_warehouse._storage.at("shop/t")
+    before = {info.key for info in storage.list("data/")}
+    transaction = catalog.load_table("shop.t").transaction()
+    transaction.append(row(2, "b"))
+    (written,) = {info.key for info in storage.list("data/")} - before
+    if how == "gone":
+        storage.delete([written])
+    elif any_warehouse.uri.startswith("file:"):
+        path = Path(any_warehouse.uri.removeprefix("file://"), "shop/t", written)
+        os.utime(path, (time.time(), path.stat().st_mtime - 7200))
+    else:
+        server = request.getfixturevalue("s3_server")
+        server.move_clock(7200)
+        request.addfinalizer(lambda: server.move_clock(-7200))
+        ours.append([{"k": 3, "text": "c"}])
+    kept = both(catalog, ours)
+    with pytest.raises(CommitFailedException, match=rf"{written} is .*Write the rows again"):
+        transaction.commit_transaction()
+    assert both(catalog, ours) == kept
+    theirs.refresh().append(row(4, "d"))
+    assert both(catalog, ours) == [*kept, {"k": 4, "text": "d"}]
+
+
+def test_properties_of_ours_are_checked_as_when_a_table_is_created(
+    catalog: Catalog, pair: tuple[Any, ds.Table]
+) -> None:
+    theirs, ours = pair
+    for properties, why in (
+        ({"datashard.snapshots.max-cuont": "5"}, "there is no property 'datashard.snapshots.max-cuont'"),
+        ({"datashard.snapshots.max-count": "none"}, "a whole number from 1 on"),
+        ({"datashard.auto-compact": "maybe"}, "'true' or 'false'"),
+    ):
+        with pytest.raises(ValueError, match=why), theirs.transaction() as transaction:
+            transaction.set_properties(properties)
+        with pytest.raises(ValueError, match=why):
+            catalog.create_table("shop.other", SCHEMA, properties=properties)
+    with theirs.transaction() as transaction:
+        transaction.set_properties({"datashard.snapshots.max-count": "5", "owner": "me"})
+    assert ours.refresh().properties["datashard.snapshots.max-count"] == "5"
+    with theirs.transaction() as transaction:
+        transaction.remove_properties("datashard.snapshots.max-count")
+    assert "datashard.snapshots.max-count" not in ours.refresh().properties
