@@ -63,7 +63,13 @@ class Suite:
 
 
 SUITES = (
-    Suite("core", "core", ("core", "simulation"), backends=BACKENDS),
+    Suite(
+        "core",
+        "core",
+        ("core", "simulation"),
+        backends=BACKENDS,
+        options=("-m", "not system", "-n", "2", "--dist", "worksteal"),  # as many tests as all others together
+    ),
     Suite("airflow", "airflow", ("airflow_provider",)),
     Suite(
         "prefect",

@@ -28,7 +28,6 @@ settings.load_profile("thorough" if os.environ.get("DATASHARD_THOROUGH") else "q
 
 BACKENDS = ("memory", "local", "s3", "obstore")
 """Kinds of storage; "s3" is the S3 server through boto3, "obstore" the same through obstore."""
-_ran: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +52,6 @@ def s3_config(s3_server: S3Server, request: pytest.FixtureRequest) -> S3Config:
 @pytest.fixture(params=BACKENDS)
 def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """A fresh storage of each kind."""
-    _ran[request.param] += 1
     request.node.user_properties.append(("storage", request.param))
     if request.param == "memory":
         return MemoryStorage("memory://test")
@@ -116,7 +114,15 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which kinds of storage were really tested."""
-    if _ran:
-        ran = ", ".join(f"{name} ({_ran[name]} tests)" for name in BACKENDS if _ran[name])
-        terminalreporter.write_line(f"storage backends: {ran}")
+    """Say which kinds of storage were really tested, in whatever processes."""
+    ran = Counter(
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == "storage"
+    )
+    if ran:
+        counts = ", ".join(f"{name} ({ran[name]} tests)" for name in BACKENDS if ran[name])
+        terminalreporter.write_line(f"storage backends: {counts}")
