@@ -7,7 +7,7 @@ ran, and what was left out. The end is a line such as ``412 passed, 0 failed``; 
 if everything passed.
 
 With DATASHARD_REQUIRE_ALL=1 whatever could not run counts as a failure; with DATASHARD_THOROUGH=1 more
-examples and every place of a fault are tried.
+examples and every place of a fault are tried, and the code is checked, too.
 """
 
 from __future__ import annotations

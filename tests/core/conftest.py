@@ -21,10 +21,11 @@ from datashard_core.storage.memory import MemoryStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.s3_server import S3Server
+from datashard_core.testing.thorough import THOROUGH
 
 settings.register_profile("quick", max_examples=20)
 settings.register_profile("thorough", max_examples=150)
-settings.load_profile("thorough" if os.environ.get("DATASHARD_THOROUGH") else "quick")
+settings.load_profile("thorough" if THOROUGH else "quick")
 
 BACKENDS = ("memory", "local", "s3", "obstore")
 """Kinds of storage; "s3" is the S3 server through boto3, "obstore" the same through obstore."""

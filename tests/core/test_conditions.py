@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import uuid
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 import duckdb
@@ -21,6 +22,7 @@ from datashard_core.format.binding import AllOf, AnyOf, bind, is_exact
 from datashard_core.format.expressions import Condition
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
+from datashard_core.testing.thorough import one_in
 
 LONG = "a" * 16
 VALUES: dict[str, list[Any]] = {
@@ -193,13 +195,12 @@ def test_every_condition_in_every_form_finds_what_duckdb_finds(
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_every_comparison_with_every_value(every_type: ds.Table, truth: duckdb.DuckDBPyConnection, name: str) -> None:
-    for value in VALUES[KINDS[name]]:
-        for operator in OPERATORS:
-            condition, sql = compared(name, operator, value)
-            expected = [row[0] for row in truth.execute(f"select n from t where {sql} order by n").fetchall()]
-            assert numbers(every_type.scan(columns=["n"], where=condition).to_arrow()) == expected, sql
-            if not drops_nulls_check(operator, value):
-                assert numbers(every_type.sql(f"select n from t where {sql}")) == expected, sql
+    for value, operator in one_in(2, product(VALUES[KINDS[name]], OPERATORS)):
+        condition, sql = compared(name, operator, value)
+        expected = [row[0] for row in truth.execute(f"select n from t where {sql} order by n").fetchall()]
+        assert numbers(every_type.scan(columns=["n"], where=condition).to_arrow()) == expected, sql
+        if not drops_nulls_check(operator, value):
+            assert numbers(every_type.sql(f"select n from t where {sql}")) == expected, sql
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from datashard_core.table.table import CommitMode
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.fault_proxy import FaultProxy, Kind, Plan
 from datashard_core.testing.s3_server import S3Server
+from datashard_core.testing.thorough import THOROUGH
 
 KINDS = tuple(kind for kind in get_args(Kind) if kind not in ("none", "501"))  # 501: see test_refused_stores.py
 LOSSES: tuple[Kind, ...] = ("reset", "reply lost", "late")
@@ -114,7 +115,7 @@ def an_append(mode: CommitMode) -> Callable[[Place], object]:
 
 def positions(count: int, kind: Kind) -> range:
     """Which of the requests go wrong: all; or every second, and with the next kind of fault the others."""
-    if os.environ.get("DATASHARD_THOROUGH"):
+    if THOROUGH:
         return range(1, count + 1)
     return range(1 + KINDS.index(kind) % 2, count + 1, 2)
 

@@ -23,6 +23,7 @@ from datashard_core import Schema, connect
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.fault_proxy import FaultProxy, Plan
 from datashard_core.testing.s3_server import S3Server
+from datashard_core.testing.thorough import THOROUGH
 
 SCHEMA = Schema(schema_id=1, fields=[{"id": 1, "name": "n", "type": "long", "required": True}])
 ROWS = [{"n": 10}, {"n": 11}]  # as in killed_writer.py
@@ -111,7 +112,7 @@ def test_a_writer_may_die_at_any_request(
     warehouse = connect(config=s3_server.config(prefix))
     in_table, k = 0, 0
     while True:
-        k += 1
+        k += 1 if THOROUGH else 2
         name = fresh_table(warehouse)
         proxy.plan = Plan()
         writer = Writer(processes, s3_server, proxy, prefix, name)

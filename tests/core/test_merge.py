@@ -23,6 +23,7 @@ from datashard_core.storage.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
+from datashard_core.testing.thorough import THOROUGH
 
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "text", "type": "string"}])
 
@@ -63,7 +64,7 @@ def _metadata(**changes: Any) -> TableMetadata:
 
 def test_hundreds_of_appends_are_read_in_order_whoever_reads(any_warehouse: Warehouse) -> None:
     table = any_warehouse.create_table("t", SCHEMA, properties={"commit.manifest.min-count-to-merge": "3"})
-    count = 200 if isinstance(table._storage, MemoryStorage) else 40
+    count = 200 if isinstance(table._storage, MemoryStorage) else 40 if THOROUGH else 25
     for number in range(count):
         # now and then a process that has just begun: it has to read what it merges
         handle = table if number % 5 else any_warehouse.load_table("t")
@@ -98,7 +99,7 @@ def test_merged_entries_say_where_they_come_from(any_warehouse: Warehouse) -> No
 
 def test_no_append_merges_more_than_a_fixed_number_of_manifests(warehouse: Warehouse) -> None:
     table = warehouse.create_table("t", SCHEMA)
-    for number in range(150):
+    for number in range(150 if THOROUGH else 80):
         before = {manifest.manifest_path for manifest in _manifests(table)}
         table.append([{"n": number}])
         after = {manifest.manifest_path for manifest in _manifests(table)}
