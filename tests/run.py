@@ -1,10 +1,9 @@
 """The test command: ``python3 tests/run.py [suite ...] [pytest options]``.
 
-Without arguments it checks the code (format, lint, types, layers) and runs the suites core, airflow,
-prefect and interop, each in its own environment, which it makes first where it is missing; they run
-side by side, and each one's output is printed when it is over. It says for each suite how many tests
-ran, and what was left out. The end is a line such as ``412 passed, 0 failed``; the exit code is 0 only
-if everything passed.
+Without arguments it runs the suites core, airflow, prefect and interop, each in its own environment,
+which it makes first where it is missing; they run side by side, and each one's output is printed when it
+is over. It says for each suite how many tests ran, and what was left out. The end is a line such as
+``412 passed, 0 failed``; the exit code is 0 only if everything passed.
 
 With DATASHARD_REQUIRE_ALL=1 whatever could not run counts as a failure; with DATASHARD_THOROUGH=1 more
 examples and every place of a fault are tried, and the code is checked, too.
@@ -30,6 +29,7 @@ import environments  # noqa: E402
 from installers import interruptible  # noqa: E402
 from side_by_side import Console, Job, run_jobs  # noqa: E402
 
+THOROUGH = os.environ.get("DATASHARD_THOROUGH", "") not in ("", "0")
 AT_ONCE = 3
 """Suites that run side by side at least: those of the orchestrators wait a good part of the time."""
 KEPT = (
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"No suite is called {rest[0]!r}; there are {STATIC}, {', '.join(known)}.")
         return 2
     whole = not names and not rest
-    chosen = names or [STATIC, *(suite.name for suite in SUITES)]
+    chosen = names or [*([STATIC] if THOROUGH else []), *(suite.name for suite in SUITES)]
     needed = {known[name].environment for name in chosen if name != STATIC}
     try:
         environments.prepare(sorted(needed | ({"core", "airflow", "prefect"} if STATIC in chosen else set())))
@@ -271,9 +271,9 @@ def report(outcomes: Sequence[Outcome], whole: bool) -> int:
     if whole:
         marked = "pytest.mark.system"
         files = [path for path in (ROOT / "tests").rglob("test_*.py") if marked in path.read_text()]
-        print(
-            f"Left out: the tier system ({len(files)} files hold tests of it; on demand: python3 tests/run.py system)"
-        )
+        static = "" if THOROUGH else f"format, lint, types and layers (on demand: python3 tests/run.py {STATIC}); "
+        tests = f"the tier system ({len(files)} files hold tests of it; on demand: python3 tests/run.py system)"
+        print(f"Left out: {static}{tests}")
     faults = [fault for outcome in outcomes for fault in outcome.faults]
     for fault in faults:
         print(f"Fault: {fault}")
