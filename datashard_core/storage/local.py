@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     import pyarrow.fs as pafs
 
 TEMPORARY = ".tmp-"
-_KEY = re.compile(r"[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*/?")
+_UNFIT = re.compile(r"[\x00-\x1f\\]")
+"""No key has these; any other character may stand in the folder of another engine's partition."""
 
 
 class LocalStorage:
@@ -188,8 +189,11 @@ class LocalStorage:
     # -----------------------------------------------------------------------------------------
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key) or any(part in ("", ".", "..") for part in key.rstrip("/").split("/")):
-            raise ConfigurationError(f"{key!r} cannot be a key: use the characters A-Z a-z 0-9 . _ = - and /")
+        if _UNFIT.search(key) or any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")):
+            raise ConfigurationError(
+                f"{key!r} cannot be a key: parts between / are not empty, '.' or '..', and hold no backslash and no "
+                "control character"
+            )
         return self._folder / key
 
     def _walk(self, folder: Path, above: str, prefix: str, after: str | None) -> Iterator[str]:
