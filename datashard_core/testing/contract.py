@@ -90,6 +90,18 @@ def what_is_absent_is_said_to_be_absent(storage: Storage) -> None:
 
 
 @_check
+def other_engines_name_their_files_as_they_like(storage: Storage) -> None:
+    for number, part in enumerate(("part=a%2Fb", "by_words=row+2", "at=23:59", "word=a b", "wort=größe")):
+        key = f"data/{part}/{number}.parquet"
+        storage.put(key, part.encode())
+        _same(storage.get(key).body, part.encode(), f"get of {key}")
+        _same(storage.head(key).key, key, f"head of {key}")
+        _same([info.key for info in storage.list(f"data/{part}/")], [key], f"list of {key}")
+        storage.delete([key])
+        _same(list(storage.list(f"data/{part}/")), [], f"list after {key} was deleted")
+
+
+@_check
 def a_name_is_created_once(storage: Storage) -> None:
     version = storage.put_if_absent("metadata/v0.json", b"first")
     _raises(PreconditionFailedError, lambda: storage.put_if_absent("metadata/v0.json", b"x"), "a second create")
