@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pyiceberg.catalog import Catalog, load_catalog
 
+from datashard_core.clock import SystemClock
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
@@ -29,6 +31,33 @@ def any_warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:
         return Warehouse(LocalStorage(tmp_path / "warehouse"))
     server: S3Server = request.getfixturevalue("s3_server")
     return Warehouse(S3Storage(server.config(f"interop-{os.urandom(4).hex()}")))
+
+
+@pytest.fixture
+def days_pass(
+    any_warehouse: Warehouse, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[float], None]]:
+    """Lets days pass, for us and for the store, until the test ends."""
+    server: S3Server | None = None
+    if isinstance(any_warehouse._storage, S3Storage):
+        server = request.getfixturevalue("s3_server")
+    passed = 0.0
+
+    def pass_by(days: float) -> None:
+        nonlocal passed
+        seconds = days * 24 * 3600
+        passed += seconds
+        monkeypatch.setattr(SystemClock, "now_ms", lambda _: int(1000 * (time.time() + passed)))
+        if server is not None:
+            server.move_clock(seconds)
+            return
+        for path in (tmp_path / "warehouse").rglob("*"):
+            if path.is_file():
+                os.utime(path, (time.time(), path.stat().st_mtime - seconds))
+
+    yield pass_by
+    if server is not None:
+        server.move_clock(-passed)  # it serves the tests that follow, too
 
 
 @pytest.fixture

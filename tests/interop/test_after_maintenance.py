@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,13 +13,11 @@ from pathlib import Path
 import pytest
 
 import datashard_core as ds
-from datashard_core.clock import SystemClock
 from datashard_core.commit import sweep
 from datashard_core.commit.version import parse_version, version_key
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.s3_server import S3Server
 
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "text", "type": "string"}])
 SHORT = {
@@ -30,26 +26,6 @@ SHORT = {
     "history.expire.min-snapshots-to-keep": "1",
 }
 READERS = Path(__file__).with_name("readers.py")
-
-
-@pytest.fixture
-def days_pass(
-    any_warehouse: Warehouse, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[float], None]:
-    """Lets days pass, for us and for the store."""
-
-    def pass_by(days: float) -> None:
-        seconds = days * 24 * 3600
-        monkeypatch.setattr(SystemClock, "now_ms", lambda _: int(1000 * (time.time() + seconds)))
-        if isinstance(any_warehouse._storage, S3Storage):
-            server: S3Server = request.getfixturevalue("s3_server")
-            server.move_clock(seconds)
-            return
-        for path in (tmp_path / "warehouse").rglob("*"):
-            if path.is_file():
-                os.utime(path, (time.time(), path.stat().st_mtime - seconds))
-
-    return pass_by
 
 
 def _append(table: Table, first: int, last: int) -> None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog import Catalog
 
 import datashard_core as ds
-from datashard_core.clock import SystemClock
 from datashard_core.commit import sweep
-from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.s3_server import S3Server
 
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}])
 SHORT = {
@@ -27,26 +21,6 @@ SHORT = {
     "history.expire.min-snapshots-to-keep": "1",
 }
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def a_week_passes(
-    any_warehouse: Warehouse, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], None]:
-    """Lets eight days pass, for us and for the store."""
-
-    def pass_by() -> None:
-        seconds = 8 * 24 * 3600
-        monkeypatch.setattr(SystemClock, "now_ms", lambda _: int(1000 * (time.time() + seconds)))
-        if isinstance(any_warehouse._storage, S3Storage):
-            server: S3Server = request.getfixturevalue("s3_server")
-            server.move_clock(seconds)
-            return
-        for path in (tmp_path / "warehouse").rglob("*"):
-            if path.is_file():
-                os.utime(path, (time.time(), path.stat().st_mtime - seconds))
-
-    return pass_by
 
 
 def _append(table: Table, first: int, last: int) -> None:
@@ -59,7 +33,7 @@ def _numbers(rows: pa.Table) -> list[int]:
 
 
 def test_tags_and_branches_outlive_expiry_sweep_compaction_and_orphan_removal(
-    any_warehouse: Warehouse, catalog: Catalog, a_week_passes: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    any_warehouse: Warehouse, catalog: Catalog, days_pass: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "KEPT", 8)
     table = any_warehouse.create_table("shop.t", SCHEMA, properties=SHORT)
@@ -87,7 +61,7 @@ def test_tags_and_branches_outlive_expiry_sweep_compaction_and_orphan_removal(
         assert ours.count() == last, what
 
     all_read(24, "snapshots that expired by themselves")
-    a_week_passes()
+    days_pass(8)
     _append(table, 25, 36)
     all_read(36, "tombstones")
     table.compact()
@@ -101,7 +75,7 @@ def test_tags_and_branches_outlive_expiry_sweep_compaction_and_orphan_removal(
 
 
 def test_a_table_rolled_back_goes_on_from_there(
-    any_warehouse: Warehouse, catalog: Catalog, a_week_passes: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    any_warehouse: Warehouse, catalog: Catalog, days_pass: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "KEPT", 8)
     table = any_warehouse.create_table("shop.t", SCHEMA, properties={**SHORT, "datashard.snapshots.max-count": "20"})
@@ -115,7 +89,7 @@ def test_a_table_rolled_back_goes_on_from_there(
     assert _numbers(table.scan().to_arrow()) == [1, 2, 3, 4]
     _append(table, 10, 30)
     expected = [1, 2, 3, 4, *range(10, 31)]
-    a_week_passes()
+    days_pass(8)
     _append(table, 31, 44)
     expected += range(31, 45)
     table.expire_snapshots(retain_last=1)
