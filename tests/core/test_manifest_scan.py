@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,32 @@ def test_columns_of_bounds_are_judged_as_files_one_by_one(held: list[ManifestEnt
         found, index = indexed_files(data, manifest, Pruning(bound), index)
         assert found == [_bare(one) for one in live if might_match(bound, lambda check, one=one: _allows(check, one))]
         assert index is None or (Pruning(bound).covered_by(index) and index.size > 0)
+
+
+def test_a_wide_table_whose_files_have_other_bounds_is_planned_at_all() -> None:
+    """Every way of reading 40 bounds before finding that another is missing would take years: 2 to the power of 40."""
+    program = """
+from datashard_core import Schema, col
+from datashard_core.format.binding import bind
+from datashard_core.format.data_file import DataFile
+from datashard_core.format.manifest import ADDED, ManifestEntry, ManifestFile, encode_manifest
+from datashard_core.format.manifest_scan import Pruning, live_files
+from datashard_core.format.partition import PartitionSpec
+
+WIDTH = 40
+schema = Schema(fields=[{"id": n, "name": f"c{n}", "type": "long"} for n in range(1, WIDTH + 1)])
+bounds = {n: bytes(8) for n in range(1, WIDTH + 1)}
+held = [
+    ManifestEntry(ADDED, None, None, None, DataFile(f"s3://b/{k}", 1, 9, lower_bounds=bounds, upper_bounds=upper))
+    for k, upper in enumerate((bounds, {1: bytes(8)}, bounds, {2: bytes(8)}))
+]
+data = encode_manifest(held, schema=schema, spec=PartitionSpec())
+listed = ManifestFile("s3://b/m.avro", len(data), 0, 0, 9, 3, 77, 4, 0, 0, 4, 0, 0)
+kept = live_files(data, listed, Pruning(bind(col("c1") == 0, schema, "t")))
+print([entry.data_file.file_path for entry in kept])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == str([f"s3://b/{k}" for k in range(4)]), done.stderr
 
 
 def _allows(check: Check, entry: ManifestEntry) -> bool:
