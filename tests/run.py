@@ -30,6 +30,7 @@ from installers import interruptible  # noqa: E402
 from side_by_side import Console, Job, run_jobs  # noqa: E402
 
 THOROUGH = os.environ.get("DATASHARD_THOROUGH", "") not in ("", "0")
+CHOSEN = "not system" if THOROUGH else "not system and not thorough"
 AT_ONCE = 3
 """Suites that run side by side at least: those of the orchestrators wait a good part of the time."""
 KEPT = (
@@ -59,7 +60,7 @@ class Suite:
     environment: str
     folders: tuple[str, ...]
     backends: tuple[str, ...] = ()
-    options: tuple[str, ...] = ("-m", "not system")
+    options: tuple[str, ...] = ("-m", CHOSEN)
 
 
 SUITES = (
@@ -68,14 +69,14 @@ SUITES = (
         "core",
         ("core", "simulation"),
         backends=BACKENDS,
-        options=("-m", "not system", "-n", "2", "--dist", "worksteal"),  # as many tests as all others together
+        options=("-m", CHOSEN, "-n", "2", "--dist", "worksteal"),  # as many tests as all others together
     ),
     Suite("airflow", "airflow", ("airflow_provider",)),
     Suite(
         "prefect",
         "prefect",
         ("prefect_integration",),
-        options=("-m", "not system", "-o", "asyncio_mode=auto"),
+        options=("-m", CHOSEN, "-o", "asyncio_mode=auto"),
     ),
     Suite("interop", "interop", ("interop",), backends=("local", "s3")),
 )
@@ -269,11 +270,15 @@ def report(outcomes: Sequence[Outcome], whole: bool) -> int:
         for name in outcome.skipped:
             print(f"Skipped: {outcome.name}: {name}")
     if whole:
-        marked = "pytest.mark.system"
-        files = [path for path in (ROOT / "tests").rglob("test_*.py") if marked in path.read_text()]
-        static = "" if THOROUGH else f"format, lint, types and layers (on demand: python3 tests/run.py {STATIC}); "
-        tests = f"the tier system ({len(files)} files hold tests of it; on demand: python3 tests/run.py system)"
-        print(f"Left out: {static}{tests}")
+        marked = len(files_with("system"))
+        left_out = [f"the tier system ({marked} files hold tests of it; on demand: python3 tests/run.py system)"]
+        if not THOROUGH:
+            left_out += [
+                f"format, lint, types and layers (on demand: python3 tests/run.py {STATIC})",
+                f"what is marked thorough in {len(files_with('thorough'))} files, and a part of what is much alike "
+                "(all of it: DATASHARD_THOROUGH=1)",
+            ]
+        print(f"Left out: {'; '.join(left_out)}")
     faults = [fault for outcome in outcomes for fault in outcome.faults]
     for fault in faults:
         print(f"Fault: {fault}")
@@ -282,6 +287,11 @@ def report(outcomes: Sequence[Outcome], whole: bool) -> int:
     skipped = sum(len(outcome.skipped) for outcome in outcomes)
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
     return 1 if failed or not passed else 0
+
+
+def files_with(marker: str) -> list[Path]:
+    """The files that hold tests of a marker."""
+    return [path for path in (ROOT / "tests").rglob("test_*.py") if f"pytest.mark.{marker}" in path.read_text()]
 
 
 def banner(text: str) -> str:

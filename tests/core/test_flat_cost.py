@@ -98,6 +98,7 @@ def _row(number: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fresh", [False, True], ids=["one process", "a process for each append"])
 def test_the_thousandth_append_costs_what_the_hundredth_did(fresh: bool) -> None:
     storage = CountingStorage(f"memory://flat-{fresh}")

@@ -23,7 +23,6 @@ from datashard_core import Schema, connect
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.fault_proxy import FaultProxy, Plan
 from datashard_core.testing.s3_server import S3Server
-from datashard_core.testing.thorough import THOROUGH
 
 SCHEMA = Schema(schema_id=1, fields=[{"id": 1, "name": "n", "type": "long", "required": True}])
 ROWS = [{"n": 10}, {"n": 11}]  # as in killed_writer.py
@@ -97,7 +96,7 @@ def fresh_table(warehouse: Warehouse) -> str:
 @pytest.mark.parametrize(
     ("number", "landing"),
     [
-        pytest.param(signal.SIGKILL, True, id="SIGKILL, the request lands"),
+        pytest.param(signal.SIGKILL, True, id="SIGKILL, the request lands", marks=pytest.mark.thorough),
         pytest.param(signal.SIGKILL, False, id="SIGKILL, the request is lost", marks=pytest.mark.system),
         pytest.param(signal.SIGTERM, True, id="SIGTERM, the request lands", marks=pytest.mark.system),
         pytest.param(signal.SIGTERM, False, id="SIGTERM, the request is lost", marks=pytest.mark.system),
@@ -112,7 +111,7 @@ def test_a_writer_may_die_at_any_request(
     warehouse = connect(config=s3_server.config(prefix))
     in_table, k = 0, 0
     while True:
-        k += 1 if THOROUGH else 2
+        k += 1
         name = fresh_table(warehouse)
         proxy.plan = Plan()
         writer = Writer(processes, s3_server, proxy, prefix, name)
@@ -150,6 +149,7 @@ def _die(writer: Writer, proxy: FaultProxy, k: int, number: signal.Signals, land
     return word
 
 
+@pytest.mark.thorough
 def test_an_interrupt_reaches_the_caller_at_once(processes: Any, s3_server: S3Server, proxy: FaultProxy) -> None:
     """Whichever request hangs, of the calling thread or of the pool, Ctrl-C does not wait for it."""
     prefix = f"interrupted-{os.urandom(6).hex()}"

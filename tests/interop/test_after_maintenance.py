@@ -54,6 +54,7 @@ def _all_read(warehouse: Warehouse, count: int, what: str) -> None:
         assert sorted((row["n"], row["text"]) for row in pickle.loads(done.stdout)) == expected, (reader, what)
 
 
+@pytest.mark.thorough
 def test_foreign_readers_read_a_table_after_each_kind_of_upkeep(
     any_warehouse: Warehouse, days_pass: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

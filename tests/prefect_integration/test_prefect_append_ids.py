@@ -565,7 +565,7 @@ def dask() -> Any:
     return DaskTaskRunner(cluster_kwargs=cluster)
 
 
-@pytest.mark.parametrize("runner", [process_pool, dask])
+@pytest.mark.parametrize("runner", [process_pool, pytest.param(dask, marks=pytest.mark.thorough)])
 def test_workers_elsewhere_use_the_task_run_and_say_so(
     runner: Callable[[], Any], block: DataShardBlock, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,11 +57,13 @@ def test_no_seed_violates_an_invariant_and_nothing_is_left_out(tmp_path: Path) -
     assert f"{SEEDS} seeds, {held['acknowledged']} acknowledged" in ended.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", FAILED_ONCE)
 def test_a_seed_that_failed_once_stays_mended(seed: int) -> None:
     assert run_seed(seed, mix_for(seed)).violations == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", DROPPED_ONCE)
 def test_a_table_is_dropped_and_made_again_while_writers_wait(seed: int) -> None:
     report = run_seed(seed, replace(mix_for(seed), drops=1))
@@ -105,6 +107,7 @@ def test_a_seed_replays_exactly() -> None:
     assert first.versions == second.versions > 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tooth", (*TEETH, *UPKEEP_TEETH, *MEMORY_TEETH), ids=lambda tooth: tooth.rule)
 def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
     with tooth.off():
