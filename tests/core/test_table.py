@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 import datashard_core as ds
+from datashard_core.commit import deferred
 from datashard_core.commit.version import version_key
 from datashard_core.storage.base import Storage
 from datashard_core.storage.memory import MemoryStorage
@@ -68,17 +69,22 @@ def test_an_append_id_appends_once(any_warehouse: Warehouse) -> None:
     assert table.refresh().count() == 42
 
 
-@pytest.fixture
-def nobody_s_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One in 64 deferred appends commits what is staged; here none does."""
-    monkeypatch.setattr("datashard_core.commit.deferred.ONE_IN", 2**64)
+def test_who_draws_the_lot_commits_what_is_staged(any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = any_warehouse.create_table("t", EVENTS)
+    table.append(ROWS, commit="deferred")
+    assert table.refresh().count() == 0
+    monkeypatch.setattr(deferred, "ONE_IN", 1)
+    table.append(ROWS, commit="deferred")
+    assert table.refresh().count() == 0, "a version within the last second: others commit often enough"
+    monkeypatch.setattr(deferred, "RECENT_MS", 0)
+    table.append(ROWS, commit="deferred")
+    assert table.refresh().count() == 6
 
 
-@pytest.mark.usefixtures("nobody_s_turn")
 def test_deferred_rows_are_there_after_a_flush_or_anybodys_commit(any_warehouse: Warehouse) -> None:
     table = any_warehouse.create_table("t", EVENTS)
-    deferred = table.append(ROWS, commit="deferred")
-    assert deferred.version is None
+    staged = table.append(ROWS, commit="deferred")
+    assert staged.version is None
     assert table.refresh().count() == 0
     any_warehouse.load_table("t").append([{"user_id": 9}])
     assert table.refresh().count() == 3
@@ -155,7 +161,6 @@ def test_a_dropped_table_is_gone_and_its_name_can_be_used_again(any_warehouse: W
     assert made_again.refresh().scan().to_records() == ROWS
 
 
-@pytest.mark.usefixtures("nobody_s_turn")
 def test_a_purge_leaves_nothing_but_version_names(any_warehouse: Warehouse, any_storage: Storage) -> None:
     table = any_warehouse.create_table("t", EVENTS)
     any_warehouse.create_table("t_export", EVENTS).append(ROWS)
