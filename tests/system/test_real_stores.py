@@ -20,7 +20,7 @@ from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.contract import CHECKS, Check
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stores]
 
 TRANSPORTS = tuple(choice for choice in get_args(TransportChoice) if choice != "auto")
 SCHEMA = ds.Schema(
