@@ -35,10 +35,10 @@ PREFECT = Distribution("prefect-datashard", "providers/prefect", "prefect_datash
 ALL = (CORE, AIRFLOW, PREFECT)
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command with nothing of the checkout in its environment; return what it printed."""
+def tried(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command with nothing of the checkout in its environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    done = subprocess.run(
+    return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         env={**kept, "AIRFLOW_HOME": str(cwd / "airflow-home"), "PREFECT_HOME": str(cwd / "prefect-home")},
@@ -47,6 +47,11 @@ def run(*command: str | Path, cwd: Path) -> str:
         text=True,
         check=False,
     )
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command that has to succeed, with nothing of the checkout in its environment; return what it printed."""
+    done = tried(*command, cwd=cwd)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -119,10 +124,12 @@ def installed(folder: Path, constraints: str, *wheels: str) -> Path:
     limits = ROOT / "constraints" / f"{constraints}.txt"
     if UV.exists():
         run(UV, "venv", "--quiet", "--python", sys.executable, python.parent.parent, cwd=folder)
-        run(UV, "pip", "install", "--quiet", "--python", python, "-c", limits, *wheels, cwd=folder)
-    else:
-        run(sys.executable, "-m", "venv", python.parent.parent, cwd=folder)
-        run(python, "-m", "pip", "install", "--quiet", "-c", limits, *wheels, cwd=folder)
+        done = tried(UV, "pip", "install", "--quiet", "--python", python, "-c", limits, *wheels, cwd=folder)
+        if done.returncode == 0:
+            return python
+    # As where the environments are made: an index whose certificate only pip trusts is out of uv's reach.
+    run(sys.executable, "-m", "venv", "--clear", python.parent.parent, cwd=folder)
+    run(python, "-m", "pip", "install", "--quiet", "-c", limits, *wheels, cwd=folder)
     return python
 
 
