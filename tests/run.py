@@ -5,8 +5,9 @@ which it makes first where it is missing; they run side by side, and each one's 
 is over. It says for each suite how many tests ran, and what was left out. The end is a line such as
 ``412 passed, 0 failed``; the exit code is 0 only if everything passed.
 
-With DATASHARD_REQUIRE_ALL=1 whatever could not run counts as a failure; with DATASHARD_THOROUGH=1 more
-examples and every place of a fault are tried, and the code is checked, too.
+With DATASHARD_REQUIRE_ALL=1 whatever could not run counts as a failure, and the suite of real stores, which
+needs Go, runs with the others; with DATASHARD_THOROUGH=1 more examples and every place of a fault are tried,
+and the code is checked, too.
 """
 
 from __future__ import annotations
@@ -80,10 +81,8 @@ SUITES = (
     ),
     Suite("interop", "interop", ("interop",), backends=("local", "s3")),
 )
-ON_DEMAND = (
-    Suite("system", "core", ("system", "core"), options=("-m", "system")),
-    Suite("stores", "core", ("system",), options=("-m", "stores")),  # the part of system that CI runs
-)
+SYSTEM = Suite("system", "core", ("system", "core"), options=("-m", "system"))
+STORES = Suite("stores", "core", ("system",), options=("-m", "stores"))  # a part of it
 STATIC = "static"
 
 
@@ -110,7 +109,7 @@ class Outcome:
 
 
 def main(arguments: Sequence[str]) -> int:
-    known = {suite.name: suite for suite in (*SUITES, *ON_DEMAND)}
+    known = {suite.name: suite for suite in (*SUITES, STORES, SYSTEM)}
     names = []
     rest = list(arguments)
     while rest and (rest[0] in known or rest[0] == STATIC):
@@ -119,7 +118,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"No suite is called {rest[0]!r}; there are {STATIC}, {', '.join(known)}.")
         return 2
     whole = not names and not rest
-    chosen = names or [*([STATIC] if THOROUGH else []), *(suite.name for suite in SUITES)]
+    more = [STATIC] * THOROUGH + [STORES.name] * required()
+    chosen = names or [*more, *(suite.name for suite in SUITES)]
     needed = {known[name].environment for name in chosen if name != STATIC}
     try:
         environments.prepare(sorted(needed | ({"core", "airflow", "prefect"} if STATIC in chosen else set())))
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     jobs = [
         Job(name, check_code if name == STATIC else partial(run_suite, known[name], rest))
-        for name in sorted(chosen, key=lambda name: name == STATIC)  # the longest first
+        for name in sorted(chosen, key=lambda name: name in (STATIC, STORES.name))  # the longest first
     ]
     outcomes: list[Outcome] = []
     try:
@@ -273,8 +273,10 @@ def report(outcomes: Sequence[Outcome], whole: bool) -> int:
         for name in outcome.skipped:
             print(f"Skipped: {outcome.name}: {name}")
     if whole:
-        marked = len(files_with("system"))
-        left_out = [f"the tier system ({marked} files hold tests of it; on demand: python3 tests/run.py system)"]
+        marked = set(files_with("system"))
+        if required():
+            marked -= set(files_with("stores"))
+        left_out = [f"the tier system ({len(marked)} files hold tests of it; on demand: python3 tests/run.py system)"]
         if not THOROUGH:
             left_out += [
                 f"format, lint, types and layers (on demand: python3 tests/run.py {STATIC})",

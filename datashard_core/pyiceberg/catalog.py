@@ -113,7 +113,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
         """Begin a table of the warehouse with the metadata of one that lies in its very folder."""
         name = self._name(identifier)
         if overwrite:
-            raise NotImplementedError("a registered table is not overwritten: drop it first")
+            raise NotImplementedError(f"{name} is not overwritten by register_table: drop it first, then register it")
         self._check_new(name)
         io = load_file_io(self.properties, metadata_location)
         metadata = FromInputFile.table_metadata(io.new_input(metadata_location))

@@ -125,7 +125,8 @@ def installed(folder: Path, constraints: str, *wheels: str) -> Path:
     if UV.exists():
         run(UV, "venv", "--quiet", "--python", sys.executable, python.parent.parent, cwd=folder)
         done = tried(UV, "pip", "install", "--quiet", "--python", python, "-c", limits, *wheels, cwd=folder)
-        if done.returncode == 0:
+        if "Failed to fetch" not in done.stderr:
+            assert done.returncode == 0, f"{wheels}\n{done.stderr}"
             return python
     # As where the environments are made: an index whose certificate only pip trusts is out of uv's reach.
     run(sys.executable, "-m", "venv", "--clear", python.parent.parent, cwd=folder)
