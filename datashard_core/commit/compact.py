@@ -17,11 +17,11 @@ from msgspec.structs import replace
 from datashard_core.commit.fresh import is_young
 from datashard_core.commit.live import known_after, learn_entries
 from datashard_core.commit.merge import FAN_IN, Entries, replaced, without_empty
-from datashard_core.commit.own_version import create, landed, newest, pause
+from datashard_core.commit.own_version import create, landed, pause
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.small_files import AFTER_APPEND, CALLED_FOR, chosen, rewritten, rows_of
-from datashard_core.commit.state import Seen, Target, is_hot, manifests_of
+from datashard_core.commit.state import Seen, Target, is_hot, manifests_of, newest
 from datashard_core.commit.totals import totals_of
 from datashard_core.commit.updates import NewManifest, NewSnapshot, NextVersion, next_version
 from datashard_core.errors import UnsupportedTableError

@@ -9,12 +9,11 @@ from datashard_core.commit.group import LASTING
 from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.lead import finish
 from datashard_core.commit.line import body_of
-from datashard_core.commit.lookup import look_up, recall
+from datashard_core.commit.lookup import Remembered, look_up, recall
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.nodes import REFUSED_EARLIER
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.staging import (
-    OTHER_TABLE,
     PREFIX,
     StagedName,
     UnreadableBodyError,
@@ -22,7 +21,7 @@ from datashard_core.commit.staging import (
     encode_body,
     parse_listed,
 )
-from datashard_core.commit.state import Append, Committed, Seen, Target, settle
+from datashard_core.commit.state import Append, Committed, Seen, Target, newest, on_newest, settle
 from datashard_core.commit.verdict import Result, conflict, refusal_of, unknown
 from datashard_core.errors import (
     AppendRefusedError,
@@ -88,10 +87,12 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
     """
     state = seen
     if item.base is None or item.digest:  # a caller's id
-        found = yield from find_current(target.root, seen.body)
-        state = settle(found, seen, target)
         above = -1 if item.base is None else item.base
-        told = yield from recall(frozenset({item.id}), state.body, above=above, bodies={}, history=target.history)
+
+        def asked(newest: Seen) -> Steps[Remembered]:
+            return recall(frozenset({item.id}), newest.body, above=above, bodies={}, history=target.history)
+
+        state, told = yield from on_newest(target, seen, asked)
         word = told.words.get(item.id)
         if word is None and item.base is not None and item.base < told.since - 1:
             return unknown(target, item, item.base, ForgottenError(told.since, target.root)), state
@@ -102,6 +103,7 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
                 return conflict(target, item, word), state
             return Committed(word.version, None, already_appended=True), state
     base = state.body.version if item.base is None else min(item.base, state.body.version)
+    base = max(base, state.body.first)  # a caller's base may be one of an earlier table of this name
     nonce: str = yield from ask(Unique())
     name = StagedName(base, "d", item.id, nonce)
     outcomes = yield (Put(name.key, encode_body(body_of(item, state))),)
@@ -206,9 +208,8 @@ def _commit_left(backlog: _Backlog) -> Steps[bool]:
     if backlog.left is None:
         # Before the version is read: what was carried and deleted since is in a version that is read then.
         backlog.left = set((yield from staged_names()))
-    found = yield from find_current(target.root, seen.body if seen is not None else None)
-    backlog.state = settle(found, seen, target)
-    yield from _strike_named(backlog, backlog.left, backlog.state)
+    names = backlog.left
+    backlog.state, _ = yield from on_newest(target, seen, lambda state: _strike_named(backlog, names, state))
     if not backlog.left:
         return True
     _check(backlog, (yield from ask(Now())))
@@ -219,7 +220,7 @@ def _commit_left(backlog: _Backlog) -> Steps[bool]:
         # Their bodies were not to be had: gone (so named in a newer version), or not just now.
         backlog.left &= set((yield from staged_names()))
         if not backlog.left:  # what is shown has to be as new as what took them
-            backlog.state = settle((yield from find_current(target.root, backlog.state.body)), backlog.state, target)
+            backlog.state = yield from newest(target, backlog.state)
         yield from ask(Sleep(PAUSE if backlog.left else 0.0))
     return False
 
@@ -237,7 +238,8 @@ def staged_names() -> Steps[list[StagedName]]:
 
 
 def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Steps[None]:
-    """Take out of ``left`` what a version after its base names, and note what is refused."""
+    """Take out of ``left`` what a version after its base names or whose table is no more; note what is refused."""
+    left -= {name for name in left if name.base < state.body.first}
     below = [name.base for name in left if name.base < state.body.version]
     if not below:
         return
@@ -257,8 +259,7 @@ def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Step
             reason = word.record.reason
             if reason == REFUSED_EARLIER:
                 reason = yield from _reason_of(backlog.target, name)
-            if reason != OTHER_TABLE:
-                backlog.refused[name.id] = reason
+            backlog.refused[name.id] = reason
 
 
 def _words(target: Target, left: set[StagedName], state: Seen, above: int) -> Steps[dict[str, Named]]:
@@ -267,10 +268,7 @@ def _words(target: Target, left: set[StagedName], state: Seen, above: int) -> St
 
 
 def _reason_of(target: Target, name: StagedName) -> Steps[str]:
-    """Why a version that only an id node tells of refused an append: what lies there may still show it.
-
-    Appends to a table that was dropped and made again since are no concern of who flushes this one.
-    """
+    """Why a version that only an id node tells of refused an append: what lies there may still show it."""
     outcomes = yield (Get(name.key),)
     if not isinstance(outcomes[0], StorageError):
         try:

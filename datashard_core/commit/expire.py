@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from datashard_core.commit.own_version import create, landed, newest, pause
+from datashard_core.commit.own_version import create, landed, pause
 from datashard_core.commit.settings import settings_of
-from datashard_core.commit.state import Seen, Target
+from datashard_core.commit.state import Seen, Target, newest
 from datashard_core.commit.updates import next_version
 from datashard_core.storage.requests import Now, Steps, Unique, each
 

@@ -70,7 +70,7 @@ def judge_listed(
 ) -> Steps[Judged]:
     """Base rule and delete rule over a listing, reading what of the history they need."""
     known, said = yield from said_of(target, body, listed)
-    return judge(known, said, body.version, frozenset(own))
+    return judge(known, said, body.version, frozenset(own), body.first)
 
 
 def said_of(

@@ -13,7 +13,7 @@ from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import Found, find_current, move_hint, read_next
 from datashard_core.commit.staging import StagedName
-from datashard_core.commit.state import Append, Committed, Seen, Target, read_version, settle
+from datashard_core.commit.state import Append, Committed, Seen, Target, newest, read_version, settle
 from datashard_core.commit.verdict import Result, conflict, refusal_of
 from datashard_core.commit.version import VersionBody
 from datashard_core.errors import CommitTimeoutError, CorruptTableError, DataShardError, StorageError, StorageReason
@@ -72,8 +72,8 @@ def read_on(group: Group, *, whole: bool = True) -> Steps[bool]:
     found = yield from (find_current if whole else read_next)(group.target.root, state.body)
     if found is None or found.newest.version == state.body.version:
         return False
-    if found.newest.state == "table":
-        settle(found, state, group.target)  # the history of a table made again says nothing of ours
+    if found.newest.state == "table" or found.newest.uuid != group.target.uuid:
+        settle(found, state, group.target)  # the history of a table made again says nothing of ours, nor its end
     try:
         words = yield from look_up(
             frozenset(group.waiting),
@@ -83,8 +83,11 @@ def read_on(group: Group, *, whole: bool = True) -> Steps[bool]:
             history=group.target.history,
         )
     except CorruptTableError:
-        settle(found, state, group.target)  # a purge may have taken the history of a dropped table
-        raise
+        # A purge may have taken the history of a dropped table, tombstones that of a version long past.
+        newer = yield from newest(group.target, settle(found, state, group.target))
+        if newer.body.version == found.newest.version:
+            raise
+        return (yield from read_on(group))
     yield from finish_named(group, words, found, before=False)
     group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
     if group.waiting or found.newest.state == "table":

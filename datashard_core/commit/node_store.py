@@ -124,7 +124,7 @@ def make_node(
 
     Args:
         name: the node.
-        near: a version at or after ``name.until`` - 1, which may tell some of its names.
+        near: a version, which may tell some of its names.
         history: whose.
         most: bytes above which it is not made, and its parts are not read; None: it is made however large.
 
@@ -132,10 +132,15 @@ def make_node(
         What it holds; None if it, or a part that is missing too, would be too large.
 
     Raises:
-        NodeLostError: versions that it could be made from are tombstones.
+        NodeLostError: versions that it could be made from are tombstones, or later than the one given.
     """
     if name.until <= near.first:
         return Made((), 0)
+    if name.until > near.version + 1:
+        raise NodeLostError(
+            f"{history.root}/{name.key} is missing, and version {near.version} is too old to make it: load the table "
+            "again."
+        )
     parts = [part for part in name.parts if part.until > near.first]
     opened = yield from open_nodes(parts, history)
     if _is_more(sum(node.count for node in opened if node is not None), most):

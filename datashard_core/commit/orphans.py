@@ -17,10 +17,10 @@ from msgspec import Struct
 
 from datashard_core.commit.deferred import staged_names
 from datashard_core.commit.lifecycle import list_all
-from datashard_core.commit.own_version import create, landed, newest, pause
+from datashard_core.commit.own_version import create, landed, pause
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.staging import UnreadableBodyError, described_files
-from datashard_core.commit.state import Seen, Target
+from datashard_core.commit.state import Seen, Target, newest
 from datashard_core.commit.updates import next_version
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import CorruptTableError, UnsupportedTableError

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from datashard_core.commit.lookup import recall
 from datashard_core.commit.node_store import upkeep
-from datashard_core.commit.pointer import find_current, move_hint
-from datashard_core.commit.state import Seen, Target, settle
+from datashard_core.commit.pointer import move_hint
+from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.updates import NextVersion
 from datashard_core.commit.version import version_key
 from datashard_core.errors import CommitTimeoutError
@@ -15,16 +15,6 @@ from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedE
 from datashard_core.storage.requests import Now, PutIfAbsent, Random, Request, Sleep, Steps, ask, each, together, value
 
 LONGEST_PAUSE = 0.5
-
-
-def newest(target: Target, seen: Seen | None) -> Steps[Seen]:
-    """The newest version.
-
-    Raises:
-        NoSuchTableError: the table was dropped.
-    """
-    found = yield from find_current(target.root, seen.body if seen is not None else None)
-    return settle(found, seen, target)
 
 
 def create(

@@ -26,7 +26,7 @@ from datashard_core.commit.line import first_page, stage, turn_in_line
 from datashard_core.commit.lookup import Remembered, recall
 from datashard_core.commit.pointer import Found, find_current
 from datashard_core.commit.staging import StagedName, parse_listed
-from datashard_core.commit.state import Append, Committed, Seen, Target, is_hot, settle
+from datashard_core.commit.state import Append, Committed, Seen, Target, is_hot, newest, settle
 from datashard_core.commit.verdict import Result, unknown
 from datashard_core.errors import (
     ConfigurationError,
@@ -149,7 +149,14 @@ def _arrive(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
         _words_early(group, seen),
     )
     state = settle(found, seen, group.target)
-    yield from _enter(group, state, found, seen if words is not None else None, words)
+    try:
+        yield from _enter(group, state, found, seen if words is not None else None, words)
+    except CorruptTableError:
+        # Damaged is what is so in the newest version: the table may have been dropped and purged meanwhile.
+        newer = yield from newest(group.target, state)
+        if newer.body.version == state.body.version:
+            raise
+        return (yield from _arrive(group, newer))
     return parse_listed(page)
 
 
@@ -188,12 +195,12 @@ def _enter(
         earlier: a version that the ids were looked up to already.
         words: and what was found.
     """
-    newest = state.body.version
+    version = state.body.version
     group.state = state
     for own, item in list(group.waiting.items()):
-        if item.base is not None and item.base > newest:
+        if item.base is not None and item.base > version:
             group.results[own] = ConfigurationError(
-                f"table {group.target.name}: base={item.base} is above the newest version, {newest}. Pass the base "
+                f"table {group.target.name}: base={item.base} is above the newest version, {version}. Pass the base "
                 "that CommitStateUnknownError carried, or none."
             )
             del group.waiting[own]
@@ -206,7 +213,7 @@ def _enter(
             # A caller's second try, so late that nobody remembers the first one.
             group.results[own] = unknown(group.target, item, item.base, ForgottenError(told.since, group.target.root))
             del group.waiting[own]
-    group.bases = dict.fromkeys(group.waiting, newest)
+    group.bases = dict.fromkeys(group.waiting, version)
 
 
 def _try(group: Group, listed: Sequence[StagedName], draft: Beside[Draft] | None = None) -> Steps[None]:

@@ -17,9 +17,8 @@ from datashard_core.commit.deferred import staged_names
 from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.pointer import find_current
 from datashard_core.commit.staging import StagedBody, StagedName, UnreadableBodyError, decode_body, judge
-from datashard_core.commit.state import Seen, Target, settle
+from datashard_core.commit.state import Seen, Target, newest
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.projection import project
@@ -58,16 +57,24 @@ def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
     """
     for _ in range(TRIES):
         names = yield from staged_names()
-        seen = yield from _newest(target, seen)
+        seen = yield from newest(target, seen)
         bodies: dict[StagedName, StagedBody | None] = {}
         while True:
             # A body that cannot be shown gives way to another of the same id.
-            left = yield from _unnamed(target, seen, [name for name in names if bodies.get(name, name) is not None])
+            wanted = [name for name in names if bodies.get(name, name) is not None]
+            try:
+                left = yield from _unnamed(target, seen, wanted)
+            except CorruptTableError:
+                newer = yield from newest(target, seen)
+                if newer.body.version == seen.body.version:
+                    raise
+                seen = newer  # the other was purged, or is long past
+                continue
             if all(name in bodies for name in left):
                 return _shown(seen, [body for name in left if (body := bodies[name]) is not None], target)
             if not (yield from _read(target, seen, [name for name in left if name not in bodies], bodies)):
                 continue
-            newer = yield from _newest(target, seen)
+            newer = yield from newest(target, seen)
             if newer.body.version == seen.body.version:
                 break  # gone, and no version names it: the listing was stale, or somebody cleans up
             seen = newer
@@ -76,11 +83,6 @@ def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
         "If something deletes objects below _datashard/staging, stop it; else scan again.",
         key=target.root,
     )
-
-
-def _newest(target: Target, seen: Seen | None) -> Steps[Seen]:
-    found = yield from find_current(target.root, seen.body if seen is not None else None)
-    return settle(found, seen, target)
 
 
 def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[tuple[StagedName, ...]]:
@@ -95,7 +97,7 @@ def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[t
         log.warning("table %s: staged appends of before version %d are not shown: %s", target.name, error.until, error)
         below = [name for name in below if name.base >= error.until - 1]
         said = yield from _said(target, seen, below)
-    return judge(below, said, seen.body.version, frozenset()).allowed
+    return judge(below, said, seen.body.version, frozenset(), seen.body.first).allowed
 
 
 def _said(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[dict[str, Named]]:

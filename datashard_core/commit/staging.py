@@ -34,9 +34,6 @@ HEADER = b"datashard.staged"
 MAX_BODY_BYTES = 16 * 2**20
 """Rows above this many bytes are written as data files, and the body describes them."""
 
-OTHER_TABLE = "the staged body is meant for another table of this name"
-"""Why a body is refused that a dropped table left behind: nobody who uses this table waits for it."""
-
 Kind = Literal["w", "d"]
 _NAME = re.compile(rf"{PREFIX}(\d{{20}})-([wd])-([0-9a-f]{{32}})-([0-9a-f]{{32}})")
 
@@ -154,7 +151,7 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str) -> StagedBody:
     if header.get("format") != FORMAT:
         raise UnreadableBodyError(f"the staged body has format {header.get('format')!r}")
     if body.table != table_uuid:
-        raise UnreadableBodyError(OTHER_TABLE)
+        raise UnreadableBodyError("the staged body is meant for another table of this name")
     if id_digest(body.append_id) != name.id:
         raise UnreadableBodyError("the staged body holds another append id than its name")
     return body
@@ -204,7 +201,8 @@ class Judged(Struct, frozen=True):
 
     Attributes:
         allowed: one name for each id that may be committed on this version, oldest base first.
-        spent: names that a version after their own base names: deletable by anyone.
+        spent: names that a version after their own base names, or of a table that was dropped since:
+            deletable by anyone.
         others: for an id with several allowed names, those after the first: they count only where the
             body of the first turns out to be bad.
     """
@@ -214,7 +212,9 @@ class Judged(Struct, frozen=True):
     others: Mapping[str, tuple[StagedName, ...]] = {}
 
 
-def judge(listed: Iterable[StagedName], said: Mapping[str, Named], version: int, own: frozenset[str]) -> Judged:
+def judge(
+    listed: Iterable[StagedName], said: Mapping[str, Named], version: int, own: frozenset[str], first: int = 0
+) -> Judged:
     """The base rule and the delete rule, over one listing.
 
     Args:
@@ -223,6 +223,8 @@ def judge(listed: Iterable[StagedName], said: Mapping[str, Named], version: int,
             lowest base listed.
         version: the version that is about to be built on.
         own: ids that the committer carries itself: left out, their rows come from memory.
+        first: the version that created the table. What has a base before it was staged for a table of
+            this name that a version in between ended: nobody can commit it, and its id is free here.
 
     A name is allowed if no version in (base, version] names its id, and its base is not above the
     version; it is spent if one does. One body counts for each id: two are copies of the same rows
@@ -234,7 +236,7 @@ def judge(listed: Iterable[StagedName], said: Mapping[str, Named], version: int,
         if name.base > version:
             continue  # its owner has seen more than we have: never guessed at
         word = said.get(name.id)
-        if word is not None and name.base < word.version <= version:
+        if name.base < first or (word is not None and name.base < word.version <= version):
             spent.append(name)
         elif name.id not in own:
             allowed.setdefault(name.id, []).append(name)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.commit.merge import NOTHING_KNOWN, Known
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.pointer import Found, Hint
+from datashard_core.commit.pointer import Found, Hint, find_current
 from datashard_core.commit.version import VersionBody, parse_version, version_key
-from datashard_core.errors import NoSuchTableError
+from datashard_core.errors import CorruptTableError, NoSuchTableError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.manifest import ManifestFile, decode_manifest_list
 from datashard_core.format.schema import Schema
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HOT_MS = 3000
+
+Answer = TypeVar("Answer")
 
 
 class Seen(Struct, frozen=True):
@@ -129,6 +132,41 @@ def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
     if seen is None:
         return Seen(newest, None, found.hint)
     return Seen(newest, None, found.hint or seen.hint, seen.known, seen.contested)
+
+
+def newest(target: Target, seen: Seen | None) -> Steps[Seen]:
+    """The newest version.
+
+    Raises:
+        NoSuchTableError: the table was dropped.
+    """
+    found = yield from find_current(target.root, seen.body if seen is not None else None)
+    return settle(found, seen, target)
+
+
+def on_newest(target: Target, seen: Seen | None, look: Callable[[Seen], Steps[Answer]]) -> Steps[tuple[Seen, Answer]]:
+    """Look at something on the newest version: what is found damaged there counts if that is still the newest.
+
+    Between the two, the table can be dropped and purged, and versions become tombstones under a sleeper.
+
+    Args:
+        target: the table.
+        seen: the newest version known.
+        look: what is done with the newest one.
+
+    Raises:
+        CorruptTableError: it is damaged.
+        NoSuchTableError: the table was dropped.
+    """
+    state = yield from newest(target, seen)
+    while True:
+        try:
+            return state, (yield from look(state))
+        except CorruptTableError:
+            newer = yield from newest(target, state)
+            if newer.body.version == state.body.version:
+                raise
+            state = newer
 
 
 def is_hot(body: VersionBody, now_ms: int) -> bool:

@@ -69,6 +69,13 @@ class VersionBody(Struct, frozen=True):
         return self.metadata
 
     @property
+    def uuid(self) -> str:
+        """Identity of the table that the version is of, or that it ended; empty where the body does not tell."""
+        if self.metadata is not None:
+            return self.metadata.table_uuid
+        return self.names.table if self.names is not None else ""
+
+    @property
     def first(self) -> int:
         """Version that created this table, as far as is known; else 0."""
         return self.names.first if self.names is not None else self.origin or 0

@@ -29,6 +29,7 @@ from datashard_core.commit import (
 from datashard_core.commit.history import TombstoneMetError
 from datashard_core.commit.names import CommitNames, Record
 from datashard_core.commit.pointer import Found, find_current
+from datashard_core.commit.state import newest as real_newest
 from datashard_core.commit.state import settle
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo
@@ -41,7 +42,7 @@ from datashard_core.testing.simulation import START_MS
 def version_before_listing() -> Iterator[None]:
     """A reader of staged rows reads the version first, and lists afterwards."""
     read: list[Found] = []
-    real_names, real_newest = deferred.staged_names, staged_read._newest
+    real_names = deferred.staged_names
 
     def staged_names() -> Steps[Any]:
         found = yield from find_current(ROOT)
@@ -56,7 +57,7 @@ def version_before_listing() -> Iterator[None]:
 
     with (
         mock.patch.object(staged_read, "staged_names", staged_names),
-        mock.patch.object(staged_read, "_newest", newest),
+        mock.patch.object(staged_read, "newest", newest),
     ):
         yield
 

@@ -51,6 +51,13 @@ def test_an_append_is_allowed_only_if_nothing_after_its_base_names_it() -> None:
     assert judge([name], refused_after, 9, frozenset()).spent == (name,)
 
 
+def test_what_was_staged_for_an_earlier_table_of_the_name_is_spent() -> None:
+    old, new = staged(4, "a", 1), staged(5, "a", 2)
+    verdict = judge([old, new], {}, 9, frozenset(), first=5)
+    assert (verdict.allowed, verdict.spent, verdict.others) == ((new,), (old,), {})
+    assert judge([old], {}, 9, frozenset({old.id}), first=5).spent == (old,)
+
+
 def test_a_base_above_the_version_is_left_alone() -> None:
     verdict = judge([staged(10)], {}, 9, frozenset())
     assert (verdict.allowed, verdict.spent) == ((), ())
