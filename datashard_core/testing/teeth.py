@@ -43,7 +43,7 @@ class Tooth:
 def _no_base_rule() -> Iterator[None]:
     """Whatever is listed is committed, named or not."""
 
-    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str]) -> Judged:
+    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int) -> Judged:
         first: dict[str, StagedName] = {}
         for name in sorted(listed):
             if name.base <= version and name.id not in own:
@@ -111,11 +111,11 @@ def _many_bodies_for_one_id() -> Iterator[None]:
 
     real = staging.judge
 
-    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str]) -> Judged:
+    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int) -> Judged:
         allowed: list[StagedName] = []
         spent: list[StagedName] = []
         for name in sorted(listed):
-            one = real([name], said, version, own)
+            one = real([name], said, version, own, table_first)
             allowed += one.allowed
             spent += one.spent
         return Judged(tuple(allowed), tuple(spent))

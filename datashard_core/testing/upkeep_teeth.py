@@ -119,6 +119,8 @@ _BUSY = Mix(
 )  # fmt: skip
 _QUIET = replace(_BUSY, writers=3, think=3.0, handed_in=0.0, twins=0.0, deferred=0.0, grace=2.0, keepers=12)
 """Where nobody commits while one sleeps, only the fence takes the name that it wants to create."""
+_OFTEN_AGAIN = replace(_BUSY, appends=10, handed_in=1.0, twins=0.9, late=30.0, runs_again=24)
+"""Who runs an append again a while later asks for its id where tombstones are by then."""
 _SLEEPY = Faults(suspend=0.05, suspend_seconds=120.0)
 
 UPKEEP_TEETH = (
@@ -129,7 +131,7 @@ UPKEEP_TEETH = (
     ),
     Tooth(
         "a tombstone names what the nodes say",
-        replace(_BUSY, handed_in=1.0, twins=0.9, block=4, faults=Faults(suspend=0.03, suspend_seconds=60.0)),
+        replace(_OFTEN_AGAIN, block=4, faults=Faults(suspend=0.06, suspend_seconds=60.0)),
         _tombstones_name_nothing,
     ),
     Tooth("the fence", replace(_QUIET, faults=Faults(suspend=0.1, suspend_seconds=20.0)), _no_fence),

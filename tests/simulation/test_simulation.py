@@ -29,7 +29,7 @@ PLAIN = Mix(
 )
 """Writers that append and do nothing else, and nothing goes wrong."""
 
-FAILED_ONCE: tuple[int, ...] = (67, 71, 166, 170, 172, 224, 248, 5090)
+FAILED_ONCE: tuple[int, ...] = (67, 71, 166, 170, 172, 224, 248, 3499, 5090, 11558, 24418)
 """Seeds that once showed a violation: of the protocol, or of the harness itself."""
 
 DROPPED_ONCE = (63, 135, 187, 746, 747)
