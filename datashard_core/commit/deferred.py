@@ -46,8 +46,11 @@ from datashard_core.storage.requests import (
     value,
 )
 
-ONE_IN = 64
-"""One of so many deferred appends commits what is staged, so the backlog stays bounded."""
+ONE_IN = 128
+"""One of so many deferred appends commits what is staged, so the backlog stays bounded.
+
+A commit makes five PUTs and a listing, so at half the number it would cost what every twelfth append does.
+"""
 
 MUCH = 256
 """Staged appends that are committed however recent the newest version is."""

@@ -18,18 +18,24 @@ if TYPE_CHECKING:
     from datashard_core.storage.base import Storage, StoredObject
 
 
-def ahead(storage: Storage) -> Storage:
-    """The storage of a table that is about to be opened, its first reads under way if they save time."""
+def ahead(storage: Storage, *, hinted: bool = False) -> Storage:
+    """The storage of a table that is about to be opened, its first reads under way if they save time.
+
+    Args:
+        storage: where the table is.
+        hinted: the version that the hint names is all that is wanted.
+    """
     if "datashard_core.table.table" in sys.modules:
         return storage  # all that is needed is imported: the reads are sent as soon without this
-    return cast("Storage", _Ahead(storage))
+    return cast("Storage", _Ahead(storage, following=0 if hinted else 1))
 
 
 class _Ahead:
     """A storage, of which some objects were asked for already: each of those answers is given once."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, following: int) -> None:
         self._storage = storage
+        self._following = following
         self._sent: dict[str, Future[StoredObject]] = {}
         self._sent[HINT_KEY] = shared_pool().submit(self._read_hint)
 
@@ -37,7 +43,7 @@ class _Ahead:
         hint = self._storage.get(HINT_KEY)
         number = hint.body.strip()
         if number.isdigit():
-            for version in (int(number), int(number) + 1):
+            for version in range(int(number), int(number) + 1 + self._following):
                 key = version_key(version)
                 self._sent[key] = shared_pool().submit(self._storage.get, key)
         return hint

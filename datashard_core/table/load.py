@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
+from typing import TypeVar
 
 from msgspec.structs import replace
 
 from datashard_core.clock import Clock
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.pointer import find_current
+from datashard_core.commit.pointer import find_current, find_hinted
 from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.errors import DataShardError
 from datashard_core.format.manifest import decode_manifest_list
@@ -19,9 +22,11 @@ from datashard_core.storage.cache import immutable
 from datashard_core.storage.driver import run, run_beside
 from datashard_core.storage.requests import Get, Steps
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-NEEDED = ("fastavro", "pyarrow._parquet", "datashard_core.table.table")
+NEEDED_TO_DEFER = ("pyarrow", "datashard_core.table.table")
+NEEDED = ("fastavro", "pyarrow._parquet", *NEEDED_TO_DEFER)
 """What takes a new process as long to import as the store takes for two answers."""
 
 
@@ -38,10 +43,7 @@ def load(storage: Storage, name: str, clock: Clock) -> Seen:
         StorageError: the store failed.
     """
     steps = _read(Target(storage.root, name, ""))
-    if all(module in sys.modules for module in NEEDED):
-        seen, listed = run(steps, storage, clock)
-    else:
-        seen, listed = run_beside(_import_needed, steps, storage, clock)
+    seen, listed = _run_beside_imports(steps, NEEDED, storage, clock)
     snapshot = seen.body.table.current_snapshot
     if snapshot is None:
         return replace(seen, manifests=())
@@ -55,6 +57,23 @@ def load(storage: Storage, name: str, clock: Clock) -> Seen:
         return seen
     immutable.keep(storage, key_of(snapshot.manifest_list, seen.body.table.location, storage.root), listed.body)
     return replace(seen, manifests=manifests)
+
+
+def load_to_defer(storage: Storage, name: str, clock: Clock) -> Seen:
+    """A recent version of a table, for rows that are only to be staged: nothing else is read.
+
+    Args, raises: as :func:`load`.
+    """
+    target = Target(storage.root, name, "")
+    return settle(_run_beside_imports(find_hinted(target.root), NEEDED_TO_DEFER, storage, clock), None, target)
+
+
+def _run_beside_imports(steps: Steps[T], needed: Sequence[str], storage: Storage, clock: Clock) -> T:
+    """Do requests, and import meanwhile what their answers are used with."""
+    missing = [module for module in needed if module not in sys.modules]
+    if not missing:
+        return run(steps, storage, clock)
+    return run_beside(partial(_import_all, missing), steps, storage, clock)
 
 
 def _read(target: Target) -> Steps[tuple[Seen, StoredObject | DataShardError | None]]:
@@ -72,6 +91,6 @@ def _read(target: Target) -> Steps[tuple[Seen, StoredObject | DataShardError | N
     return seen, outcomes[0]
 
 
-def _import_needed() -> None:
-    for module in NEEDED:
+def _import_all(modules: Sequence[str]) -> None:
+    for module in modules:
         import_module(module)

@@ -38,7 +38,7 @@ class Mix:
         large: share of appends that are finished data files, of which a description is staged.
         grouped: share of calls that commit the appends of several threads together.
         fresh: share of appends that begin without a known version, as a new process would.
-        backlogs: share of deferred appends whose turn it is to commit what is staged (some one in 64 have it anyway).
+        backlogs: share of deferred appends whose turn it is to commit what is staged (some one in 128 have it anyway).
         flushes: share of calls after which the writer flushes.
         give_up: seconds after which a writer stops waiting.
         foreign: processes of another engine, each committing a few versions.

@@ -15,7 +15,7 @@ from typing import Any
 from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.lifecycle import create
 from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.pointer import Found, find_current
+from datashard_core.commit.pointer import Found, find_current, find_hinted
 from datashard_core.commit.protocol import append
 from datashard_core.commit.staged_read import read_with_staged
 from datashard_core.commit.state import Append, Committed, Seen, Target
@@ -113,12 +113,15 @@ class Scenario:
             count = 3 if choices.random() < mix.grouped else 1
             tags = [f"{number}/{turn}" + (f"+{index}" if index else "") for index in range(count)]
             handed_in = choices.random() < mix.handed_in
-            if choices.random() < mix.fresh:
+            fresh = choices.random() < mix.fresh
+            if fresh:
                 seen = yield from self.loaded()
             if handed_in and choices.random() < mix.twins:
                 self.launch(self._twin(tags[:1], choices.expovariate(1.0 / mix.late)), f"twin of {tags[0]}")
             self.under_way[name] = tuple(tags) if handed_in else ()
             if choices.random() < mix.deferred:
+                if fresh and not handed_in:
+                    seen = yield from self.loaded(find_hinted)
                 seen = yield from self._defer(tags[0], handed_in, seen, choices)
             else:
                 large = choices.random() < mix.large
@@ -126,11 +129,11 @@ class Scenario:
             if choices.random() < mix.flushes:
                 seen = yield from self._flush(seen)
 
-    def loaded(self) -> Steps[Seen]:
+    def loaded(self, find: Callable[[str], Steps[Found | None]] = find_current) -> Steps[Seen]:
         """Open the table as a new process does, patiently."""
         while True:
             try:
-                found = yield from find_current(ROOT)
+                found = yield from find(ROOT)
             except DataShardError:
                 found = None
             if found is not None and found.newest.state == "table":

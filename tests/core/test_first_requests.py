@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 import datashard_core as ds
-from datashard_core.errors import TableExistsError
+from datashard_core.errors import NoSuchTableError, TableExistsError
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, StoredObject, Version
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.ahead import ahead
@@ -166,3 +167,67 @@ def test_a_hint_that_leads_nowhere_is_found_out_as_always(storage: Watched, hint
 
 def test_a_process_that_is_warm_asks_for_nothing_ahead(storage: Watched) -> None:
     assert ahead(storage) is storage
+
+
+def test_who_only_defers_asks_for_the_hint_and_one_version(storage: Watched) -> None:
+    warehouse = Warehouse(storage)
+    warehouse.create_table("t", SCHEMA).append([{"n": 1}])
+    storage.asked.clear()
+    table = warehouse.load_table("t", to_defer=True)
+    table.append([{"n": 2}], commit="deferred")
+    assert storage.asked == [f"get t/{HINT}", "get t/metadata/v1.metadata.json"]
+    assert warehouse.load_table("t").flush().scan().to_records() == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_who_only_defers_sends_two_reads_ahead(storage: Watched) -> None:
+    warehouse = Warehouse(storage)
+    warehouse.create_table("t", SCHEMA).append([{"n": 1}])
+    storage.asked.clear()
+    assert ahead(storage.at("t"), hinted=True).get(HINT).body == b"1"
+    assert ahead(storage.at("t"), hinted=True).get("metadata/v1.metadata.json")
+    assert "get t/metadata/v2.metadata.json" not in storage.asked
+
+
+def test_a_table_opened_to_defer_goes_on_from_the_newest_version(storage: Watched) -> None:
+    warehouse = Warehouse(storage)
+    made = warehouse.create_table("t", SCHEMA)
+    made.append([{"n": 1}])
+    made.append([{"n": 2}])
+    storage.at("t").put(HINT, b"1")  # as if its committer had been killed before moving it
+    table = warehouse.load_table("t", to_defer=True)
+    assert (table.version, table.count()) == (1, 1)
+    assert table.append([{"n": 3}]).version == 3
+    assert table.scan().to_records() == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_a_callers_id_is_looked_up_beyond_a_hint_that_lags(storage: Watched) -> None:
+    warehouse = Warehouse(storage)
+    made = warehouse.create_table("t", SCHEMA)
+    made.append([{"n": 1}])
+    made.append([{"n": 2}], append_id="a")
+    storage.at("t").put(HINT, b"1")
+    table = warehouse.load_table("t", to_defer=True)
+    assert table.append([{"n": 2}], append_id="a", commit="deferred").version == 2
+    assert warehouse.load_table("t").flush().count() == 2
+
+
+def test_a_hint_is_not_relied_on_where_it_names_an_old_version_or_no_table(moved_clock: Any) -> None:
+    warehouse = Warehouse(MemoryStorage("memory://w"))
+    made = warehouse.create_table("t", SCHEMA, properties={"datashard.append-id.retention": "3600000"})
+    made.append([{"n": 1}])
+    made.append([{"n": 2}])
+    stored = warehouse._storage.at("t")
+    stored.put(HINT, b"1")
+    assert warehouse.load_table("t", to_defer=True).version == 1
+    moved_clock.ahead = 121.0  # a thirtieth of an hour is two minutes
+    assert warehouse.load_table("t", to_defer=True).version == 2
+    warehouse.drop_table("t")
+    with pytest.raises(NoSuchTableError, match="dropped in version 3"):
+        warehouse.load_table("t", to_defer=True)
+    stored.put(HINT, b"3")
+    with pytest.raises(NoSuchTableError, match="dropped in version 3"):
+        warehouse.load_table("t", to_defer=True)
+    warehouse.create_table("t", SCHEMA)
+    stored.put(HINT, b"3")
+    assert warehouse.load_table("t", to_defer=True).version == 4

@@ -220,16 +220,17 @@ class DataShardBlock(Block):
         """
         return shared_warehouse(self.get_config())
 
-    def load_table(self, name: str) -> Table:
+    def load_table(self, name: str, *, to_defer: bool = False) -> Table:
         """Open a table at its newest version.
 
         Args:
             name: ``[namespace.]table``.
+            to_defer: for a process that only defers appends: see ``datashard_core.Warehouse.load_table``.
 
         Raises:
             NoSuchTableError: there is none of that name.
         """
-        return self.get_warehouse().load_table(name)
+        return self.get_warehouse().load_table(name, to_defer=to_defer)
 
     def create_table(
         self,
@@ -291,7 +292,7 @@ class DataShardBlock(Block):
             >>> DataShardBlock.load("warehouse").append("events", [{"user_id": 1}]).rows
             1
         """
-        opened = self._open(table, schema, create_if_missing)
+        opened = self._open(table, schema, create_if_missing, to_defer=commit == "deferred")
         maker = None if append_id is not None else append_id_maker(opened.uri, self.deployment, self.logger)
         chosen = maker if append_id is None else append_id
         try:
@@ -381,14 +382,14 @@ class DataShardBlock(Block):
         """
         return self.get_warehouse().sql(query, params)
 
-    def _open(self, table: str, schema: SchemaLike | None, create_if_missing: bool) -> Table:
+    def _open(self, table: str, schema: SchemaLike | None, create_if_missing: bool, to_defer: bool) -> Table:
         if schema is None:
             if create_if_missing:
                 raise ConfigurationError(
                     f"table {table}: create_if_missing=True needs schema=, to make the table of. Schema.from_arrow and "
                     "Schema.infer make one of data."
                 )
-            return self.load_table(table)
+            return self.load_table(table, to_defer=to_defer)
         wanted = to_schema(schema)
         if create_if_missing:
             return self.get_warehouse().create_table(table, wanted, if_exists="open")

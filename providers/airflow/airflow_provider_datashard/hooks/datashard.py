@@ -72,16 +72,17 @@ class DataShardHook(BaseHook):
         """The same as :meth:`get_warehouse`, under the name that every hook has."""
         return self.get_warehouse()
 
-    def load_table(self, name: str) -> Table:
+    def load_table(self, name: str, *, to_defer: bool = False) -> Table:
         """Open a table at its newest version.
 
         Args:
             name: ``[namespace.]table``.
+            to_defer: for a process that only defers appends: see ``datashard_core.Warehouse.load_table``.
 
         Raises:
             NoSuchTableError: there is none of that name.
         """
-        return self.get_warehouse().load_table(name)
+        return self.get_warehouse().load_table(name, to_defer=to_defer)
 
     def get_table(self, name: str) -> Table:
         """The same as :meth:`load_table`."""
