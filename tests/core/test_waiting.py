@@ -26,7 +26,7 @@ from datashard_core.testing.s3_server import S3Server
 
 TRANSPORTS = [choice for choice in get_args(TransportChoice) if choice != "auto"]
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}])
-LEEWAY = 4.0
+LEEWAY = 15.0
 """Seconds beyond the deadline that a busy machine may take; a client's own patience is many times that."""
 
 
