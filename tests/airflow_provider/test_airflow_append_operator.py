@@ -14,7 +14,11 @@ from airflow.sdk import DAG, Asset, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_datashard.append_id import task_append_id
-from airflow_provider_datashard.operators.datashard import DataShardAppendOperator, call_with_context
+from airflow_provider_datashard.operators.datashard import (
+    DataShardAppendOperator,
+    DataShardFlushOperator,
+    call_with_context,
+)
 from datashard_core import AppendIdConflictError, ConfigurationError, InvalidRecordsError, Schema, Warehouse
 
 FIELDS = [
@@ -375,3 +379,67 @@ def test_no_two_tasks_share_an_append_id() -> None:
             part,
         )
     assert task_append_id(_Ti("d", "r", "t", 3), deployment="prod") == "airflow:@prod/d/r/t/3"
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
+def test_what_a_run_defers_is_in_the_table_when_the_run_is_over(
+    fails: bool, local_warehouse: Warehouse, run_dag: Any
+) -> None:
+    """Other tasks fail or not: the teardown flushes, and the run ends as its tasks did."""
+    with DAG(f"dag_deferred_{fails}") as dag:
+
+        @task
+        def rest() -> None:
+            if fails:
+                raise ValueError("on purpose")
+
+        loads = [append(task_id=f"load_{n}", records=[{"n": n, "text": None}], commit="deferred") for n in (1, 2)]
+        flush = DataShardFlushOperator(task_id="flush", table="numbers", datashard_conn_id="local")
+        loads >> rest() >> flush.as_teardown()
+    ran = run_dag(dag)
+    assert ran.state == ("failed" if fails else "success"), ran.errors
+    assert ran.states["flush", -1] == "success"
+    assert [ran.result(f"load_{n}")["rows"] for n in (1, 2)] == [1, 1]
+    table = local_warehouse.load_table("numbers")
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    assert ran.result("flush") == {
+        "table": "numbers",
+        "version": table.version,
+        "snapshot_id": snapshot.snapshot_id,
+    }
+    assert rows_of(local_warehouse) == [{"n": 1, "text": None}, {"n": 2, "text": None}]
+
+
+def test_a_deferred_task_that_is_tried_again_appends_once(local_warehouse: Warehouse, run_dag: Any) -> None:
+    tries = itertools.count(1)
+
+    class FailsAfterTheAppend(DataShardAppendOperator):
+        def execute(self, context: Any) -> dict[str, Any]:
+            result = super().execute(context)
+            if next(tries) == 1:
+                raise ConnectionError("lost after the append")
+            return result
+
+    with DAG("dag_deferred_retry") as dag:
+        load = FailsAfterTheAppend(
+            task_id="load",
+            table="numbers",
+            records=ROWS,
+            schema=FIELDS,
+            create_if_missing=True,
+            datashard_conn_id="local",
+            commit="deferred",
+            retries=1,
+            retry_delay=timedelta(0),
+        )
+        load >> DataShardFlushOperator(task_id="flush", table="numbers", datashard_conn_id="local").as_teardown()
+    ran = run_dag(dag)
+    assert ran.state == "success", ran.errors
+    assert ran.tries["load", -1] == 2
+    assert rows_of(local_warehouse) == ROWS
+
+
+def test_another_way_to_commit_is_refused_when_the_dag_is_parsed() -> None:
+    with pytest.raises(ConfigurationError, match=r"'load'.*commit='later'.*'now' or 'deferred'"):
+        append(commit="later")

@@ -10,9 +10,17 @@ from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from datashard_core.errors import ConfigurationError
-from prefect_datashard import DataShardBlock, datashard_aappend, datashard_append, datashard_scan, datashard_sql
+from prefect_datashard import (
+    DataShardBlock,
+    datashard_aappend,
+    datashard_append,
+    datashard_flush,
+    datashard_scan,
+    datashard_sql,
+    flush_at_end,
+)
 
-TASKS = (datashard_append, datashard_aappend, datashard_scan, datashard_sql)
+TASKS = (datashard_append, datashard_aappend, datashard_flush, datashard_scan, datashard_sql)
 FIELDS = [{"id": 1, "name": "n", "type": "long"}]
 
 
@@ -93,3 +101,45 @@ def test_what_is_no_block_is_refused(block: DataShardBlock) -> None:
 
     with pytest.raises(ConfigurationError, match="pass its name"):
         etl()
+
+
+def test_what_is_deferred_is_in_the_table_after_a_flush(block: DataShardBlock, name: str) -> None:
+    @flow
+    def etl() -> list[Any]:
+        deferred = [datashard_append.submit(name, "events", [{"n": n}], commit="deferred") for n in (1, 2)]
+        counts = [future.result().rows for future in deferred]
+        return [counts, datashard_flush(name, "events"), datashard_scan(name, "events").num_rows]
+
+    counts, version, rows = etl()
+    assert (counts, rows) == ([1, 1], 2)
+    assert version == block.load_table("events").version
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
+def test_a_flow_run_shows_what_it_deferred_when_it_is_over(block: DataShardBlock, name: str, fails: bool) -> None:
+    """However it ends, and although one of the tables is not there."""
+    log = flush_at_end(name, "missing", "events")
+
+    @flow(on_completion=[log], on_failure=[log])
+    def etl() -> None:
+        datashard_append(name, "events", [{"n": 1}], commit="deferred")
+        if fails:
+            raise ValueError("on purpose")
+
+    state = etl(return_state=True)
+    assert state.is_failed() == fails
+    assert block.scan("events").to_records() == [{"n": 1}]
+
+
+async def test_an_async_flow_run_shows_it_too(block: DataShardBlock, name: str) -> None:
+    @flow(on_completion=[flush_at_end(name, "events")])
+    async def etl() -> None:
+        await datashard_aappend(name, "events", [{"n": 1}], commit="deferred")
+
+    await etl()
+    assert block.scan("events").to_records() == [{"n": 1}]
+
+
+def test_a_hook_for_no_table_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="name the tables"):
+        flush_at_end("warehouse")

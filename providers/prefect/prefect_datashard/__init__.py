@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from prefect_datashard.blocks import DataShardBlock
-from prefect_datashard.tasks import datashard_aappend, datashard_append, datashard_scan, datashard_sql
+from prefect_datashard.tasks import (
+    datashard_aappend,
+    datashard_append,
+    datashard_flush,
+    datashard_scan,
+    datashard_sql,
+    flush_at_end,
+)
 
 __version__ = "0.1.0"
 
@@ -12,6 +19,8 @@ __all__ = [
     "__version__",
     "datashard_aappend",
     "datashard_append",
+    "datashard_flush",
     "datashard_scan",
     "datashard_sql",
+    "flush_at_end",
 ]

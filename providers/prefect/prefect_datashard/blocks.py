@@ -308,6 +308,8 @@ class DataShardBlock(Block):
                 result.version,
                 result.append_id,
             )
+        elif result.version is None:
+            self.logger.info("Staged %d rows for %s: the next commit or flush shows them", result.rows, opened.uri)
         else:
             self.logger.info("Appended %d rows to %s, version %s", result.rows, opened.uri, result.version)
         return result
@@ -346,6 +348,28 @@ class DataShardBlock(Block):
             timeout=timeout,
             commit=commit,
         )
+
+    def flush(self, table: str, timeout: float = 120.0) -> int:
+        """Commit every deferred append to a table that is staged now, whoever staged it.
+
+        Args:
+            table: ``[namespace.]table``.
+            timeout: seconds after which it gives up.
+
+        Returns:
+            The version that shows all of it.
+
+        Raises:
+            AppendRefusedError: some of it is refused, and never will be in the table; everything else is.
+            DataShardError: see ``datashard_core.Table.flush``; what is staged stays staged.
+
+        Example:
+            >>> block.append("events", [{"user_id": 1}], commit="deferred").version is None
+            True
+            >>> block.flush("events")
+            3
+        """
+        return self.load_table(table).flush(timeout).version
 
     def scan(
         self,

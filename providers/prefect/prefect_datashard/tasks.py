@@ -7,18 +7,20 @@ keeps it from that). In ``map``, pass the block's name or ``unmapped(block)``: P
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from datashard_core.errors import ConfigurationError
+from datashard_core.errors import ConfigurationError, DataShardError
 from prefect_datashard.blocks import DataShardBlock
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from prefect import Flow, State
+    from prefect.client.schemas.objects import FlowRun
 
     from datashard_core import AppendResult
     from prefect_datashard.schema import SchemaLike
@@ -34,6 +36,7 @@ def datashard_append(
     schema: SchemaLike | None = None,
     create_if_missing: bool = False,
     timeout: float = 120.0,
+    commit: Literal["now", "deferred"] = "now",
 ) -> AppendResult:
     """Append rows, once, however often the task or the flow is retried.
 
@@ -45,6 +48,7 @@ def datashard_append(
         schema: if given, the table has to have these fields.
         create_if_missing: create the table with ``schema`` if it is not there.
         timeout: seconds after which it gives up.
+        commit: "now"; or "deferred": durable when the task ends, visible with the next commit or flush.
 
     Raises:
         DataShardError: as :meth:`DataShardBlock.append`.
@@ -55,7 +59,13 @@ def datashard_append(
         ...     datashard_append.with_options(retries=3)("warehouse", "events", [{"user_id": 1}])
     """
     return _load(block).append(
-        table, data, append_id=append_id, schema=schema, create_if_missing=create_if_missing, timeout=timeout
+        table,
+        data,
+        append_id=append_id,
+        schema=schema,
+        create_if_missing=create_if_missing,
+        timeout=timeout,
+        commit=commit,
     )
 
 
@@ -69,6 +79,7 @@ async def datashard_aappend(
     schema: SchemaLike | None = None,
     create_if_missing: bool = False,
     timeout: float = 120.0,
+    commit: Literal["now", "deferred"] = "now",
 ) -> AppendResult:
     """Append rows without blocking the event loop; see :func:`datashard_append`.
 
@@ -81,8 +92,72 @@ async def datashard_aappend(
     """
     loaded = await DataShardBlock.aload(block) if isinstance(block, str) else _load(block)
     return await loaded.aappend(
-        table, data, append_id=append_id, schema=schema, create_if_missing=create_if_missing, timeout=timeout
+        table,
+        data,
+        append_id=append_id,
+        schema=schema,
+        create_if_missing=create_if_missing,
+        timeout=timeout,
+        commit=commit,
     )
+
+
+@task(cache_policy=NO_CACHE)
+def datashard_flush(block: DataShardBlock | str, table: str, *, timeout: float = 120.0) -> int:
+    """Commit every deferred append to a table that is staged now, whoever staged it.
+
+    Args:
+        block: a DataShardBlock, or the name of a saved one.
+        table: ``[namespace.]table``.
+        timeout: seconds after which it gives up.
+
+    Returns:
+        The version that shows all of it.
+
+    Raises:
+        DataShardError: as :meth:`DataShardBlock.flush`.
+
+    Example:
+        >>> datashard_flush("warehouse", "events")
+        3
+    """
+    return _load(block).flush(table, timeout)
+
+
+def flush_at_end(block: str, *tables: str) -> Callable[[Flow[..., Any], FlowRun, State[Any]], None]:
+    """A hook for a flow: what its tasks have deferred is committed when the run is over, however it ended.
+
+    A table that cannot be flushed does not keep the others from it; Prefect logs the error of a hook, and what
+    is staged stays staged, for the next commit of anybody.
+
+    Args:
+        block: name of a saved DataShardBlock.
+        tables: ``[namespace.]table``, each.
+
+    Raises:
+        ConfigurationError: no table was named.
+
+    Example:
+        >>> log = flush_at_end("warehouse", "workflow_log")
+        >>> @flow(on_completion=[log], on_failure=[log], on_crashed=[log], on_cancellation=[log])
+        ... def etl():
+        ...     datashard_append("warehouse", "workflow_log", [{"task": "load"}], commit="deferred")
+    """
+    if not tables:
+        raise ConfigurationError("flush_at_end: name the tables to be flushed, as in flush_at_end('warehouse', 'log')")
+
+    def flush_deferred_appends(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+        loaded = _load(block)
+        failures: list[DataShardError] = []
+        for table in tables:
+            try:
+                loaded.flush(table)
+            except DataShardError as error:
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup(f"flow run {flow_run.name}: deferred appends were not committed", failures)
+
+    return flush_deferred_appends
 
 
 @task(cache_policy=NO_CACHE)

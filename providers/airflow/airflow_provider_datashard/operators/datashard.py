@@ -1,4 +1,4 @@
-"""The operator that appends rows to a table, once, however often its task is tried."""
+"""Operators: one appends rows to a table, once, however often its task is tried; one commits what was deferred."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ class DataShardAppendOperator(BaseOperator):
     :param if_empty: what to do where there are no rows: "error", or "skip" to mark the task as skipped.
     :param datashard_conn_id: id of the connection. (templated)
     :param timeout: seconds after which the append gives up.
+    :param commit: "now"; or "deferred": the rows are durable when the task ends, by one small request, and visible
+        with the next commit of anybody, or a :class:`DataShardFlushOperator` at the end of the run.
 
     Example::
 
@@ -95,10 +97,12 @@ class DataShardAppendOperator(BaseOperator):
         if_empty: Literal["error", "skip"] = "error",
         datashard_conn_id: str = DataShardHook.default_conn_name,
         timeout: float = 120.0,
+        commit: Literal["now", "deferred"] = "now",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.table = table
+        self.commit = commit
         # Airflow would call a callable in a template field itself, with other arguments and too early.
         self.records = None if callable(records) else records
         self.append_id = append_id
@@ -130,7 +134,7 @@ class DataShardAppendOperator(BaseOperator):
         schema = None if self.schema is None else to_schema(self.schema)
         self.log.info("Appending to %s under the id %r", table.uri, append_id)
         try:
-            result = table.append_records(rows, schema, append_id=append_id, timeout=self.timeout)
+            result = table.append_records(rows, schema, append_id=append_id, timeout=self.timeout, commit=self.commit)
         except AppendIdConflictError as error:
             # Another try would bring the same conflict, or worse, rows that happen to match.
             raise AirflowFailException(
@@ -157,6 +161,8 @@ class DataShardAppendOperator(BaseOperator):
         name = f"{type(self).__name__} {self.task_id!r}"
         if self.if_empty not in ("error", "skip"):
             raise ConfigurationError(f"{name}: if_empty={self.if_empty!r}: pass 'error' or 'skip'")
+        if self.commit not in ("now", "deferred"):
+            raise ConfigurationError(f"{name}: commit={self.commit!r}: pass 'now' or 'deferred'")
         if self.create_if_missing and self.schema is None:
             raise ConfigurationError(f"{name}: create_if_missing=True needs schema=, to make the table of")
         if hasattr(records, "operator_class"):
@@ -167,7 +173,7 @@ class DataShardAppendOperator(BaseOperator):
     def _open(self) -> Table:
         if self.create_if_missing and self.schema is not None:
             return self.hook.create_table(self.table, self.schema, if_exists="open")
-        return self.hook.load_table(self.table)
+        return self.hook.load_table(self.table, to_defer=self.commit == "deferred")
 
     def _rows(self, context: Context) -> Any:
         """The rows, from wherever they come.
@@ -196,6 +202,8 @@ class DataShardAppendOperator(BaseOperator):
                 table.uri,
                 result.version,
             )
+        elif result.version is None:
+            self.log.info("Staged %d rows for %s: the next commit or flush shows them", result.rows, table.uri)
         else:
             self.log.info("Appended %d rows to %s, version %s", result.rows, table.uri, result.version)
         for asset in self.outlets or ():
@@ -206,6 +214,61 @@ class DataShardAppendOperator(BaseOperator):
                     "snapshot_id": result.snapshot_id,
                     "rows": result.rows,
                 }
+
+
+class DataShardFlushOperator(BaseOperator):
+    """Commit every deferred append to a table that is staged now, whoever staged it.
+
+    At the end of a Dag whose tasks append with ``commit="deferred"``: as a teardown it runs however they ended, and
+    does not decide whether the run has failed.
+
+    The value that is returned, and thus the XCom, is ``{"table": ..., "version": ..., "snapshot_id": ...}``.
+
+    :param table: ``[namespace.]table``. (templated)
+    :param datashard_conn_id: id of the connection. (templated)
+    :param timeout: seconds after which it gives up; what is staged stays staged.
+
+    Example::
+
+        load >> DataShardFlushOperator(task_id="flush", table="shop.events").as_teardown()
+    """
+
+    template_fields: Sequence[str] = ("table", "datashard_conn_id")
+    ui_color = "#d7e8f4"
+
+    def __init__(
+        self,
+        *,
+        table: str,
+        datashard_conn_id: str = DataShardHook.default_conn_name,
+        timeout: float = 120.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.table = table
+        self.datashard_conn_id = datashard_conn_id
+        self.timeout = timeout
+
+    @cached_property
+    def hook(self) -> DataShardHook:
+        """The hook of the connection."""
+        return DataShardHook(datashard_conn_id=self.datashard_conn_id)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Flush, and return what the table is now.
+
+        Raises:
+            AppendRefusedError: some of it is refused, and never will be in the table; everything else is.
+            DataShardError: see ``datashard_core.Table.flush``.
+        """
+        table = self.hook.load_table(self.table).flush(self.timeout)
+        snapshot = table.current_snapshot()
+        self.log.info("Whatever was staged for %s is in it, version %s", table.uri, table.version)
+        return {
+            "table": table.name,
+            "version": table.version,
+            "snapshot_id": snapshot.snapshot_id if snapshot is not None else None,
+        }
 
 
 def as_rows(given: Any, where: str) -> Any:
