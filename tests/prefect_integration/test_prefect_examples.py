@@ -62,12 +62,12 @@ def test_the_readme_tells_of_every_field_and_task() -> None:
     table = readme.partition("## The block")[2].partition("## In flows")[0]
     assert [name for name in DataShardBlock.model_fields if f"`{name}`" not in table] == []
     tasks = [name for name in prefect_datashard.__all__ if name.startswith("datashard_")]
-    assert len(tasks) == 4
+    assert len(tasks) == 5
     assert [name for name in tasks if f"`{name}`" not in readme] == []
 
 
 def test_the_readmes_show_how_to_save_a_block_and_how_to_use_it() -> None:
-    assert len(FLOWS) == 2
+    assert len(FLOWS) == 3
     assert len(BLOCKS) - len(FLOWS) == 1
 
 
