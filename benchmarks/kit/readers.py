@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,16 +39,19 @@ class Reader:
         name: of the system.
         root: the table's URI.
         place: where it is; see :meth:`kit.store.Store.place`.
+        warm: URI of another table, which it reads before it opens that one.
 
     Attributes:
         opened: seconds that it took to open the table.
+        begun: when the process was started, by ``time.monotonic()``.
     """
 
-    def __init__(self, name: str, root: str, place: dict[str, str]) -> None:
+    def __init__(self, name: str, root: str, place: dict[str, str], warm: str = "") -> None:
         self.name = name
-        order = json.dumps({"reader": name, "root": root, "place": place})
+        order = json.dumps({"reader": name, "root": root, "place": place, "warm": warm})
         command = [python_of(READERS[name]), str(BENCHMARKS / "systems" / "scans.py"), order]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_", "PYTHON"))}
+        self.begun = time.monotonic()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -61,11 +65,11 @@ class Reader:
 
     @classmethod
     @contextmanager
-    def each(cls, names: Sequence[str], root: str, place: dict[str, str]) -> Iterator[list[Reader]]:
+    def each(cls, names: Sequence[str], root: str, place: dict[str, str], warm: str = "") -> Iterator[list[Reader]]:
         """A process of each system; they are gone after the block."""
         readers: list[Reader] = []
         try:
-            readers += [cls(name, root, place) for name in names]
+            readers += [cls(name, root, place, warm) for name in names]
             yield readers
         finally:
             for reader in readers:

@@ -1,7 +1,8 @@
 """Reads a table by one of the systems, again and again, as it is told: run by the Python of that system's environment.
 
-Reads one JSON object from its arguments (``reader``, ``root``, ``place``) and then one a line from its standard input:
-what is to be done. Each answer says how long it took, what it found, and how much memory the process has ever had.
+Reads one JSON object from its arguments (``reader``, ``root``, ``place``, and ``warm``: the URI of another table) and
+then one a line from its standard input: what is to be done. Each answer says how long it took, what it found, and how
+much memory the process has ever had.
 """
 
 from __future__ import annotations
@@ -279,8 +280,11 @@ def do(reader: Reader, order: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     order = json.loads(sys.argv[1])
-    started = time.monotonic()
     try:
+        if order.get("warm"):
+            # Whatever a system imports, and when: it has done so once it has read another table.
+            READERS[order["reader"]](order["warm"], order["place"]).scan([("run_id", ">=", 0)])
+        started = time.monotonic()
         reader = READERS[order["reader"]](order["root"], order["place"])
         answer: dict[str, Any] = {"opened": time.monotonic() - started}
     except Exception as error:  # noqa: BLE001 - that a system cannot read a table is a result

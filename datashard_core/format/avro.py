@@ -10,19 +10,22 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError
+from datashard_core.format.avro_shape import read_number
 from datashard_core.format.partition import FIRST_FIELD_ID
 
 ENTRIES = "datashard.entries"
 """Key in the header of our files: how many records follow."""
 
+_MAGIC = b"Obj\x01"
+_SCHEMA = "avro.schema"
 _SYNC_BYTES = 16
 _DAMAGE = (
     ValueError,
@@ -94,7 +97,7 @@ def read(data: bytes, where: str, names: Callable[[Mapping[str, str]], Mapping[i
     try:
         reader = fastavro.reader(io.BytesIO(data))
         schema: Any = reader.writer_schema
-        header = {key: value for key, value in reader.metadata.items() if key != "avro.schema"}
+        header = {key: value for key, value in reader.metadata.items() if key != _SCHEMA}
         rows: list[Any] = list(reader)
         ids = frozenset(field["field-id"] for field in schema["fields"] if "field-id" in field)
         told = int(header[ENTRIES]) if ENTRIES in header else None
@@ -115,18 +118,42 @@ def _parsed(text: bytes) -> Any:
     return fastavro.parse_schema(msgspec.json.decode(text), named_schemas={})
 
 
+class Block:
+    """Some records of a file, one after the other, their bytes decompressed when they are asked for.
+
+    Args:
+        count: how many records it holds.
+        data: its bytes as they are in the file.
+        deflated: whether they are compressed.
+    """
+
+    def __init__(self, count: int, data: bytes, deflated: bool) -> None:
+        self.count = count
+        self._data = data
+        self._deflated = deflated
+
+    @cached_property
+    def records(self) -> bytes:
+        """The records.
+
+        Raises:
+            zlib.error: the bytes are damaged.
+        """
+        return zlib.decompress(self._data, -zlib.MAX_WBITS) if self._deflated else self._data
+
+
 class Blocks(Struct, frozen=True):
     """A file, its records not read yet.
 
     Attributes:
         schema: the Avro schema of a record.
         header: the key-value pairs of its header, the schema left out.
-        blocks: for each block how many records it holds, and their bytes, decompressed.
+        blocks: its blocks.
     """
 
     schema: Mapping[str, Any]
     header: Mapping[str, str]
-    blocks: Sequence[tuple[int, bytes]]
+    blocks: Sequence[Block]
 
 
 def read_blocks(data: bytes, where: str) -> Blocks:
@@ -139,26 +166,73 @@ def read_blocks(data: bytes, where: str) -> Blocks:
     Raises:
         CorruptTableError: it is cut short or damaged.
     """
+    try:
+        header, at = _header(data)
+        sync = data[at - _SYNC_BYTES : at]
+        schema: Any = msgspec.json.decode(header.pop(_SCHEMA))
+        if not isinstance(schema["fields"], list):
+            raise ValueError("its records have no fields")
+        codec = header.get("avro.codec", "null")
+        blocks = list(_blocks(data, at, sync, codec == "deflate"))
+        if codec not in ("null", "deflate"):
+            blocks = _decompressed(data)
+        told = int(header[ENTRIES]) if ENTRIES in header else None
+    except _DAMAGE as error:
+        raise not_readable(where, error) from error
+    found = sum(block.count for block in blocks)
+    if told is not None and told != found:
+        raise CorruptTableError(f"{where} holds {found} entries, and its header says {told}: restore it")
+    return Blocks(schema, header, blocks)
+
+
+def _header(data: bytes) -> tuple[dict[str, str], int]:
+    """The key-value pairs of a file's header, and where its first block begins."""
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise ValueError("it does not begin as Avro files do")
+    header: dict[str, str] = {}
+    count, at = read_number(data, len(_MAGIC))
+    while count:
+        if count < 0:  # its pairs are preceded by their size in bytes
+            at = read_number(data, at)[1]
+        for _ in range(abs(count)):
+            key, at = _sized(data, at)
+            value, at = _sized(data, at)
+            header[key.decode()] = value.decode()
+        count, at = read_number(data, at)
+    if at + _SYNC_BYTES > len(data):
+        raise EOFError("it ends within its header")
+    return header, at + _SYNC_BYTES
+
+
+def _sized(data: bytes, at: int) -> tuple[bytes, int]:
+    """Text or bytes with their length before them, and where they end."""
+    length, start = read_number(data, at)
+    end = start + length
+    if length < 0 or end > len(data):
+        raise EOFError("a value goes on beyond the end of the file")
+    return data[start:end], end
+
+
+def _blocks(data: bytes, at: int, sync: bytes, deflated: bool) -> Iterator[Block]:
+    while at < len(data):
+        count, at = read_number(data, at)
+        body, at = _sized(data, at)
+        if count < 0 or data[at : at + _SYNC_BYTES] != sync:
+            raise ValueError("a block does not end where it should")
+        at += _SYNC_BYTES
+        yield Block(count, body, deflated)
+
+
+def _decompressed(data: bytes) -> list[Block]:
+    """The blocks of a file that is compressed in a way that few writers use."""
     import fastavro
     from fastavro.schema import SchemaParseException
 
     try:
-        reader = fastavro.block_reader(io.BytesIO(data))
-        schema: Any = reader.writer_schema
-        header = {key: value for key, value in reader.metadata.items() if key != "avro.schema"}
-        found_blocks: Any = reader
-        blocks = [(int(block.num_records), block.bytes_.getvalue()) for block in found_blocks]
-        told = int(header[ENTRIES]) if ENTRIES in header else None
-        if not isinstance(schema["fields"], list):
-            raise ValueError("its records have no fields")
-    except (*_DAMAGE, SchemaParseException) as error:
-        raise not_readable(where, error) from error
-    found = sum(count for count, _ in blocks)
-    if told is not None and told != found:
-        raise CorruptTableError(f"{where} holds {found} entries, and its header says {told}: restore it")
-    if not _ends_with_a_block(data, bool(blocks)):
-        raise CorruptTableError(f"{where} ends in the middle of a block: restore it")
-    return Blocks(schema, header, blocks)
+        found: Any = fastavro.block_reader(io.BytesIO(data))
+        return [Block(int(block.num_records), block.bytes_.getvalue(), deflated=False) for block in found]
+    except SchemaParseException as error:
+        raise ValueError(str(error)) from error
 
 
 def not_readable(where: str, error: Exception) -> CorruptTableError:

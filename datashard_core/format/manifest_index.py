@@ -30,6 +30,7 @@ from datashard_core.format.pruning import (
     possible,
     presence,
 )
+from datashard_core.format.transforms import Transform
 
 Column = tuple[int, t.IcebergType]
 """Id of a column and its type: what its bounds mean depends on both."""
@@ -48,6 +49,14 @@ _ORDERED: dict[str, tuple[tuple[str, Callable[[Any, Any], bool]], ...]] = {
     "==": (("lower", operator.le), ("upper", operator.ge)),
 }
 """How a bound has to compare with the value of a check; see ``pruning`` for what is not as simple."""
+_COMPARED: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 
 class ColumnFacts(Struct, frozen=True):
@@ -82,7 +91,7 @@ class ManifestIndex:
     ) -> None:
         self.starts = starts
         self._columns = dict(columns)
-        self._partitions = dict(partitions)
+        self._partitions = {field_id: _packed(values) for field_id, values in partitions.items()}
 
     def covers(self, columns: Iterable[Column], partitions: Iterable[int]) -> bool:
         """Whether it can answer conditions on those columns and partition fields."""
@@ -121,9 +130,7 @@ class ManifestIndex:
         if not files or not possible(check, facts.whole):
             return ()
         for source in sources:
-            values = self._partitions[source.field_id]
-            judged = {value: allowed_by_partition(check, source.transform, value) for value in set(values)}
-            files = [file for file in files if judged[values[file]]]
+            files = _left_by_partition(check, files, source.transform, self._partitions[source.field_id])
         if facts.told and check.kind in _ORDERED:
             return _left_by_order(check, files, facts)
         is_possible, exact = possibility(check), holds_whole(check.reference.field.type)
@@ -134,6 +141,19 @@ class ManifestIndex:
             for file in files
             if is_possible(Known(lower[file], upper[file], *told[0 if same else file], exact), check.value)
         ]
+
+
+def _left_by_partition(
+    check: Check, files: Sequence[int], transform: Transform, values: Sequence[Any]
+) -> Sequence[int]:
+    """The files whose partition value allows that the check is true."""
+    compares = _COMPARED.get(check.kind)
+    if compares is not None and transform.name == "identity" and set(map(type, values)) <= {str, int}:
+        # Every row has that very value, and it is neither null nor NaN.
+        chosen = values if len(files) == len(values) else [values[file] for file in files]
+        return list(compress(files, map(compares, chosen, repeat(check.value))))
+    judged = {value: allowed_by_partition(check, transform, value) for value in set(values)}
+    return [file for file in files if judged[values[file]]]
 
 
 def _left_by_order(check: Check, files: Sequence[int], facts: ColumnFacts) -> Sequence[int]:
@@ -207,8 +227,10 @@ def _bounds(kind: t.IcebergType, raw: Raw) -> list[Any]:
     return [None if value != value else value for value in values] if kind in FLOATS else values
 
 
-def _packed(values: list[Any]) -> Sequence[Any]:
+def _packed(values: Sequence[Any]) -> Sequence[Any]:
     """The values in as little memory as is easily had."""
+    if isinstance(values, array):
+        return values
     kinds = set(map(type, values))
     try:
         return array("q", values) if kinds == {int} else array("d", values) if kinds == {float} else values

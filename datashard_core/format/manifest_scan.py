@@ -7,9 +7,11 @@ counts and the form of the file. The files have no metrics.
 from __future__ import annotations
 
 import struct
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 
@@ -122,19 +124,44 @@ def indexed_files(
         schema is unusual.
     """
     check_length(data, manifest)
-    try:
+    with _damage_told(manifest):
         entries = _Entries(data, manifest, pruning)
-        if not pruning.columns():
-            files = entries.all()
-            return files if might_match(pruning.bound, lambda _: True) else [], index
-        if index is None or not pruning.covered_by(index):
-            found = entries.index()
-            index = found if index is None else index.united(found)
-        return entries.at(index, pruning.places(index)), index
-    except UnusualSchemaError:
-        return [entry for entry in decode_manifest(data, manifest) if entry.status != DELETED], None
-    except (ValueError, LookupError, EOFError, TypeError, AttributeError, struct.error) as error:
+        try:
+            return _indexed(entries, pruning, index)
+        except UnusualSchemaError:
+            return [entry for entry in decode_manifest(data, manifest) if entry.status != DELETED], None
+
+
+def files_at(data: bytes, manifest: ManifestFile, index: ManifestIndex, places: Sequence[int]) -> list[ManifestEntry]:
+    """The entries of a manifest that an index of it was asked for; see :meth:`Pruning.places`.
+
+    Raises:
+        CorruptTableError: it is cut short or damaged.
+        UnsupportedTableError: a file is encrypted.
+    """
+    check_length(data, manifest)
+    with _damage_told(manifest):
+        return _Entries(data, manifest, Pruning()).at(index, places)
+
+
+@contextmanager
+def _damage_told(manifest: ManifestFile) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError, EOFError, TypeError, AttributeError, struct.error, zlib.error) as error:
         raise avro.not_readable(manifest.manifest_path, error) from error
+
+
+def _indexed(
+    entries: _Entries, pruning: Pruning, index: ManifestIndex | None
+) -> tuple[list[ManifestEntry], ManifestIndex | None]:
+    if not pruning.columns():
+        files = entries.all()
+        return files if might_match(pruning.bound, lambda _: True) else [], index
+    if index is None or not pruning.covered_by(index):
+        found = entries.index()
+        index = found if index is None else index.united(found)
+    return entries.at(index, pruning.places(index)), index
 
 
 class _Layout:
@@ -173,12 +200,12 @@ class _Entries:
         """Every live file."""
         counted: Counter[tuple[bytes | None, ...]] = Counter()
         kept: list[ManifestEntry] = []
-        for count, block in self._file.blocks:
-            for layout, _, (groups, begin, end, _) in self._records(count, block):
+        for block in self._file.blocks:
+            for layout, _, (groups, begin, end, _) in self._records(block):
                 status, rows = layout.ordered(groups)[:2]
                 counted[status, rows] += 1
                 if status != _DELETED:
-                    kept.append(_entry(layout.slots, groups, block[begin:end], self._manifest))
+                    kept.append(_entry(layout.slots, groups, block.records[begin:end], self._manifest))
         check_counts(_counted(counted), self._manifest)
         return kept
 
@@ -186,9 +213,9 @@ class _Entries:
         """What the condition asks of every live file."""
         counted: Counter[tuple[bytes | None, ...]] = Counter()
         starts, live = array("q"), _Told(self._columns, self._partitions)
-        for number_, (count, block) in enumerate(self._file.blocks):
+        for number_, block in enumerate(self._file.blocks):
             told: list[tuple[bytes | None, ...]] = []
-            for layout, start, (groups, *_) in self._records(count, block):
+            for layout, start, (groups, *_) in self._records(block):
                 values = layout.ordered(groups)
                 told.append(values)
                 if values[0] != _DELETED:
@@ -203,14 +230,15 @@ class _Entries:
         kept: list[ManifestEntry] = []
         for place in places:
             number_, start = divmod(index.starts[place], 1 << _OFFSET_BITS)
-            block = self._file.blocks[number_][1]
+            block = self._file.blocks[number_].records
             layout, (groups, begin, end, _) = self._record(block, start)
             kept.append(_entry(layout.slots, groups, block[begin:end], self._manifest))
         return kept
 
-    def _records(self, count: int, block: bytes) -> Iterator[tuple[_Layout, int, Record]]:
+    def _records(self, of: avro.Block) -> Iterator[tuple[_Layout, int, Record]]:
         """Every entry of a block, and where it begins."""
-        at, left = 0, count
+        block = of.records
+        at, left = 0, of.count
         while left:
             layout, record = self._record(block, at)
             yield layout, at, record

@@ -7,7 +7,7 @@ evolutions (add, drop, rename, reorder, widen) all keep the ids, so the ids deci
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import CorruptTableError
@@ -19,10 +19,32 @@ if TYPE_CHECKING:
 FIELD_ID = b"PARQUET:field_id"
 
 
-def columns_to_read(file_schema: pa.Schema, wanted: pa.Schema) -> list[str]:
-    """Names, in the file, of the top-level columns that ``wanted`` needs."""
-    by_id = _by_id(list(file_schema))
-    return [by_id[field_id].name for field_id in map(_id_of, wanted) if field_id in by_id]
+def columns_to_read(file_schema: pa.Schema, wanted: pa.Schema) -> list[int]:
+    """Places, in the file, of the top-level columns that ``wanted`` needs, in the file's order."""
+    ids = {id_of(field) for field in wanted}
+    return [place for place, field in enumerate(file_schema) if id_of(field) in ids]
+
+
+def first_leaves(schema: pa.Schema) -> list[int]:
+    """For each column of a file the place of its first leaf column in Parquet, and how many leaves there are."""
+    starts = [0]
+    for field in schema:
+        starts.append(starts[-1] + _leaves(field.type))
+    return starts
+
+
+def _leaves(kind: pa.DataType) -> int:
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return _leaves(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return sum(_leaves(child.type) for child in kind)
+    if pa.types.is_map(kind):
+        return _leaves(kind.key_type) + _leaves(kind.item_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _leaves(kind.value_type)
+    return 1
 
 
 def project(table: pa.Table, wanted: pa.Schema, where: str) -> pa.Table:
@@ -41,10 +63,10 @@ def project(table: pa.Table, wanted: pa.Schema, where: str) -> pa.Table:
     """
     import pyarrow as pa
 
-    by_id = {_id_of(field): index for index, field in enumerate(table.schema) if _id_of(field) is not None}
+    by_id = {id_of(field): index for index, field in enumerate(table.schema) if id_of(field) is not None}
     columns = []
     for field in wanted:
-        index = by_id.get(_id_of(field))
+        index = by_id.get(id_of(field))
         if index is None:
             columns.append(_absent(field, table.num_rows, None, where))
             continue
@@ -65,7 +87,7 @@ def with_ids(file_schema: pa.Schema, current: Schema) -> pa.Schema:
     """
     import pyarrow as pa
 
-    if any(_id_of(field) is not None for field in file_schema):
+    if any(id_of(field) is not None for field in file_schema):
         return file_schema
     return pa.schema(_named(list(file_schema), list(current.to_arrow())))
 
@@ -90,14 +112,10 @@ def _with_id(field: pa.Field, ours: pa.Field) -> pa.Field:
     return field.with_type(kind).with_metadata(ours.metadata)
 
 
-def _id_of(field: pa.Field) -> int | None:
-    metadata = field.metadata or {}
-    text = metadata.get(FIELD_ID)
+def id_of(field: pa.Field) -> int | None:
+    """Field id of an Arrow field; None if it has none."""
+    text = (field.metadata or {}).get(FIELD_ID)
     return int(text) if text is not None else None
-
-
-def _by_id(fields: Sequence[pa.Field]) -> Mapping[int | None, pa.Field]:
-    return {_id_of(field): field for field in fields if _id_of(field) is not None}
 
 
 def _absent(field: pa.Field, rows: int, nobody: Any, where: str) -> Any:
@@ -138,11 +156,11 @@ def _adapt(array: Any, source: pa.Field, target: pa.Field, where: str) -> Any:
 def _adapt_struct(array: Any, source: pa.Field, target: pa.Field, where: str) -> Any:
     import pyarrow as pa
 
-    by_id = {_id_of(child): index for index, child in enumerate(source.type) if _id_of(child) is not None}
+    by_id = {id_of(child): index for index, child in enumerate(source.type) if id_of(child) is not None}
     mask = _mask(array)
     children = []
     for child in target.type:
-        index = by_id.get(_id_of(child))
+        index = by_id.get(id_of(child))
         if index is None:
             children.append(_absent(child, len(array), mask, where))
             continue

@@ -17,7 +17,6 @@ from datashard_core.errors import StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.fs as pafs
 
     from datashard_core.storage.metrics import StorageMetrics
 
@@ -139,5 +138,9 @@ class Storage(Protocol):
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; absent is fine, any other failure is raised and names its keys."""
 
-    def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        """Arrow's file system for this store, and the path of the root in it (for data files)."""
+    def open_input(self, key: str) -> pa.NativeFile:
+        """A data file as a stream of Arrow's that can seek, for Arrow's readers.
+
+        Raises:
+            ObjectNotFoundError: there is no such object.
+        """

@@ -223,8 +223,11 @@ def shared_pool() -> Pool:
 
 
 def decoding_pool() -> Pool:
-    """A few threads for work that never waits: every thread that ever decoded rows keeps some of their memory."""
+    """A few threads for work that never waits: every thread that ever decoded rows keeps some of their memory.
+
+    Whoever waits for that work takes part in it.
+    """
     with _Shared.lock:
         if _Shared.decoders is None:
-            _Shared.decoders = Pool((os.cpu_count() or 1) + 1)
+            _Shared.decoders = Pool(os.cpu_count() or 1)
         return _Shared.decoders

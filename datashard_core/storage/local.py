@@ -31,7 +31,6 @@ from datashard_core.storage.metrics import StorageMetrics
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.fs as pafs
 
 TEMPORARY = ".tmp-"
 _UNFIT = re.compile(r"[\x00-\x1f\\]")
@@ -156,10 +155,11 @@ class LocalStorage:
             with self._writing(key), suppress(FileNotFoundError):
                 self._path(key).unlink()
 
-    def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        import pyarrow.fs as pafs
+    def open_input(self, key: str) -> pa.NativeFile:
+        import pyarrow as pa
 
-        return pafs.LocalFileSystem(), str(self._folder)
+        with self._reading(key):
+            return pa.OSFile(str(self._path(key)))
 
     def check_links(self) -> None:
         """Refuse a file system without hard links.

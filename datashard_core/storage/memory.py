@@ -21,7 +21,6 @@ from datashard_core.storage.metrics import StorageMetrics
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.fs as pafs
 
 
 class MemoryStorage:
@@ -114,18 +113,10 @@ class MemoryStorage:
             for key in keys:
                 self._objects.pop(self._base + key, None)
 
-    def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        import pyarrow.fs as pafs
+    def open_input(self, key: str) -> pa.NativeFile:
+        import pyarrow as pa
 
-        # A copy of the objects as they are now: data files never change, so a copy is as good.
-        files = pafs._MockFileSystem()
-        with self._lock:
-            objects = {key: found.body for key, found in self._objects.items()}
-        for key, body in objects.items():
-            files.create_dir(key.rpartition("/")[0] or "/", recursive=True)
-            with files.open_output_stream(key) as sink:
-                sink.write(body)
-        return files, self._base.rstrip("/")
+        return pa.BufferReader(self.get(key).body)
 
     def _find(self, key: str) -> StoredObject:
         found = self._objects.get(self._base + key)

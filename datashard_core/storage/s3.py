@@ -19,6 +19,7 @@ from datashard_core.config import S3Config
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import (
     ObjectInfo,
+    ObjectNotFoundError,
     OutcomeUnknownError,
     PreconditionFailedError,
     StoredObject,
@@ -169,7 +170,15 @@ class S3Storage:
                 if answer.code not in ("NoSuchKey", "NotFound"):
                     raise meaning(answer, "delete", key, self._config)
 
+    def open_input(self, key: str) -> pa.NativeFile:
+        filesystem, root = self.filesystem()
+        try:
+            return filesystem.open_input_file(f"{root}/{key}")
+        except FileNotFoundError as error:
+            raise ObjectNotFoundError(f"{self.root}/{key} does not exist", key=key) from error
+
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
+        """Arrow's file system for the bucket, and the path of the root in it."""
         return self._clients.filesystem(), f"{self._config.bucket}/{self._base}".rstrip("/")
 
     # -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import decimal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from datashard_core.commit.paths import key_of
 from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
@@ -15,7 +15,8 @@ from datashard_core.format import types as t
 from datashard_core.format.binding import TRUE, Bound, Check
 from datashard_core.format.canonical import canonical
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.projection import FIELD_ID, columns_to_read, project, with_ids
+from datashard_core.format.parquet_reader import ParquetFile
+from datashard_core.format.projection import columns_to_read, first_leaves, id_of, project, with_ids
 from datashard_core.format.pruning import Known, might_match, possible, presence
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import ObjectNotFoundError, Storage
@@ -37,6 +38,48 @@ _FEWEST_ROWS = 1024
 _READ_SIZE = 2**20
 
 
+class _Shape(Struct, frozen=True):
+    """What is read of files of one schema.
+
+    Attributes:
+        told: the schema as Arrow reads it from such a file.
+        schema: the same with field ids, which stand in this schema alone where the file has none.
+        leaves: places of the leaf columns that are read; None for all of them.
+        read: the part of ``schema`` that they are.
+        fits: whether that is what is wanted, as it is.
+    """
+
+    told: pa.Schema
+    schema: pa.Schema
+    leaves: list[int] | None
+    read: pa.Schema
+    fits: bool
+
+
+class _Shapes:
+    """The shape of the file before: that of the next one is mostly the same."""
+
+    def __init__(self) -> None:
+        self._last: _Shape | None = None
+
+    def of(self, told: pa.Schema, reading: Reading) -> _Shape:
+        """The shape of a file with that schema."""
+        import pyarrow as pa
+
+        last = self._last
+        if last is not None and last.told.equals(told, check_metadata=True):
+            return last
+        schema = with_ids(told, reading.schema)
+        places = columns_to_read(schema, reading.wanted)
+        read = pa.schema([schema.field(place) for place in places])
+        leaves: list[int] | None = None
+        if len(places) < len(schema):
+            starts = first_leaves(schema)
+            leaves = [leaf for place in places for leaf in range(starts[place], starts[place + 1])]
+        self._last = last = _Shape(told, schema, leaves, read, read.equals(reading.wanted, check_metadata=True))
+        return last
+
+
 class Reading(Struct, frozen=True):
     """What is read of every file of a scan.
 
@@ -48,6 +91,7 @@ class Reading(Struct, frozen=True):
         wanted: Arrow schema of the columns to read.
         bound: row groups that cannot hold a matching row are left out.
         keep: leaves the matching rows of a batch; None for all.
+        shapes: of the files read so far.
     """
 
     storage: Storage
@@ -57,6 +101,7 @@ class Reading(Struct, frozen=True):
     wanted: pa.Schema
     bound: Bound = TRUE
     keep: BatchFilter | None = None
+    shapes: _Shapes = field(default_factory=_Shapes)
 
     @property
     def is_local(self) -> bool:
@@ -80,7 +125,20 @@ class FileRows:
     def __init__(self, reading: Reading, file: DataFile) -> None:
         self._reading = reading
         self._file = file
+        self._key = key_of(file.file_path, reading.location, reading.storage.root)
+        self._kept = reading.is_bucket and file.file_size_in_bytes <= small_files.max_object
+        self._body = small_files.find(reading.storage, self._key) if self._kept else None
         self._batches = self._rows()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.file_size_in_bytes
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether a step has nothing to wait for."""
+        return self._reading.is_local or self._body is not None
 
     @property
     def weight(self) -> int:
@@ -128,7 +186,6 @@ class FileRows:
 
     def _rows(self) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         reading, file = self._reading, self._file
         if file.file_format != "PARQUET":
@@ -137,22 +194,21 @@ class FileRows:
                 "can be read: rewrite it with the engine that wrote it"
             )
         source, options = self._open()
-        with pq.ParquetFile(source, **options) as parquet:
+        with source:
+            parquet = ParquetFile(source, **options)
             if parquet.metadata.num_rows != file.record_count:
                 raise CorruptTableError(
                     f"table {reading.table_name}: {file.file_path} holds {parquet.metadata.num_rows} rows, and its "
                     f"manifest says {file.record_count}"
                 )
-            file_schema = with_ids(parquet.schema_arrow, reading.schema)
-            names = columns_to_read(file_schema, reading.wanted)
-            for group in row_groups(parquet, file_schema, reading.bound):
-                # The ids of a file without ids stand in this schema alone.
-                for batch in _decoded(parquet, group, names):
-                    named = pa.schema([file_schema.field(name) for name in batch.schema.names])
-                    if named.equals(reading.wanted, check_metadata=True):
+            shape = reading.shapes.of(parquet.schema, reading)
+            for group in row_groups(parquet, shape.schema, reading.bound):
+                for batch in _decoded(parquet, group, shape.leaves):
+                    if shape.fits:
                         yield pa.RecordBatch.from_arrays(batch.columns, schema=reading.wanted)
                     else:
-                        rows = pa.Table.from_batches([batch]).cast(named) if names else pa.Table.from_batches([batch])
+                        rows = pa.Table.from_batches([batch])
+                        rows = rows.cast(shape.read) if len(shape.read) else rows
                         yield from project(rows, reading.wanted, file.file_path).to_batches()
 
     def _open(self) -> tuple[Any, dict[str, Any]]:
@@ -160,60 +216,46 @@ class FileRows:
         import pyarrow as pa
 
         reading, size = self._reading, self._file.file_size_in_bytes
-        key = key_of(self._file.file_path, reading.location, reading.storage.root)
         if not reading.is_local and size <= ONE_REQUEST:
-            kept = reading.is_bucket and size <= small_files.max_object
-            body = small_files.get(reading.storage, key) if kept else reading.storage.get(key).body
-            return pa.BufferReader(body), {}
-        filesystem, root = reading.storage.filesystem()
-        path = f"{root}/{key}"
-        if reading.is_local:
-            # A little at a time: a row group's columns need not be in memory as a whole.
-            return filesystem.open_input_file(path), {"buffer_size": _READ_SIZE, "pre_buffer": False}
-        return filesystem.open_input_file(path), {"pre_buffer": True}
+            if self._body is None:
+                self._body = reading.storage.get(self._key).body
+                if self._kept:
+                    small_files.keep(reading.storage, self._key, self._body)
+            return pa.BufferReader(self._body), {}
+        source = reading.storage.open_input(self._key)
+        # Of a local file a little at a time: a row group's columns need not be in memory as a whole.
+        return source, {"buffer_size": _READ_SIZE, "pre_buffer": False} if reading.is_local else {}
 
 
-def _decoded(parquet: Any, group: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _decoded(parquet: ParquetFile, group: int, leaves: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
     """The batches of a row group; of no column at all where the file has none of those wanted."""
     import pyarrow as pa
 
     told = parquet.metadata.row_group(group)
-    if not names:
+    if leaves is not None and not leaves:
         empty = pa.table({"": pa.nulls(told.num_rows)}).select([])
         yield from empty.to_batches(max_chunksize=_MOST_ROWS)
         return
     size = max(1, told.total_byte_size // max(1, told.num_rows))
     rows = max(_FEWEST_ROWS, min(_MOST_ROWS, STEP_BYTES // size))
-    # Threads of the scan read files side by side, so Arrow's own would only contend.
-    yield from parquet.iter_batches(rows, row_groups=[group], columns=list(names), use_threads=False)
+    yield from parquet.batches(rows, group, leaves)
 
 
-def row_groups(parquet: Any, file_schema: pa.Schema, bound: Bound) -> list[int]:
+def row_groups(parquet: ParquetFile, file_schema: pa.Schema, bound: Bound) -> list[int]:
     """The row groups that may hold a row that matches, by the statistics in the file's footer."""
-    groups = range(parquet.num_row_groups)
+    groups = range(parquet.metadata.num_row_groups)
     if bound == TRUE or len(groups) < 2:
         return list(groups)  # the manifest's bounds have said as much
-    places = {parquet.schema.column(place).path: place for place in range(len(parquet.schema))}
+    starts = first_leaves(file_schema)
+    places = {field_id: starts[place] for place, field_id in enumerate(map(id_of, file_schema))}
 
     def allows(check: Check, group: int) -> bool:
-        path = _path(file_schema, check)
-        if path not in places:
+        place = places.get(check.reference.field.field_id) if len(check.reference.names) == 1 else None
+        if place is None:
             return True
-        column = parquet.metadata.row_group(group).column(places[path])
-        return possible(check, _known(check.reference.field.type, column))
+        return possible(check, _known(check.reference.field.type, parquet.metadata.row_group(group).column(place)))
 
     return [group for group in groups if might_match(bound, lambda check, group=group: allows(check, group))]  # type: ignore[misc]
-
-
-def _path(file_schema: pa.Schema, check: Check) -> str | None:
-    """Path, in the file, of the column of a check; None for one that is not at the top."""
-    if len(check.reference.names) > 1:
-        return None
-    wanted = str(check.reference.field.field_id).encode()
-    for field in file_schema:
-        if (field.metadata or {}).get(FIELD_ID) == wanted:
-            return str(field.name)
-    return None
 
 
 _STATISTICS: dict[str, tuple[type, ...]] = {

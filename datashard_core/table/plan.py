@@ -20,7 +20,7 @@ from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.binding import TRUE, Bound
 from datashard_core.format.manifest import ManifestEntry, ManifestFile, decode_manifest_list
 from datashard_core.format.manifest_index import ManifestIndex
-from datashard_core.format.manifest_scan import Pruning, indexed_files
+from datashard_core.format.manifest_scan import Pruning, files_at, indexed_files
 from datashard_core.format.snapshot import Snapshot
 from datashard_core.format.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
@@ -33,6 +33,28 @@ MAX_INDEX = 8 * 2**20
 
 indexes: Kept[ManifestIndex] = Kept(MAX_INDEX_BYTES, MAX_INDEX)
 """What scans of this process have asked of manifests; 100,000 files take some 4 MB for a column of numbers."""
+
+
+class _Chosen(Struct):
+    """A manifest that has to be read.
+
+    Attributes:
+        key: where it is.
+        manifest: its entry in the manifest list.
+        pruning: the condition.
+        index: what is known of it already.
+        places: the files in it that the condition leaves, as far as the index tells; None if it does not.
+        body: its bytes, if they are at hand.
+        fetched: else they are on their way.
+    """
+
+    key: str
+    manifest: ManifestFile
+    pruning: Pruning
+    index: ManifestIndex | None
+    places: Sequence[int] | None
+    body: bytes | None = None
+    fetched: Future[bytes] | None = None
 
 
 class Planner(Struct, frozen=True):
@@ -73,19 +95,19 @@ class Planner(Struct, frozen=True):
             CorruptTableError: a manifest is missing or damaged.
         """
         chosen = self._chosen(manifests, bound)
-        pool = shared_pool()
-        ahead: deque[tuple[ManifestFile, Pruning, Future[bytes]]] = deque()
+        ahead: deque[_Chosen] = deque()
         while True:
-            for manifest, pruning in islice(chosen, MANIFESTS_AHEAD - len(ahead)):
-                ahead.append((manifest, pruning, pool.submit(self._body, manifest.manifest_path)))
+            for one in islice(chosen, MANIFESTS_AHEAD - len(ahead)):
+                self._fetch(one)
+                ahead.append(one)
             if not ahead:
                 return
-            manifest, pruning, body = ahead.popleft()
-            with self._forgotten_if_damaged(manifest.manifest_path):
-                entries = self._entries(body.result(), manifest, pruning)
+            one = ahead.popleft()
+            with self._forgotten_if_damaged(one.manifest.manifest_path):
+                entries = self._entries(one)
             yield from entries
 
-    def _chosen(self, manifests: Sequence[ManifestFile], bound: Bound) -> Iterator[tuple[ManifestFile, Pruning]]:
+    def _chosen(self, manifests: Sequence[ManifestFile], bound: Bound) -> Iterator[_Chosen]:
         """The manifests that have to be read: not those of which it is known that no file is left."""
         prunings: dict[int, Pruning] = {}
         for manifest in manifests:
@@ -95,16 +117,26 @@ class Planner(Struct, frozen=True):
             pruning = prunings[spec_id]
             if not pruning.keeps_manifest(manifest):
                 continue
-            index = indexes.find(self.storage, self._key(manifest.manifest_path))
-            if index is None or not pruning.covered_by(index) or pruning.places(index):
-                yield manifest, pruning
+            key = self._key(manifest.manifest_path)
+            index = indexes.find(self.storage, key)
+            places = pruning.places(index) if index is not None and pruning.covered_by(index) else None
+            if places is None or places:
+                yield _Chosen(key, manifest, pruning, index, places)
 
-    def _entries(self, body: bytes, manifest: ManifestFile, pruning: Pruning) -> list[ManifestEntry]:
-        key = self._key(manifest.manifest_path)
-        known = indexes.find(self.storage, key)
-        entries, index = indexed_files(body, manifest, pruning, known)
-        if index is not None and index is not known:
-            indexes.put(self.storage, key, index, index.size)
+    def _fetch(self, one: _Chosen) -> None:
+        """Have the bytes of a manifest read by another thread, if they are not at hand."""
+        one.body = immutable.find(self.storage, one.key)
+        if one.body is None:
+            one.fetched = shared_pool().submit(self._body, one.manifest.manifest_path)
+
+    def _entries(self, one: _Chosen) -> list[ManifestEntry]:
+        body = one.body if one.fetched is None else one.fetched.result()
+        assert body is not None, "it was at hand, or is being fetched"
+        if one.index is not None and one.places is not None:
+            return files_at(body, one.manifest, one.index, one.places)
+        entries, index = indexed_files(body, one.manifest, one.pruning, one.index)
+        if index is not None and index is not one.index:
+            indexes.put(self.storage, one.key, index, index.size)
         return entries
 
     @contextmanager

@@ -10,10 +10,10 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from datashard_core.format.data_file import DataFile
-from datashard_core.storage.driver import Pool, decoding_pool, shared_pool
+from datashard_core.storage.driver import decoding_pool, shared_pool
 from datashard_core.table.parquet_rows import FileRows, Reading
 
 if TYPE_CHECKING:
@@ -25,10 +25,47 @@ FILES_AHEAD = 32
 """Of a bucket: small files cost waiting and little else."""
 
 
-class _Lane:
-    """One file on its way."""
+TOGETHER, TOGETHER_BYTES = 8, 2**20
+"""So many files that are at hand, or bytes of them, are one lane: handing a small file over takes as long as a fifth of
+what reading it does."""
 
-    def __init__(self, rows: FileRows) -> None:
+
+class _Rows(Protocol):
+    """One file that is read, or some; see :class:`FileRows`."""
+
+    @property
+    def weight(self) -> int: ...
+
+    @property
+    def at_hand(self) -> bool: ...
+
+    def step(self) -> tuple[list[pa.RecordBatch], bool]: ...
+
+
+class _Several:
+    """Small files, read one after the other in one step."""
+
+    at_hand = True
+
+    def __init__(self, files: list[FileRows]) -> None:
+        self._files = files
+        self.weight = sum(file.weight for file in files)
+
+    def step(self) -> tuple[list[pa.RecordBatch], bool]:
+        found: list[pa.RecordBatch] = []
+        while self._files:
+            batches, more = self._files[0].step()
+            found += batches
+            if more:
+                return found, True
+            self._files.pop(0)
+        return found, False
+
+
+class _Lane:
+    """One file on its way, or some."""
+
+    def __init__(self, rows: _Rows) -> None:
         self.rows = rows
         self.ready: deque[pa.RecordBatch] = deque()
         self.running: Future[tuple[list[pa.RecordBatch], bool]] | None = None
@@ -36,15 +73,17 @@ class _Lane:
         self.size = 0
 
     def collect(self) -> None:
-        """Take what the last step has found; waits for it."""
+        """Take what the last step has found; waits for it, or does it here if no thread has begun with it."""
         if self.running is None:
             return
-        batches, self.more = self.running.result()
+        alone = self.rows.at_hand and self.running.cancel()
+        batches, self.more = self.rows.step() if alone else self.running.result()
         self.running = None
         self.ready += batches
         self.size += sum(batch.nbytes for batch in batches)
 
-    def start(self, pool: Pool) -> None:
+    def start(self) -> None:
+        pool = decoding_pool() if self.rows.at_hand else shared_pool()
         self.running = pool.submit(self.rows.step)
 
     @property
@@ -69,13 +108,15 @@ def read_files(reading: Reading, files: Iterator[DataFile], ahead: int | None = 
         CorruptTableError: a file is missing or damaged.
         StorageError: the store failed.
     """
+    opened = (FileRows(reading, file) for file in files)
+    waiting: Iterator[_Rows] = opened
     if ahead is None:
         ahead = (os.cpu_count() or 1) + 1 if reading.is_local else FILES_AHEAD
-    pool = decoding_pool() if reading.is_local else shared_pool()
+        waiting = _together(opened)
     lanes: deque[_Lane] = deque()
     try:
         while True:
-            _go_on(lanes, reading, files, ahead, pool)
+            _go_on(lanes, waiting, ahead)
             if not lanes:
                 return
             first = lanes[0]
@@ -93,7 +134,27 @@ def read_files(reading: Reading, files: Iterator[DataFile], ahead: int | None = 
                 lane.running.cancel()
 
 
-def _go_on(lanes: deque[_Lane], reading: Reading, files: Iterator[DataFile], ahead: int, pool: Pool) -> None:
+def _together(files: Iterator[FileRows]) -> Iterator[_Rows]:
+    """The files, those that are small and at hand put together."""
+    small: list[FileRows] = []
+    size = 0
+    for file in files:
+        if not file.at_hand or file.size > TOGETHER_BYTES:
+            if small:
+                yield _Several(small)
+            yield file
+            small, size = [], 0
+            continue
+        small.append(file)
+        size += file.size
+        if len(small) == TOGETHER or size > TOGETHER_BYTES:
+            yield _Several(small)
+            small, size = [], 0
+    if small:
+        yield _Several(small)
+
+
+def _go_on(lanes: deque[_Lane], waiting: Iterator[_Rows], ahead: int) -> None:
     """Start what may run: the first file always, the others while there is room."""
     for lane in lanes:
         if lane.running is not None and lane.running.done():
@@ -101,13 +162,13 @@ def _go_on(lanes: deque[_Lane], reading: Reading, files: Iterator[DataFile], ahe
     room = MAX_BYTES - sum(lane.weight for lane in lanes)
     for place, lane in enumerate(lanes):
         if lane.idle and (not lane.ready if place == 0 and room < 0 else room > 0):
-            lane.start(pool)
+            lane.start()
             room -= lane.rows.weight
     while len(lanes) < ahead and (room > 0 or not lanes):
-        file = next(files, None)
-        if file is None:
+        rows = next(waiting, None)
+        if rows is None:
             return
-        lane = _Lane(FileRows(reading, file))
-        lane.start(pool)
+        lane = _Lane(rows)
+        lane.start()
         lanes.append(lane)
         room -= lane.rows.weight

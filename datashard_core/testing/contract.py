@@ -225,12 +225,12 @@ def data_files_are_read_by_arrow(storage: Storage) -> None:
     storage.put_data("data/one.parquet", sink.getvalue())
     with storage.open_data("data/two.parquet") as stream:
         pq.write_table(table, stream)
-    filesystem, root = storage.filesystem()
     for name in ("one", "two"):
-        found = pq.read_table(f"{root}/data/{name}.parquet", filesystem=filesystem)
-        _same(found.num_rows, 1000, f"rows of {name}")
+        with storage.open_input(f"data/{name}.parquet") as source:
+            _same(pq.read_table(source).num_rows, 1000, f"rows of {name}")
         body = storage.get(f"data/{name}.parquet").body
         _same(pq.read_table(pa.BufferReader(body)).equals(table), True, f"rows of {name} by its bytes")
+    _raises(ObjectNotFoundError, lambda: storage.open_input("data/three.parquet"), "opening a file that is not there")
 
 
 @_check

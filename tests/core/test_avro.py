@@ -26,6 +26,7 @@ from datashard_core.format.manifest import (
     encode_manifest,
     encode_manifest_list,
 )
+from datashard_core.format.manifest_scan import Pruning, live_files
 from datashard_core.format.partition import PartitionField, PartitionSpec
 from datashard_core.format.schema import Schema
 
@@ -188,6 +189,28 @@ def test_maps_with_text_keys_are_read() -> None:
     rows[0]["data_file"]["column_sizes"] = {"1": 100, "2": 200}
     data = packed(schema, rows, header)
     assert decode_manifest(data, listed(data))[0].data_file.column_sizes == {1: 100, 2: 200}
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2"])
+def test_a_manifest_is_read_however_its_writer_compressed_it(codec: str) -> None:
+    schema, rows, header = unpacked(both()[0])
+    data = packed(schema, rows, header, codec, sync_interval=1)
+    found = avro.read_blocks(data, "s3://b/t/m.avro")
+    assert [block.count for block in found.blocks] == [1] * len(rows)
+    assert found.header.items() >= header.items()
+    assert live_files(data, listed(data), Pruning()) != []
+    for damaged in (data[:3], data[:40], data[:-1], b"Obj\x02" + data[4:], data[:-1] + b"\x00"):
+        with pytest.raises(CorruptTableError, match="restore it"):
+            avro.read_blocks(damaged, "s3://b/t/m.avro")
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate"])
+def test_a_manifest_whose_bytes_cannot_be_decompressed_is_damaged(codec: str) -> None:
+    schema, rows, header = unpacked(both()[0])
+    data = packed(schema, rows, header, codec)
+    damaged = data[:-40] + bytes(24) + data[-16:]
+    with pytest.raises(CorruptTableError, match="restore it"):
+        live_files(damaged, listed(damaged), Pruning())
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate"])

@@ -77,6 +77,23 @@ def test_an_append_brings_in_no_more_than_it_needs(tmp_path: Path) -> None:
     assert _loaded(_REFUSE.format(names={"numpy", "pandas"}) + _ONE_APPEND, tmp_path, unneeded) == []
 
 
+_ONE_READ = """
+import datashard_core as ds
+table = ds.load_table("warehouse/t").refresh()
+found = table.scan(where=(ds.col("a") >= 1) & ds.col("a").isin([1, 2]) & ~ds.col("a").is_null())
+assert found.to_arrow().num_rows == 2
+assert found.count() == 2
+"""
+
+
+def test_a_read_brings_in_no_more_than_it_needs(tmp_path: Path) -> None:
+    # Together they take as long to import as all that is needed.
+    unneeded = ("pyarrow.fs", "pyarrow.parquet", "pyarrow.compute", "pyarrow.dataset", "ssl", "typing_extensions")
+    refused = _REFUSE.format(names={"numpy", "pandas"})
+    assert _loaded(refused + _ONE_APPEND, tmp_path, ()) == []
+    assert _loaded(refused + _ONE_READ, tmp_path, unneeded) == []
+
+
 def test_what_msgspec_was_not_given_can_be_imported_later(tmp_path: Path) -> None:
     code = "import datashard_core as ds; ds.Schema; import typing_extensions, msgspec; typing_extensions.TypedDict"
     assert _loaded(code, tmp_path, ("typing_extensions", "msgspec")) == ["typing_extensions", "msgspec"]

@@ -7,13 +7,16 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import datashard_core as ds
 from datashard_core import col
 from datashard_core.format import types as t
-from datashard_core.format.binding import Check, Reference
+from datashard_core.format.binding import AllOf, Check, Reference
 from datashard_core.format.canonical import canonical
-from datashard_core.format.pruning import allowed_by_partition
+from datashard_core.format.manifest_index import ColumnBuilder, ManifestIndex
+from datashard_core.format.pruning import PartitionSource, allowed_by_partition
 from datashard_core.format.transforms import bucket, parse_transform, source_range
 from datashard_core.storage.base import StoredObject
 from datashard_core.storage.cache import immutable
@@ -113,19 +116,20 @@ def test_row_groups_that_cannot_match_are_left_out() -> None:
     import pyarrow as pa
 
     from datashard_core.format.binding import bind
+    from datashard_core.format.parquet_reader import ParquetFile
     from datashard_core.table.parquet_rows import row_groups
 
     sink = pa.BufferOutputStream()
     rows = pa.table({"n": range(100), "s": [f"{one:03}" for one in range(100)]}).cast(SCHEMA.to_arrow())
     pq.write_table(rows, sink, row_group_size=10)
-    with pq.ParquetFile(pa.BufferReader(sink.getvalue())) as parquet:
+    parquet = ParquetFile(pa.BufferReader(sink.getvalue()))
 
-        def left(condition: ds.Condition) -> list[int]:
-            return row_groups(parquet, parquet.schema_arrow, bind(condition, SCHEMA, "t"))
+    def left(condition: ds.Condition) -> list[int]:
+        return row_groups(parquet, parquet.schema, bind(condition, SCHEMA, "t"))
 
-        assert left(col("n") == 55) == [5]
-        assert left((col("s") >= "090") | (col("n") < 0)) == [9]
-        assert left(col("n").is_null()) == []
+    assert left(col("n") == 55) == [5]
+    assert left((col("s") >= "090") | (col("n") < 0)) == [9]
+    assert left(col("n").is_null()) == []
 
 
 @pytest.mark.parametrize(
@@ -146,6 +150,29 @@ def test_row_groups_that_cannot_match_are_left_out() -> None:
 def test_buckets_are_those_of_the_spec(kind: str, value: Any, hashed: int) -> None:
     parsed = t.parse_type(kind)
     assert bucket(parsed, value, 2**31 - 1) == (hashed & 0x7FFFFFFF) % (2**31 - 1)
+
+
+_values = st.lists(st.none() | st.integers(-5, 5), max_size=8) | st.lists(
+    st.none() | st.text("ab", max_size=2), max_size=8
+)
+
+
+@given(_values, st.sampled_from(["==", "!=", "<", "<=", ">", ">=", "null", "not null", "in", "not in"]), st.data())
+def test_columns_of_partition_values_are_judged_as_values_one_by_one(
+    values: Any, kind: Any, data: st.DataObject
+) -> None:
+    texts = any(isinstance(value, str) for value in values)
+    one = data.draw(st.text("ab", max_size=2) if texts else st.integers(-6, 6))
+    field = t.NestedField(1, "a", t.PrimitiveType("string" if texts else "long"), False)
+    check = Check(Reference(("a",), field), kind, (one,) if kind in ("in", "not in") else one)
+    builder = ColumnBuilder(field.type)
+    builder.add(*[[None] * len(values)] * 5)
+    index = ManifestIndex(range(len(values)), {(1, field.type): builder.done()}, {1000: values})
+    source = PartitionSource(0, 1000, parse_transform("identity"))
+    expected = [place for place, value in enumerate(values) if allowed_by_partition(check, source.transform, value)]
+    assert list(index.places(check, lambda _: (source,))) == expected
+    last_two = AllOf((Check(check.reference, "not null"), check))
+    assert list(index.places(last_two, lambda _: (source,))) == [one for one in expected if values[one] is not None]
 
 
 def test_partition_values_tell_ranges_of_the_column() -> None:

@@ -1,0 +1,65 @@
+"""Arrow's reader of Parquet, without what ``pyarrow.parquet`` imports beside it; see ``parquet_writer``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class ParquetFile:
+    """A Parquet file that is open. Not to be used by two threads at once.
+
+    Args:
+        source: a stream of Arrow's that can seek; it is left open.
+        buffer_size: a column is read so many bytes at a time; 0: at once.
+        pre_buffer: the columns wanted are read ahead together, by few requests.
+
+    Raises:
+        pyarrow.ArrowException: it is no Parquet file.
+        OSError: it is cut short, or the source failed.
+    """
+
+    def __init__(self, source: Any, *, buffer_size: int = 0, pre_buffer: bool = True) -> None:
+        options = {"buffer_size": buffer_size, "pre_buffer": pre_buffer}
+        self._reader = _inner_reader(source, options) or _public_reader(source, options)
+
+    @property
+    def metadata(self) -> Any:
+        """What the footer says: ``pyarrow.parquet.FileMetaData``."""
+        return self._reader.metadata
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the file, with field ids in the metadata of its fields."""
+        return self._reader.schema_arrow
+
+    def batches(self, rows: int, group: int, leaves: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
+        """The rows of a row group, decoded in this thread: threads of a scan read files side by side.
+
+        Args:
+            rows: in a batch, at the most.
+            group: number of the row group.
+            leaves: places of the leaf columns wanted; None for all.
+        """
+        yield from self._reader.iter_batches(rows, [group], column_indices=leaves, use_threads=False)
+
+
+def _inner_reader(source: Any, options: dict[str, Any]) -> Any:
+    """The class that reads; None where this release of Arrow has another."""
+    try:
+        from pyarrow._parquet import ParquetReader
+
+        reader = ParquetReader()
+        reader.open(source, arrow_extensions_enabled=True, **options)
+    except (ImportError, TypeError):
+        return None
+    return reader
+
+
+def _public_reader(source: Any, options: dict[str, Any]) -> Any:
+    from pyarrow.parquet import ParquetFile as Public
+
+    return Public(source, **options).reader
