@@ -243,11 +243,16 @@ def _decoded(parquet: ParquetFile, group: int, leaves: Sequence[int] | None) -> 
 
 def row_groups(parquet: ParquetFile, file_schema: pa.Schema, bound: Bound) -> list[int]:
     """The row groups that may hold a row that matches, by the statistics in the file's footer."""
+    import pyarrow as pa
+
     groups = range(parquet.metadata.num_row_groups)
     if bound == TRUE or len(groups) < 2:
         return list(groups)  # the manifest's bounds have said as much
     starts = first_leaves(file_schema)
-    places = {field_id: starts[place] for place, field_id in enumerate(map(id_of, file_schema))}
+    # A leaf of a struct or list is null where the struct is not: its statistics say nothing of the whole.
+    places = {
+        id_of(column): starts[place] for place, column in enumerate(file_schema) if not pa.types.is_nested(column.type)
+    }
 
     def allows(check: Check, group: int) -> bool:
         place = places.get(check.reference.field.field_id) if len(check.reference.names) == 1 else None

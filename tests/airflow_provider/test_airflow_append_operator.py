@@ -28,7 +28,17 @@ FIELDS = [
 ROWS = [{"n": 1, "text": "one"}, {"n": 2, "text": None}]
 
 
-def append(**given: Any) -> DataShardAppendOperator:
+class FailsAfterTheAppend(DataShardAppendOperator):
+    """Loses its first try when the rows are in the table."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        result = super().execute(context)
+        if context["ti"].try_number == 1:
+            raise ConnectionError("lost after the append")
+        return result
+
+
+def append(operator: type[DataShardAppendOperator] = DataShardAppendOperator, **given: Any) -> DataShardAppendOperator:
     """The operator with what most tests have in common."""
     values: dict[str, Any] = {
         "task_id": "load",
@@ -39,7 +49,7 @@ def append(**given: Any) -> DataShardAppendOperator:
         "datashard_conn_id": "local",
         "retry_delay": timedelta(0),
     }
-    return DataShardAppendOperator(**{**values, **given})
+    return operator(**{**values, **given})
 
 
 def rows_of(warehouse: Warehouse, name: str = "numbers") -> list[dict[str, Any]]:
@@ -67,26 +77,8 @@ def test_records_are_appended_and_the_result_is_returned(local_warehouse: Wareho
 
 
 def test_a_second_try_appends_nothing_twice(local_warehouse: Warehouse, run_dag: Any) -> None:
-    tries = itertools.count(1)
-
-    class FailsAfterTheAppend(DataShardAppendOperator):
-        def execute(self, context: Any) -> dict[str, Any]:
-            result = super().execute(context)
-            if next(tries) == 1:
-                raise ConnectionError("lost after the append")
-            return result
-
     with DAG("dag_retry") as dag:
-        FailsAfterTheAppend(
-            task_id="load",
-            table="numbers",
-            records=ROWS,
-            schema=FIELDS,
-            create_if_missing=True,
-            datashard_conn_id="local",
-            retries=1,
-            retry_delay=timedelta(0),
-        )
+        append(FailsAfterTheAppend, retries=1)
     ran = run_dag(dag)
     assert ran.state == "success", ran.errors
     assert [str(error) for error in ran.errors] == ["lost after the append"]
@@ -412,27 +404,8 @@ def test_what_a_run_defers_is_in_the_table_when_the_run_is_over(
 
 
 def test_a_deferred_task_that_is_tried_again_appends_once(local_warehouse: Warehouse, run_dag: Any) -> None:
-    tries = itertools.count(1)
-
-    class FailsAfterTheAppend(DataShardAppendOperator):
-        def execute(self, context: Any) -> dict[str, Any]:
-            result = super().execute(context)
-            if next(tries) == 1:
-                raise ConnectionError("lost after the append")
-            return result
-
     with DAG("dag_deferred_retry") as dag:
-        load = FailsAfterTheAppend(
-            task_id="load",
-            table="numbers",
-            records=ROWS,
-            schema=FIELDS,
-            create_if_missing=True,
-            datashard_conn_id="local",
-            commit="deferred",
-            retries=1,
-            retry_delay=timedelta(0),
-        )
+        load = append(FailsAfterTheAppend, commit="deferred", retries=1)
         load >> DataShardFlushOperator(task_id="flush", table="numbers", datashard_conn_id="local").as_teardown()
     ran = run_dag(dag)
     assert ran.state == "success", ran.errors

@@ -34,6 +34,13 @@ def _parquet(table: pa.Table, **options: Any) -> pa.Buffer:
     return sink.getvalue()
 
 
+def divide(table: ds.Table) -> None:
+    """Write the one file of a local table anew, in row groups of ten rows."""
+    (file,) = table.scan().data_files()
+    path = file.file_path.removeprefix("file://")
+    pq.write_table(pq.read_table(path), path, row_group_size=10)
+
+
 def test_each_column_is_read_alone_by_the_places_of_its_leaves() -> None:
     rows = pa.table({name: pa.nulls(3, kind) for name, kind in FIELDS.items()})
     file = ParquetFile(pa.BufferReader(_parquet(rows)))
@@ -86,6 +93,22 @@ def test_a_release_of_arrow_with_its_kernels_elsewhere_finds_the_same(monkeypatc
     assert kernels() is public
 
 
+def test_no_row_group_is_left_out_for_the_nulls_within_a_struct_or_list(tmp_path: Path) -> None:
+    """A struct of nulls is not null, and neither is an empty list, but every leaf of them is."""
+    fields = [
+        {"id": 1, "name": "n", "type": "long"},
+        {"id": 2, "name": "a", "type": {"type": "struct", "fields": [{"id": 3, "name": "b", "type": "long"}]}},
+        {"id": 4, "name": "l", "type": {"type": "list", "element-id": 5, "element": "long", "element-required": False}},
+    ]
+    table = ds.connect(str(tmp_path)).create_table("t", ds.Schema(fields=fields))
+    there = {"a": {"b": None}, "l": []}
+    table.append([{"n": number, **(there if number < 50 else {"a": None, "l": None})} for number in range(100)])
+    divide(table)
+    for name in ("a", "l"):
+        assert table.scan(where=col(name).is_not_null()).count() == 50
+        assert {row["n"] for row in table.scan(where=col(name).is_null()).to_records()} == set(range(50, 100))
+
+
 def test_no_row_group_is_left_out_for_the_statistics_of_a_namesake(tmp_path: Path) -> None:
     """A field ``b`` of a struct ``a`` and a column ``a.b`` have one path in Parquet."""
     fields = [
@@ -94,8 +117,6 @@ def test_no_row_group_is_left_out_for_the_statistics_of_a_namesake(tmp_path: Pat
     ]
     table = ds.connect(str(tmp_path)).create_table("t", ds.Schema(fields=fields))
     table.append([{"a.b": number, "a": {"b": 1_000 + number}} for number in range(100)])
-    (file,) = table.scan().data_files()
-    path = file.file_path.removeprefix("file://")
-    pq.write_table(pq.read_table(path), path, row_group_size=10)
+    divide(table)
     assert table.scan(where=col("a.b") == 55).to_records() == [{"a.b": 55, "a": {"b": 1_055}}]
     assert table.scan(where=col("a.b") >= 1_000).count() == 0
