@@ -49,7 +49,7 @@ from datashard_core.storage.requests import (
 ONE_IN = 128
 """One of so many deferred appends commits what is staged, so the backlog stays bounded.
 
-A commit makes five PUTs and a listing, so at half the number it would cost what every twelfth append does.
+A commit makes five PUTs and a listing, so with one in 64 commits would cost what every tenth append does.
 """
 
 MUCH = 256
