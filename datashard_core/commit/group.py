@@ -140,7 +140,7 @@ def breathe(group: Group, error: StorageError) -> Steps[None]:
     if error.reason == "throttled":
         group.throttled = min(max(SLOW, 2 * group.throttled), SLOWEST)
     say(group, now)
-    pause = (0.5 + fraction) * (group.throttled or 0.3)
+    pause = (0.5 + fraction) * max(group.throttled, 0.3)
     yield from ask(Sleep(min(pause, group.deadline - now.monotonic)))
 
 

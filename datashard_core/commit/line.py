@@ -16,6 +16,8 @@ from datashard_core.storage.requests import Instant, ListPage, Now, Put, Random,
 SHORTEST_LOOK = 0.1  # seconds between two looks for the next version
 WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
 PATIENCE = 0.5  # seconds without a new version after which the second in line commits
+STRETCHED = 2.0  # by so much of it for each second that an overloaded store is left alone between two looks
+EASED = 0.8  # what a look that was answered leaves of that pause
 LIST_AFTER = 4  # versions that came without us before we look whether our object is still there
 
 
@@ -78,10 +80,7 @@ def turn_in_line(group: Group) -> Steps[list[StagedName] | None]:
     except StorageError as error:
         yield from breathe(group, error)
         return None
-    # Whoever would give up before its turn comes tries it half-way: those before it may be long gone.
-    now: Instant = yield from ask(Now())
-    patience = min(PATIENCE * math.log2(1 + rank), (group.deadline - now.monotonic) / 2)
-    waited = rank > 0 and (yield from _watch(group, rank, patience))
+    waited = rank > 0 and (yield from _watch(group, rank, PATIENCE * math.log2(1 + rank)))
     return None if waited else listed
 
 
@@ -121,7 +120,11 @@ def _rank(group: Group, listed: Sequence[StagedName]) -> Steps[int]:
 
 
 def _watch(group: Group, line: int, patience: float) -> Steps[bool]:
-    """Look for new versions for as long as the place in line demands; whether one came."""
+    """Look for new versions for as long as the place in line demands; whether one came.
+
+    Where the store is overloaded, commits take longer, and whoever commits beside those before it makes them
+    take longer yet: so patience grows with the pause that the store is given.
+    """
     begun: Instant = yield from ask(Now())
     while True:
         fraction: float = yield from ask(Random())
@@ -130,13 +133,15 @@ def _watch(group: Group, line: int, patience: float) -> Steps[bool]:
         try:
             if (yield from _look(group)):
                 return True
-            group.throttled /= 2
+            group.throttled *= EASED
         except StorageError as error:
             yield from breathe(group, error)
         now: Instant = yield from ask(Now())
         check_deadline(group, now)
         say(group, now, f"{line} in line before them; ")
-        if now.monotonic - begun.monotonic > patience:
+        # Whoever would give up before its turn comes tries it half-way: those before it may be long gone.
+        stretched = min(patience * (1 + STRETCHED * group.throttled), (group.deadline - begun.monotonic) / 2)
+        if now.monotonic - begun.monotonic > stretched:
             return False
 
 

@@ -116,8 +116,11 @@ def _from(
     horizon: int | None,
 ) -> Steps[Remembered]:
     low = lowest_told(newest)
-    short = not ids or low - 1 <= max(above, newest.first - 1) or newest.version - above <= SHORT_RANGE
-    boundary = 0 if short else low - low % BLOCK
+    # Where the names of a block do not all fit one version's property, a walk over the blocks before it takes a
+    # round trip for every few versions; their nodes take one.
+    cut_short = low % BLOCK != 0
+    near = low - 1 <= max(above, newest.first - 1) or (newest.version - above <= SHORT_RANGE and not cut_short)
+    boundary = 0 if near or not ids else low - low % BLOCK
     try:
         return (yield from _look_up(ids, newest, boundary, above, bodies, history, horizon))
     except TombstoneMetError as met:
@@ -141,7 +144,7 @@ def _look_up(
         return Remembered((yield from look_back(ids, newest, above=above, bodies=bodies, root=history.root)), above + 1)
     wanted = list(nodes.needed_below(boundary, max(above, newest.first - 1)))
     recent, older = yield from together(
-        look_back(ids, newest, above=boundary - 1, bodies=bodies, root=history.root),
+        look_back(ids, newest, above=max(above, boundary - 1), bodies=bodies, root=history.root),
         _in_nodes(ids, wanted, newest, history, horizon),
     )
     words = {own: word for own, word in {**older.words, **recent}.items() if word.version > above}

@@ -10,6 +10,7 @@ Everything here is pure. See ``docs/design/commit-protocol.md``, "Objects of one
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,11 @@ PROPERTY = "datashard.commit"
 PROTOCOL_PROPERTY = "datashard.protocol-version"
 PROTOCOL_VERSION = 1
 BLOCK = 16
-MAX_PROPERTY_BYTES = 32 * 1024
+MAX_PROPERTY_BYTES = 64 * 1024
+"""What is told of earlier versions ends there; the names of the version itself are always whole."""
+
+DIGEST_BYTES = 16
+"""Of append ids and of rows: BLAKE2b-128."""
 
 LIBRARY_MADE = ""
 """Recorded in the place of a rows digest for an id that the library made: it never comes back."""
@@ -91,14 +96,11 @@ def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
             first=int(raw["first"]),
             commit_id=str(raw["id"]),
             since=int(raw["since"]),
-            names={
-                int(version): {append_id: _decode_record(record) for append_id, record in named.items()}
-                for version, named in raw["names"].items()
-            },
+            names={int(version): _decode(named) for version, named in raw["names"].items()},
             next=str(raw.get("next", "")),
             line=int(raw.get("line", 0)),
         )
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CorruptTableError(
             f"table {table_uuid}: the table property {PROPERTY!r} cannot be read ({error}): {text[:200]!r}. "
             "Remove the property with the engine that changed it, once no append is under way."
@@ -162,11 +164,14 @@ def _known(parent: CommitNames | None, version: int, parent_version: int) -> Map
 
 
 def _size(named: Mapping[str, Record]) -> int:
-    return 16 + sum(8 + len(append_id) + _record_size(record) for append_id, record in named.items())
+    return 24 + sum(_record_size(record) for record in named.values())
 
 
 def _record_size(record: Record) -> int:
-    return 32 + len(record.reason) if isinstance(record, Refusal) else len(record)
+    """Characters of an id and what is said of it: base64 of one digest or of two; or hexadecimal, and the reason."""
+    if isinstance(record, Refusal):
+        return 2 * DIGEST_BYTES + 8 + len(record.reason)
+    return -(-DIGEST_BYTES * (2 if record else 1) * 4 // 3)
 
 
 def encode(names: CommitNames) -> str:
@@ -179,22 +184,44 @@ def encode(names: CommitNames) -> str:
             "id": names.commit_id,
             "since": names.since,
             **({"next": names.next, "line": names.line} if names.next else {}),
-            "names": {
-                str(version): {append_id: _encode_record(record) for append_id, record in named.items()}
-                for version, named in sorted(names.names.items())
-                if named
-            },
+            "names": {str(version): _encode(named) for version, named in sorted(names.names.items()) if named},
         }
     ).decode()
 
 
-def _encode_record(record: Record) -> Any:
-    return {"refused": record.reason} if isinstance(record, Refusal) else record
+def _encode(named: Mapping[str, Record]) -> list[Any]:
+    """Names of a version: ids that the library made, ids with the digest of their rows, and refusals if any.
+
+    Digests are as good as random, so they are packed end to end: there are up to 512 in a version, each
+    repeated by up to 15 others.
+    """
+    made, handed_in, refused = [], [], {}
+    for own, record in named.items():
+        if isinstance(record, Refusal):
+            refused[own] = record.reason
+        elif record == LIBRARY_MADE:
+            made.append(own)
+        else:
+            handed_in += [own, record]
+    return [_packed(made), _packed(handed_in), *([refused] if refused else [])]
 
 
-def _decode_record(raw: Any) -> Record:
-    if isinstance(raw, dict):
-        return Refusal(str(raw["refused"]))
-    if not isinstance(raw, str):
-        raise ValueError(f"not a record of an append: {raw!r}")
-    return raw
+def _decode(raw: Any) -> dict[str, Record]:
+    made, handed_in, *rest = raw
+    pairs = iter(_unpacked(handed_in))
+    named: dict[str, Record] = dict.fromkeys(_unpacked(made), LIBRARY_MADE)
+    named.update(zip(pairs, pairs, strict=True))
+    for refused in rest:
+        named.update({own: Refusal(str(reason)) for own, reason in refused.items()})
+    return named
+
+
+def _packed(digests: list[str]) -> str:
+    return b64encode(b"".join(map(bytes.fromhex, digests))).decode()
+
+
+def _unpacked(text: str) -> list[str]:
+    raw = b64decode(text, validate=True)
+    if len(raw) % DIGEST_BYTES:
+        raise ValueError(f"{len(raw)} bytes are no digests of {DIGEST_BYTES} bytes each")
+    return [raw[start : start + DIGEST_BYTES].hex() for start in range(0, len(raw), DIGEST_BYTES)]

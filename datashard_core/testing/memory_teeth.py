@@ -75,12 +75,13 @@ FORGETFUL = Mix(
 """A table that remembers ids for two seconds, with maintenance all the time, and writers that doze."""
 
 _LONG = replace(FORGETFUL, retention=30.0)
+_DOZING = replace(FORGETFUL, writers=8, faults=Faults(suspend=0.05, suspend_seconds=20.0))
 
 MEMORY_TEETH = (
     Tooth("nodes within the retention stay", _LONG, _retention_ignored_by_removal),
     Tooth("look-ups reach as far back as the retention", _LONG, _retention_ignored_by_look_ups),
     Tooth("a node is removed only where a later one covers it", _LONG, _removed_without_a_cover),
-    Tooth("what is forgotten is marked before it is removed", FORGETFUL, _no_mark),
+    Tooth("what is forgotten is marked before it is removed", _DOZING, _no_mark),
     Tooth(
         "what is forgotten is not taken for unnamed",
         replace(FORGETFUL, handed_in=0.2, faults=Faults(suspend=0.05, suspend_seconds=20.0)),

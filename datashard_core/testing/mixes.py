@@ -61,6 +61,7 @@ class Mix:
         late: mean seconds after which a twin runs the same append.
         retention: seconds for which append ids are remembered; 0: the 30 days of the default.
         block: versions to a block of remembered names; small ones make deep nodes in short histories.
+        room: bytes of a version's property; in a small one the names of a block do not all fit.
         faults: what goes wrong, until the calm.
     """
 
@@ -96,6 +97,7 @@ class Mix:
     late: float = 1.0
     retention: float = 0.0
     block: int = names.BLOCK
+    room: int = names.MAX_PROPERTY_BYTES
     faults: Faults = field(default_factory=Faults)
 
     @property
@@ -157,6 +159,7 @@ def mix_for(seed: int) -> Mix:
         turns=dice.choice([4, 4, 20]),
         schema_changers=dice.choice([0, 0, 1]),
         deleters=dice.choice([0, 0, 1]),
+        room=dice.choice([names.MAX_PROPERTY_BYTES, names.MAX_PROPERTY_BYTES, 256]),
     )
 
 
@@ -169,6 +172,7 @@ def scaled_to(mix: Mix) -> Iterator[None]:
     with ExitStack() as stack:
         for module in (names, history, lookup, node_store, nodes, sweep, forget):
             stack.enter_context(mock.patch.object(module, "BLOCK", mix.block))
+        stack.enter_context(mock.patch.object(names, "MAX_PROPERTY_BYTES", mix.room))
         stack.enter_context(mock.patch.object(lookup, "SHORT_RANGE", 2 * mix.block))
         stack.enter_context(mock.patch.object(sweep, "KEPT", 3 * mix.block))
         stack.enter_context(mock.patch.object(sweep, "EVERY", 2))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from datashard_core.commit.names import MAX_PROPERTY_BYTES
 from datashard_core.testing.memory_teeth import FORGETFUL, MEMORY_TEETH
 from datashard_core.testing.mixes import Mix, mix_for
 from datashard_core.testing.scenario import run_seed
@@ -60,7 +61,8 @@ def test_no_seed_violates_an_invariant_and_nothing_is_left_out(tmp_path: Path) -
 @pytest.mark.thorough
 @pytest.mark.parametrize("seed", FAILED_ONCE)
 def test_a_seed_that_failed_once_stays_mended(seed: int) -> None:
-    assert run_seed(seed, mix_for(seed)).violations == []
+    # Smaller properties came to the mixes later, and would make other runs of these.
+    assert run_seed(seed, replace(mix_for(seed), room=MAX_PROPERTY_BYTES)).violations == []
 
 
 @pytest.mark.thorough
