@@ -44,6 +44,10 @@ class ParquetFile:
             group: number of the row group.
             leaves: places of the leaf columns wanted; None for all.
         """
+        if self.metadata.row_group(group).num_rows <= rows:
+            # Decoded at once: cutting it into batches costs a tenth of the time that decoding takes.
+            yield from self._reader.read_row_group(group, column_indices=leaves, use_threads=False).to_batches()
+            return
         yield from self._reader.iter_batches(rows, [group], column_indices=leaves, use_threads=False)
 
 

@@ -221,10 +221,12 @@ class FileRows:
                 self._body = reading.storage.get(self._key).body
                 if self._kept:
                     small_files.keep(reading.storage, self._key, self._body)
-            return pa.BufferReader(self._body), {}
+            return pa.BufferReader(self._body), {"pre_buffer": False}
         source = reading.storage.open_input(self._key)
-        # Of a local file a little at a time: a row group's columns need not be in memory as a whole.
-        return source, {"buffer_size": _READ_SIZE, "pre_buffer": False} if reading.is_local else {}
+        if not reading.is_local:
+            return source, {}
+        # Of a large local file a little at a time: a row group's columns need not be in memory as a whole.
+        return source, {"buffer_size": _READ_SIZE if size > ONE_REQUEST else 0, "pre_buffer": False}
 
 
 def _decoded(parquet: ParquetFile, group: int, leaves: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
