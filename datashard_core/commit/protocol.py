@@ -95,6 +95,7 @@ def append(
 def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
     hot = seen is not None and is_hot(seen.body, now.wall_ms)
     draft: Beside[Draft] | None = None
+    sent = Beside(_send_files(group))
     if seen is not None and hot and _based_by(group, seen.body.version):
         # Many are writing: whoever reads and lists first only loses the race later.
         yield from _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
@@ -103,9 +104,10 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
             # Most tables are quiet: the files are on their way while we look whether this one is.
             draft = Beside(draft_alone(group.target, seen, dict(group.waiting)))
         expected = frozenset(group.waiting)
-        listed = yield from with_beside(_arrived(group, seen), *([draft] if draft is not None else []))
+        listed = yield from with_beside(_arrived(group, seen), sent, *([draft] if draft is not None else []))
         if not group.waiting:
             return
+        yield from _all_sent(group, sent)
         alone = seen is not None and group.known.body.version == seen.body.version and not listed
         group.state = replace(group.known, contested=not alone)
         if not alone or frozenset(group.waiting) != expected:
@@ -114,6 +116,7 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
         crowded = len([name for name in listed if name.kind == "w"]) > CROWD
         if not (crowded or is_hot(group.known.body, now.wall_ms)):
             yield from _try(group, listed, draft)
+    yield from _all_sent(group, sent)
     if group.waiting:
         yield from stage(group)
         yield from ask(Sleep(BEFORE_FIRST_LISTING))
@@ -121,6 +124,36 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
         turn = yield from turn_in_line(group)
         if turn is not None:
             yield from _try(group, turn)
+
+
+def _send_files(group: Group) -> Steps[dict[str, DataShardError]]:
+    """Write the data files that are not in the store yet; for each digest of append id the error, if there was one."""
+    failed: dict[str, DataShardError] = {}
+    unsent = [(own, put) for own, item in group.waiting.items() for put in item.unsent]
+    while unsent:
+        outcomes = yield [put for _, put in unsent]
+        again, overload = [], None
+        for (own, put), outcome in zip(unsent, outcomes, strict=True):
+            if isinstance(outcome, StorageError) and outcome.reason == "throttled":
+                again.append((own, put))
+                overload = outcome
+            elif isinstance(outcome, DataShardError):
+                failed[own] = outcome
+        if overload is not None:
+            yield from breathe(group, overload)
+        unsent = again
+    return failed
+
+
+def _all_sent(group: Group, sent: Beside[dict[str, DataShardError]]) -> Steps[None]:
+    """Nothing may name a file before it is in the store: an append whose files are not ends here."""
+    yield from rest(sent)
+    if not isinstance(sent.outcome, dict):
+        raise sent.outcome or AssertionError("the files were neither sent nor refused")
+    for own, error in sent.outcome.items():
+        if group.waiting.pop(own, None) is not None:
+            group.results[own] = error
+            group.bases.pop(own, None)
 
 
 def _based_by(group: Group, version: int) -> bool:

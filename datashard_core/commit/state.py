@@ -17,7 +17,7 @@ from datashard_core.format.data_file import DataFile
 from datashard_core.format.manifest import ManifestFile, decode_manifest_list
 from datashard_core.format.schema import Schema
 from datashard_core.format.snapshot import Snapshot
-from datashard_core.storage.requests import Get, Steps, ask
+from datashard_core.storage.requests import Get, PutData, Steps, ask
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,6 +89,7 @@ class Append(Struct, frozen=True):
         schema: the schema that the rows were checked against.
         base: a version up to which the id is known to be unnamed; None: it has to be looked up.
         written_on: the newest version that was known when the first of ``files`` was begun; -1: not told.
+        unsent: those of ``files`` that are to be written yet, beside the first look at the table.
     """
 
     append_id: str
@@ -99,6 +100,7 @@ class Append(Struct, frozen=True):
     schema: Schema
     base: int | None
     written_on: int = -1
+    unsent: tuple[PutData, ...] = ()
 
 
 class Committed(Struct, frozen=True):

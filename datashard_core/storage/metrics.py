@@ -20,7 +20,7 @@ class StorageMetrics(Struct, frozen=True):
         bytes_up: bytes of bodies that were sent, in whole or in part.
         bytes_down: bytes of bodies that were received.
 
-    Requests that Arrow makes by itself, for data files of more than 8 MB, are not among them.
+    Requests that Arrow makes by itself, for data files of more than 16 MB, are not among them.
     """
 
     transport: str

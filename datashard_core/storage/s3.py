@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DELETE_BATCH = 1000
-ONE_PUT = 8 * 2**20
+ONE_PUT = 16 * 2**20
 """Data files up to this many bytes are one PUT of the transport; larger ones are Arrow's."""
 
 

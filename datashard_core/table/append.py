@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from datashard_core.clock import Clock
 from datashard_core.commit.names import LIBRARY_MADE
@@ -15,14 +17,22 @@ from datashard_core.commit.state import Append
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.digest import id_digest, rows_digest
-from datashard_core.format.parquet import write_parquet
+from datashard_core.format.parquet import encode_parquet, write_parquet
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import Storage
+from datashard_core.storage.driver import shared_pool
+from datashard_core.storage.requests import PutData
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_ID_CHARACTERS = 1024
+
+IN_MEMORY = 64 * 2**20
+"""Rows of up to so many bytes are encoded in memory, and sent beside the first look at the table; more are streamed."""
+
+SIDE_BY_SIDE = 4
+"""Data files that one append is divided into, at the most: encoding is what large ones take long for."""
 
 
 class AppendResult(Struct, frozen=True):
@@ -98,19 +108,44 @@ def plan_append(
         digest = rows_digest(rows, schema)
         own = append_id(digest) if callable(append_id) else append_id
         check_append_id(own)
-    files: tuple[DataFile, ...] = ()
-    if rows.nbytes > MAX_BODY_BYTES:
-        # Too large to be copied twice: written once now, and described wherever it is staged.
-        key = f"data/auto_{unique}.parquet"
-        with storage.open_data(key) as sink:
-            files = (write_parquet(rows, schema, sink, f"{location}/{key}"),)
-    return Append(
+    plan = Append(
         append_id=own,
         id=id_digest(own),
         digest=digest,
-        rows=None if files else rows,
-        files=files,
+        rows=rows,
+        files=(),
         schema=schema,
         base=base,
         written_on=known_version,
     )
+    if rows.nbytes <= MAX_BODY_BYTES:
+        return plan
+    # Too large to be copied twice: written once, and described wherever it is staged.
+    files, unsent = _encoded(rows, schema, location, storage, clock)
+    return replace(plan, rows=None, files=files, unsent=unsent)
+
+
+def _encoded(
+    rows: pa.Table, schema: Schema, location: str, storage: Storage, clock: Clock
+) -> tuple[tuple[DataFile, ...], tuple[PutData, ...]]:
+    """Many rows as data files, encoded side by side: those that are written, and what is to be sent of them yet."""
+    in_memory = rows.nbytes <= IN_MEMORY
+
+    def encoded(part: tuple[str, pa.Table]) -> tuple[DataFile, PutData | None]:
+        key, mine = part
+        if in_memory:
+            file = encode_parquet(mine, schema)
+            return file.data_file(f"{location}/{key}"), PutData(key, file.data)
+        with storage.open_data(key) as sink:
+            return write_parquet(mine, schema, sink, f"{location}/{key}"), None
+
+    parts = [(f"data/auto_{clock.unique()}.parquet", mine) for mine in _divided(rows)]
+    done = [encoded(parts[0])] if len(parts) == 1 else shared_pool().map(encoded, parts)
+    return tuple(file for file, _ in done), tuple(put for _, put in done if put is not None)
+
+
+def _divided(rows: pa.Table) -> list[pa.Table]:
+    """Many rows in as many parts as can be encoded at a time, none of them small."""
+    count = max(1, min(SIDE_BY_SIDE, os.cpu_count() or 1, rows.nbytes // MAX_BODY_BYTES))
+    ends = [rows.num_rows * part // count for part in range(count + 1)]
+    return [rows.slice(start, end - start) for start, end in pairwise(ends) if end > start]

@@ -62,7 +62,8 @@ class Archive:
         total: Counter[str] = Counter()
         for manifest in self._listed(location, snapshot):
             if manifest.manifest_path not in self._tags:
-                files = (self.store.kept[key] for key in self._live(location, manifest))
+                keys = self._live(location, manifest)  # one that was never written holds no row: see _check_files
+                files = (self.store.kept[key] for key in keys if key in self.store.kept)
                 self._tags[manifest.manifest_path] = sum(map(tags_in, files), Counter())
             total += self._tags[manifest.manifest_path]
         return total

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.lifecycle import create
-from datashard_core.commit.names import LIBRARY_MADE
 from datashard_core.commit.pointer import Found, find_current, find_hinted
 from datashard_core.commit.protocol import append
 from datashard_core.commit.staged_read import read_with_staged
-from datashard_core.commit.state import Append, Committed, Seen, Target
+from datashard_core.commit.state import Committed, Seen, Target
 from datashard_core.commit.version import version_key
 from datashard_core.errors import (
     AppendIdConflictError,
@@ -28,11 +29,11 @@ from datashard_core.errors import (
     DataShardError,
     NoSuchTableError,
 )
-from datashard_core.format.digest import id_digest, rows_digest
-from datashard_core.format.parquet import encode_parquet
-from datashard_core.storage.requests import Now, PutData, Sleep, Steps, Unique, ask
+from datashard_core.format.digest import id_digest
+from datashard_core.storage.requests import Now, Sleep, Steps, ask
 from datashard_core.testing.actors import start_others
-from datashard_core.testing.history import ROOT, SCHEMA, Archive, tags_in
+from datashard_core.testing.appends import Written, encode_large, item_of, write_large
+from datashard_core.testing.history import ROOT, Archive, tags_in
 from datashard_core.testing.judge import judge
 from datashard_core.testing.mixes import Mix, scaled_to
 from datashard_core.testing.report import Report, Told
@@ -163,15 +164,19 @@ class Scenario:
         target = self.target_of(seen)
         bases: dict[str, int | None] = dict.fromkeys(tags, None if handed_in else seen.body.version)
         told = {tag: self.told[target.uuid][tag] for tag in tags}
-        files: dict[str, tuple[Any, ...]] = {}
+        written: dict[str, Written] = {}
         for tag in tags:
             told[tag].running += 1
             told[tag].handed_in |= handed_in
-            files[tag] = (yield from _write_large(tag)) if large else ()
+            if large:
+                written[tag] = yield from encode_large(tag, seen)
+                if choices.random() < 0.5:
+                    written[tag] = yield from write_large(written[tag])
         begun = (yield from ask(Now())).monotonic
         for turn in range(4):
             # Who asks again hands the id in, also one that the library had made.
-            items = {tag: _item(tag, handed_in or turn > 0, base, files[tag]) for tag, base in bases.items()}
+            items = {tag: item_of(tag, handed_in or turn > 0, base, written.get(tag)) for tag, base in bases.items()}
+            self.counts["file sent beside the first look"] += sum(bool(item.unsent) for item in items.values())
             self.counts["large append" if large else "direct append"] += len(items)
             self.counts["grouped append"] += len(items) > 1
             results, known = yield from append(list(items.values()), target, seen, self.mix.give_up)
@@ -185,6 +190,7 @@ class Scenario:
                     bases[tag] = results[item.id].base  # type: ignore[union-attr]
             if not bases:
                 break
+            written = {tag: replace(one, unsent=(), on=-1) for tag, one in written.items()}
         for tag in tags:
             told[tag].running -= 1
         return seen if seen.body.state == "table" else (yield from self.loaded())
@@ -221,7 +227,7 @@ class Scenario:
 
     def _defer(self, tag: str, handed_in: bool, seen: Seen, choices: random.Random) -> Steps[Seen]:
         target = self.target_of(seen)
-        item = _item(tag, handed_in, None if handed_in else seen.body.version, ())
+        item = item_of(tag, handed_in, None if handed_in else seen.body.version)
         told = self.told[target.uuid][tag]
         told.running += 1
         told.handed_in |= handed_in
@@ -400,27 +406,3 @@ def run_seed(
         if prepare is not None:
             prepare(scenario)
         return scenario.finish(calm_at=simulation.now + 120.0)
-
-
-def _item(tag: str, handed_in: bool, base: int | None, files: tuple[Any, ...]) -> Append:
-    import pyarrow as pa
-
-    rows = pa.table({"tag": [tag]}, schema=SCHEMA.to_arrow())
-    digest = rows_digest(rows, SCHEMA) if handed_in else LIBRARY_MADE
-    return Append(f"id of {tag}", id_digest(f"id of {tag}"), digest, None if files else rows, files, SCHEMA, base)
-
-
-def _write_large(tag: str) -> Steps[tuple[Any, ...]]:
-    """Write the data file of an append that is too large to be copied; tried until it is there."""
-    import pyarrow as pa
-
-    encoded = encode_parquet(pa.table({"tag": [tag]}, schema=SCHEMA.to_arrow()), SCHEMA)
-    while True:
-        unique: str = yield from ask(Unique())
-        key = f"data/auto_{unique}.parquet"
-        try:
-            yield from ask(PutData(key, encoded.data))
-        except DataShardError:
-            yield from ask(Sleep(0.5))
-            continue
-        return (encoded.data_file(f"{ROOT}/{key}"),)

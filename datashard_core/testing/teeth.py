@@ -18,7 +18,7 @@ from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.staging import Judged, StagedName, UnreadableBodyError
 from datashard_core.commit.state import settle
-from datashard_core.storage.requests import Delete, Put, Steps
+from datashard_core.storage.requests import Delete, Put, Steps, rest
 from datashard_core.testing import teeth_of_history as history
 from datashard_core.testing.mixes import SHORT_LIVED, Mix
 from datashard_core.testing.simulation import Faults
@@ -228,6 +228,18 @@ _SLEEPY = replace(
     faults=Faults(suspend=0.05, suspend_seconds=8.0),
 )
 
+
+@contextmanager
+def _files_named_before_they_are_sent() -> Iterator[None]:
+    """Whether the data files of an append reached the store is not looked at."""
+
+    def all_sent(group: Any, sent: Any) -> Steps[None]:
+        yield from rest(sent)
+
+    with mock.patch.object(protocol, "_all_sent", all_sent):
+        yield
+
+
 TEETH = (
     Tooth("base rule", replace(_BUSY, faults=_LOSSY), _no_base_rule),
     Tooth(
@@ -295,6 +307,11 @@ TEETH = (
         "fence",
         replace(_SLEEPY, writers=1, think=1.0, twins=0.0, keepers=4, turns=20, faults=_DOZING),
         history.no_fence,
+    ),
+    Tooth(
+        "files are in the store before they are named",
+        replace(_BUSY, large=1.0, faults=Faults(before=0.1)),
+        _files_named_before_they_are_sent,
     ),
     Tooth("age of finished files", replace(_SLEEPY, large=1.0), history.files_of_any_age),
 )

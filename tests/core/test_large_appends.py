@@ -1,0 +1,165 @@
+"""Appends of many rows: several files, encoded side by side, and sent beside the first look at the table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from datashard_core import Schema
+from datashard_core.errors import StorageError
+from datashard_core.storage import driver
+from datashard_core.storage.base import OutcomeUnknownError
+from datashard_core.storage.requests import PutData
+from datashard_core.table import append
+from datashard_core.table.table import Table
+from datashard_core.table.warehouse import Warehouse
+
+SCHEMA = Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "s", "type": "string"}])
+COUNT = 10_001
+
+
+def rows(start: int = 0) -> pa.Table:
+    numbers = range(start, start + COUNT)
+    return pa.table({"n": numbers, "s": [f"row {number}" if number % 7 else None for number in numbers]})
+
+
+@pytest.fixture(autouse=True)
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three cores, and 32 KB are much."""
+    monkeypatch.setattr(append, "MAX_BODY_BYTES", 2**15)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+
+
+@pytest.fixture(params=["in memory", "streamed"])
+def table(any_warehouse: Warehouse, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Table:
+    """A table whose appends go either way."""
+    monkeypatch.setattr(append, "IN_MEMORY", 2**40 if request.param == "in memory" else 0)
+    return any_warehouse.create_table("t", SCHEMA)
+
+
+Refuse = Callable[[PutData], StorageError | None]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[[Refuse], None]:
+    """Lets some data files fail to be written."""
+    perform = driver._perform
+
+    def install(answer: Refuse) -> None:
+        def performed(request: Any, *rest: Any) -> Any:
+            error = answer(request) if isinstance(request, PutData) else None
+            return perform(request, *rest) if error is None else error
+
+        monkeypatch.setattr(driver, "_perform", performed)
+
+    return install
+
+
+def test_many_rows_are_divided_into_files_with_their_own_bounds(table: Table) -> None:
+    result = table.append(rows())
+    files = [next(iter(table.scan(where=f"n = {at}").data_files())) for at in (0, 5000, COUNT - 1)]
+    assert (result.rows, result.version) == (COUNT, 1)
+    assert [file.record_count for file in files] == [3333, 3334, 3334]
+    assert {file.file_path for file in files} == {file.file_path for file in table.scan().data_files()}
+    for at in (0, 5000, COUNT - 1):
+        assert len(list(table.scan(where=f"n = {at}").data_files())) == 1, "the bounds are those of the file"
+    assert table.scan().to_arrow().sort_by("n").cast(rows().schema).equals(rows())
+    assert table.scan(where="n = 5000").to_records() == [{"n": 5000, "s": "row 5000"}]
+    for file in files:
+        found = table._storage.head(file.file_path.removeprefix(f"{table.uri}/"))
+        assert found.size == file.file_size_in_bytes
+
+
+def test_rows_of_one_file_and_a_half_are_one_file(table: Table) -> None:
+    table.append(rows().slice(0, 2500))
+    assert len(list(table.scan().data_files())) == 1
+
+
+def test_an_id_counts_for_all_files(table: Table) -> None:
+    first = table.append(rows(), append_id="large")
+    again = table.append(rows(), append_id="large")
+    assert (again.already_appended, again.version, table.count()) == (True, first.version, COUNT)
+
+
+def test_a_quiet_table_waits_three_times_for_many_rows(
+    any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = any_warehouse.create_table("t", SCHEMA)
+    table.append(rows())
+    rounds: list[set[str]] = []
+    perform = driver._perform_all
+
+    def noted(batch: Any, *rest: Any) -> list[Any]:
+        rounds.append({type(request).__name__ for request in batch if not isinstance(request, driver.LOCAL)})
+        return perform(batch, *rest)
+
+    monkeypatch.setattr(driver, "_perform_all", noted)
+    table.append(rows(COUNT))
+    assert [asked for asked in rounds if asked] == [
+        {"Get", "ListPage", "PutData", "Put"},
+        {"PutIfAbsent"},
+        {"Replace"},
+    ]
+
+
+def test_a_file_that_cannot_be_written_ends_its_append_and_nothing_names_it(
+    any_warehouse: Warehouse, refused: Callable[[Refuse], None]
+) -> None:
+    table = any_warehouse.create_table("t", SCHEMA)
+    failed: list[str] = []
+
+    def second(put: PutData) -> StorageError | None:
+        failed.append(put.key)
+        return StorageError("no room", reason="unreachable", key=put.key) if len(failed) == 2 else None
+
+    refused(second)
+    with pytest.raises(StorageError, match="no room"):
+        table.append(rows(), append_id="large")
+    assert table.refresh().count() == 0
+    result = table.append(rows(), append_id="large")
+    assert (result.already_appended, table.count()) == (False, COUNT)
+
+
+def test_appends_of_other_threads_go_on_where_the_files_of_one_cannot_be_written(
+    any_warehouse: Warehouse, refused: Callable[[Refuse], None]
+) -> None:
+    table = any_warehouse.create_table("t", SCHEMA)
+    options: dict[str, Any] = {"schema": SCHEMA, "location": table.uri, "storage": table._storage}
+    options |= {"clock": table._clock, "append_id": None, "base": None, "known_version": 0}
+    large, small = (
+        append.plan_append(some.cast(SCHEMA.to_arrow()), **options) for some in (rows(), rows(COUNT).slice(0, 3))
+    )
+    refused(lambda put: OutcomeUnknownError("lost", key=put.key) if put in large.unsent else None)
+    results = table._commit([large, small], 30.0)
+    assert isinstance(results[large.id], OutcomeUnknownError)
+    assert results[small.id].version == 1
+    assert table.refresh().scan().to_arrow()["n"].to_pylist() == [COUNT, COUNT + 1, COUNT + 2]
+
+
+def test_an_overloaded_store_is_waited_for(any_warehouse: Warehouse, refused: Callable[[Refuse], None]) -> None:
+    table = any_warehouse.create_table("t", SCHEMA)
+    asked: list[str] = []
+
+    def at_first(put: PutData) -> StorageError | None:
+        asked.append(put.key)
+        return StorageError("slow down", reason="throttled", key=put.key) if len(asked) == 1 else None
+
+    refused(at_first)
+    table.append(rows())
+    assert table.count() == COUNT
+    assert len(asked) == len(set(asked)) + 1
+
+
+def test_a_table_that_others_write_to_gets_the_files_before_they_are_staged(any_warehouse: Warehouse) -> None:
+    table = any_warehouse.create_table("t", SCHEMA)
+    for number in (-1, -2):
+        table.append([{"n": number, "s": "deferred"}], commit="deferred")
+    other = any_warehouse.load_table("t")
+    table.flush()  # names two appends: whoever sees it expects company, and stages
+    table.append(rows())
+    other.append(rows(COUNT))  # finds the table newer than it knew
+    assert table.refresh().count() == 2 * COUNT + 2
