@@ -20,7 +20,7 @@ PACKAGES = {
     "bench-deltalake": ("deltalake",),
     "bench-pyiceberg": ("pyiceberg", "pyarrow"),
     "bench-datashard": ("datashard", "pyarrow", "boto3"),
-    "interop": ("duckdb",),
+    "interop": ("duckdb", "chdb"),
 }
 COLOURS = {"ours": "#1f6feb", "deltalake": "#d97706", "pyiceberg": "#059669", "datashard": "#9333ea"}
 NAMES = {"ours": "datashard-core", "deltalake": "deltalake", "pyiceberg": "pyiceberg", "datashard": "datashard 0.11"}
