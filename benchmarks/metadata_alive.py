@@ -99,8 +99,8 @@ def main() -> None:
         place = store.place("month")
         found, days = a_month(store, place, marks)
         report.text(
-            f"One-row appends by one process, {marks[-1]:,} of them while its clock and the store's ran {days:.0f} days. "
-            "The table is made as always, and nobody calls maintenance. Versions that are a week old become "
+            f"One-row appends by one process, {marks[-1]:,} of them while its clock and the store's ran {days:.0f} "
+            "days. The table is made as always, and nobody calls maintenance. Versions that are a week old become "
             "tombstones of some 80 bytes, which stay for ever, and what only they named is deleted."
         )
         headers = ("appends", "metadata MB alive", "objects but data and tombstones", "tombstones")
