@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
 from uuid import UUID
 
 from msgspec import Struct
 
+from datashard_core._imports import blake2b
 from datashard_core.commit.history import Named
 from datashard_core.commit.names import BLOCK, Record, Refusal
 from datashard_core.errors import CorruptTableError

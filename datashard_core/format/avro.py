@@ -17,12 +17,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from datashard_core._imports import blake2b
 from datashard_core.errors import CorruptTableError
+from datashard_core.format.avro_records import Coder, coder_of, read_sized, write_number, write_sized
 from datashard_core.format.avro_shape import read_number
 from datashard_core.format.partition import FIRST_FIELD_ID
 
 ENTRIES = "datashard.entries"
 """Key in the header of our files: how many records follow."""
+
+_BLOCK_BYTES = 16_000
+"""A block ends with the record that reaches so many bytes: whoever reads need not hold more at a time."""
 
 _MAGIC = b"Obj\x01"
 _SCHEMA = "avro.schema"
@@ -66,6 +71,9 @@ def write(schema: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], header: 
         rows: its records.
         header: key-value pairs for its header.
     """
+    coder = coder_of(schema)
+    if coder is not None:
+        return _written(schema, rows, {**header, ENTRIES: str(len(rows))}, coder)
     import fastavro
 
     sink = io.BytesIO()
@@ -91,24 +99,69 @@ def read(data: bytes, where: str, names: Callable[[Mapping[str, str]], Mapping[i
     Raises:
         CorruptTableError: it is cut short or damaged.
     """
+    blocks = read_blocks(data, where)
+    coder = coder_of(blocks.schema)
+    try:
+        rows = _rows(data) if coder is None else [row for block in blocks.blocks for row in _decoded(block, coder)]
+        ids = frozenset(field["field-id"] for field in blocks.schema["fields"] if "field-id" in field)
+        renaming = _renaming(blocks.schema, names(blocks.header))
+    except _DAMAGE as error:
+        raise not_readable(where, error) from error
+    return Records([_renamed(row, renaming) for row in rows] if renaming else rows, blocks.header, ids)
+
+
+def _written(schema: Mapping[str, Any], rows: Sequence[Any], header: Mapping[str, str], coder: Coder) -> bytes:
+    """A file of plain records."""
+    out = bytearray(_MAGIC)
+    pairs = {_SCHEMA: msgspec.json.encode(schema), "avro.codec": b"deflate"}
+    pairs |= {key: value.encode() for key, value in header.items()}
+    write_number(out, len(pairs))
+    for key, value in pairs.items():
+        write_sized(out, key.encode())
+        write_sized(out, value)
+    out.append(0)
+    blocks: list[tuple[int, bytearray]] = []
+    count, records = 0, bytearray()
+    for row in rows:
+        coder.write(records, row)
+        count += 1
+        if len(records) >= _BLOCK_BYTES:
+            blocks.append((count, records))
+            count, records = 0, bytearray()
+    if count:
+        blocks.append((count, records))
+    # The marker has to be one that is nowhere else in the file by chance; of the same records it may be the same.
+    sync = blake2b(b"".join(block for _, block in blocks), digest_size=_SYNC_BYTES).digest()
+    out += sync
+    for many, block in blocks:
+        deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        write_number(out, many)
+        write_sized(out, deflate.compress(block) + deflate.flush())
+        out += sync
+    return bytes(out)
+
+
+def _decoded(block: Block, coder: Coder) -> Iterator[Any]:
+    """The records of a block."""
+    data, at = block.records, 0
+    if block.count > len(data):
+        raise ValueError(f"{len(data)} bytes hold no {block.count} records")
+    for _ in range(block.count):
+        row, at = coder.read(data, at)
+        yield row
+    if at != len(data):
+        raise ValueError(f"a block of {len(data)} bytes has records of {at}")
+
+
+def _rows(data: bytes) -> list[Any]:
+    """The records of a file whose fields may be of any kind."""
     import fastavro
     from fastavro.schema import SchemaParseException
 
     try:
-        reader = fastavro.reader(io.BytesIO(data))
-        schema: Any = reader.writer_schema
-        header = {key: value for key, value in reader.metadata.items() if key != _SCHEMA}
-        rows: list[Any] = list(reader)
-        ids = frozenset(field["field-id"] for field in schema["fields"] if "field-id" in field)
-        told = int(header[ENTRIES]) if ENTRIES in header else None
-    except (*_DAMAGE, SchemaParseException) as error:
-        raise not_readable(where, error) from error
-    if told is not None and told != len(rows):
-        raise CorruptTableError(f"{where} holds {len(rows)} entries, and its header says {told}: restore it")
-    if not _ends_with_a_block(data, bool(rows)):
-        raise CorruptTableError(f"{where} ends in the middle of a block: restore it")
-    renaming = _renaming(schema, names(header))
-    return Records([_renamed(row, renaming) for row in rows] if renaming else rows, header, ids)
+        return list(fastavro.reader(io.BytesIO(data)))
+    except SchemaParseException as error:
+        raise ValueError(str(error)) from error
 
 
 @cache
@@ -195,8 +248,8 @@ def _header(data: bytes) -> tuple[dict[str, str], int]:
         if count < 0:  # its pairs are preceded by their size in bytes
             at = read_number(data, at)[1]
         for _ in range(abs(count)):
-            key, at = _sized(data, at)
-            value, at = _sized(data, at)
+            key, at = read_sized(data, at)
+            value, at = read_sized(data, at)
             header[key.decode()] = value.decode()
         count, at = read_number(data, at)
     if at + _SYNC_BYTES > len(data):
@@ -204,19 +257,10 @@ def _header(data: bytes) -> tuple[dict[str, str], int]:
     return header, at + _SYNC_BYTES
 
 
-def _sized(data: bytes, at: int) -> tuple[bytes, int]:
-    """Text or bytes with their length before them, and where they end."""
-    length, start = read_number(data, at)
-    end = start + length
-    if length < 0 or end > len(data):
-        raise EOFError("a value goes on beyond the end of the file")
-    return data[start:end], end
-
-
 def _blocks(data: bytes, at: int, sync: bytes, deflated: bool) -> Iterator[Block]:
     while at < len(data):
         count, at = read_number(data, at)
-        body, at = _sized(data, at)
+        body, at = read_sized(data, at)
         if count < 0 or data[at : at + _SYNC_BYTES] != sync:
             raise ValueError("a block does not end where it should")
         at += _SYNC_BYTES
@@ -238,12 +282,6 @@ def _decompressed(data: bytes) -> list[Block]:
 def not_readable(where: str, error: Exception) -> CorruptTableError:
     """The error for a file that is damaged."""
     return CorruptTableError(f"{where} is not readable as Avro ({type(error).__name__}: {error}): restore it")
-
-
-def _ends_with_a_block(data: bytes, has_rows: bool) -> bool:
-    """Whether the last bytes are the file's sync marker: it ends the header and every block."""
-    first = data.find(data[-_SYNC_BYTES:])
-    return first < len(data) - _SYNC_BYTES if has_rows else True
 
 
 Renaming = dict[str, tuple[str, "Renaming"]]

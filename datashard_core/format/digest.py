@@ -43,11 +43,11 @@ to double, a decimal of more precision). The order of rows counts.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from datashard_core._imports import blake2b
 from datashard_core.format import types as t
 from datashard_core.format.arrow_types import elements, map_as_lists
 from datashard_core.format.schema import Schema
@@ -112,7 +112,7 @@ def rows_digest(table: pa.Table, schema: Schema) -> str:
         from datashard_core.format.records import to_table
 
         table = to_table(table, schema, "to be digested")
-    digest = hashlib.blake2b(b"datashard.rows", digest_size=DIGEST_BYTES)
+    digest = blake2b(b"datashard.rows", digest_size=DIGEST_BYTES)
     digest.update(struct.pack("<HQ", FORMAT, table.num_rows))
     columns = [table.column(index).chunks for index in range(table.num_columns)]
     _add_fields(digest, schema.fields, columns)
@@ -128,7 +128,7 @@ def id_digest(append_id: str) -> str:
     Returns:
         BLAKE2b-128 of its UTF-8 bytes, as 32 hexadecimal characters.
     """
-    return hashlib.blake2b(append_id.encode(), digest_size=DIGEST_BYTES).hexdigest()
+    return blake2b(append_id.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _add_fields(digest: Hash, fields: Sequence[t.NestedField], columns: Sequence[Sequence[Any]]) -> None:

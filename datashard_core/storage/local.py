@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datashard_core._imports import blake2b
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.errors import ConfigurationError, StorageError
 from datashard_core.storage.base import (
@@ -281,7 +281,7 @@ class LocalStorage:
 
 def _version(body: bytes) -> Version:
     """A version by content: a time and a size are none, two writes can share them."""
-    return Version(hashlib.blake2b(body, digest_size=16).hexdigest())
+    return Version(blake2b(body, digest_size=16).hexdigest())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from datashard_core._imports import link_arrow_ahead
 from datashard_core.clock import Clock
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.pointer import find_current, find_hinted
@@ -25,8 +26,8 @@ from datashard_core.storage.requests import Get, Steps
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-NEEDED_TO_DEFER = ("pyarrow", "datashard_core.table.table")
-NEEDED = ("fastavro", "pyarrow._parquet", *NEEDED_TO_DEFER)
+NEEDED_TO_DEFER = ("datashard_core.table.table", "pyarrow")
+NEEDED = (*NEEDED_TO_DEFER, "pyarrow._parquet")
 """What takes a new process as long to import as the store takes for two answers."""
 
 
@@ -73,6 +74,7 @@ def _run_beside_imports(steps: Steps[T], needed: Sequence[str], storage: Storage
     missing = [module for module in needed if module not in sys.modules]
     if not missing:
         return run(steps, storage, clock)
+    link_arrow_ahead()
     return run_beside(partial(_import_all, missing), steps, storage, clock)
 
 
