@@ -29,13 +29,12 @@ from kit.store import Store
 from systems.place import config_of
 
 import datashard_core as ds
+from datashard_core.commit.sweep import SMALL
 
 DAY = 86_400.0
 DAYS = 30.0
 MARKS = (3500, 7000, 14_000)
 """Appends after which is looked: at the second and third of them, versions have been a week old for a while."""
-TOMBSTONE = 200
-"""Bytes that no tombstone exceeds, and every version of a table does."""
 TRIAL = 200
 CLICKHOUSE = str(Path(__file__).parent / "systems" / "clickhouse_reads.py")
 
@@ -43,7 +42,7 @@ CLICKHOUSE = str(Path(__file__).parent / "systems" / "clickhouse_reads.py")
 def tombstones(store: Store, place: dict[str, str]) -> list[str]:
     """Keys of the old versions that are tombstones."""
     keys = store.keys(place["prefix"])
-    return [key for key, size in keys if key.endswith(".metadata.json") and size < TOMBSTONE]
+    return [key for key, size in keys if key.endswith(".metadata.json") and size < SMALL]
 
 
 def pace_of(store: Store) -> float:
