@@ -18,8 +18,8 @@ _LINKED_FIRST = r"lib(arrow_python|parquet)\.so\.\d+"
 def link_arrow_ahead() -> None:
     """Let a thread load Arrow's libraries, for an import of pyarrow that is about to follow.
 
-    That takes the dynamic linker a third of what the import takes, and needs no interpreter lock: a fresh
-    process imports its other modules meanwhile. Where they lie elsewhere (conda, macOS) nothing is gained.
+    The dynamic linker has much to do for them and needs no interpreter lock: a fresh process imports its
+    other modules meanwhile. Where they lie elsewhere (conda, macOS) nothing is gained.
     """
     if "pyarrow" not in sys.modules:
         from threading import Thread

@@ -99,15 +99,16 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
     if seen is not None and hot and _based_by(group, seen.body.version):
         # Many are writing: whoever reads and lists first only loses the race later.
         yield from _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
+        yield from _all_sent(group, sent)
     else:
         if seen is not None and not seen.contested:
             # Most tables are quiet: the files are on their way while we look whether this one is.
             draft = Beside(draft_alone(group.target, seen, dict(group.waiting)))
         expected = frozenset(group.waiting)
         listed = yield from with_beside(_arrived(group, seen), sent, *([draft] if draft is not None else []))
+        yield from _all_sent(group, sent)
         if not group.waiting:
             return
-        yield from _all_sent(group, sent)
         alone = seen is not None and group.known.body.version == seen.body.version and not listed
         group.state = replace(group.known, contested=not alone)
         if not alone or frozenset(group.waiting) != expected:
@@ -116,7 +117,6 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
         crowded = len([name for name in listed if name.kind == "w"]) > CROWD
         if not (crowded or is_hot(group.known.body, now.wall_ms)):
             yield from _try(group, listed, draft)
-    yield from _all_sent(group, sent)
     if group.waiting:
         yield from stage(group)
         yield from ask(Sleep(BEFORE_FIRST_LISTING))
@@ -148,9 +148,9 @@ def _send_files(group: Group) -> Steps[dict[str, DataShardError]]:
 def _all_sent(group: Group, sent: Beside[dict[str, DataShardError]]) -> Steps[None]:
     """Nothing may name a file before it is in the store: an append whose files are not ends here."""
     yield from rest(sent)
-    if not isinstance(sent.outcome, dict):
-        raise sent.outcome or AssertionError("the files were neither sent nor refused")
-    for own, error in sent.outcome.items():
+    if isinstance(sent.outcome, DataShardError):
+        raise sent.outcome
+    for own, error in (sent.outcome or {}).items():
         if group.waiting.pop(own, None) is not None:
             group.results[own] = error
             group.bases.pop(own, None)

@@ -1,7 +1,7 @@
 """Records of Avro as bytes and back, for the plain fields that manifests are made of.
 
-Every task is a fresh process, and the import of fastavro alone takes as long as a request; for fields this plain
-it is no faster either. It reads and writes whatever has others: partition values that are dates, say
+Every task is a fresh process, to which the import of fastavro is a good part of its one append; for fields this
+plain it is no faster either. It reads and writes whatever has others: partition values that are dates, say
 (:func:`coder_of` says None). The encoding: Avro specification 1.11, "Binary Encoding".
 """
 

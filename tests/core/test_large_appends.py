@@ -59,6 +59,16 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[[Refuse], None]:
     return install
 
 
+def fails_once(error: StorageError, at: int, asked: list[str]) -> Refuse:
+    """That error for the data file that is the ``at``-th to be written; ``asked`` gets the keys of all."""
+
+    def answer(put: PutData) -> StorageError | None:
+        asked.append(put.key)
+        return error if len(asked) == at else None
+
+    return answer
+
+
 def test_many_rows_are_divided_into_files_with_their_own_bounds(table: Table) -> None:
     result = table.append(rows())
     files = [next(iter(table.scan(where=f"n = {at}").data_files())) for at in (0, 5000, COUNT - 1)]
@@ -85,40 +95,14 @@ def test_an_id_counts_for_all_files(table: Table) -> None:
     assert (again.already_appended, again.version, table.count()) == (True, first.version, COUNT)
 
 
-def test_a_quiet_table_waits_three_times_for_many_rows(
-    any_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = any_warehouse.create_table("t", SCHEMA)
-    table.append(rows())
-    rounds: list[set[str]] = []
-    perform = driver._perform_all
-
-    def noted(batch: Any, *rest: Any) -> list[Any]:
-        rounds.append({type(request).__name__ for request in batch if not isinstance(request, driver.LOCAL)})
-        return perform(batch, *rest)
-
-    monkeypatch.setattr(driver, "_perform_all", noted)
-    table.append(rows(COUNT))
-    assert [asked for asked in rounds if asked] == [
-        {"Get", "ListPage", "PutData", "Put"},
-        {"PutIfAbsent"},
-        {"Replace"},
-    ]
-
-
 def test_a_file_that_cannot_be_written_ends_its_append_and_nothing_names_it(
     any_warehouse: Warehouse, refused: Callable[[Refuse], None]
 ) -> None:
     table = any_warehouse.create_table("t", SCHEMA)
-    failed: list[str] = []
-
-    def second(put: PutData) -> StorageError | None:
-        failed.append(put.key)
-        return StorageError("no room", reason="unreachable", key=put.key) if len(failed) == 2 else None
-
-    refused(second)
+    refused(fails_once(StorageError("no room", reason="unreachable"), 2, []))
     with pytest.raises(StorageError, match="no room"):
         table.append(rows(), append_id="large")
+    assert table.refresh().version == 0
     assert table.refresh().count() == 0
     result = table.append(rows(), append_id="large")
     assert (result.already_appended, table.count()) == (False, COUNT)
@@ -143,23 +127,7 @@ def test_appends_of_other_threads_go_on_where_the_files_of_one_cannot_be_written
 def test_an_overloaded_store_is_waited_for(any_warehouse: Warehouse, refused: Callable[[Refuse], None]) -> None:
     table = any_warehouse.create_table("t", SCHEMA)
     asked: list[str] = []
-
-    def at_first(put: PutData) -> StorageError | None:
-        asked.append(put.key)
-        return StorageError("slow down", reason="throttled", key=put.key) if len(asked) == 1 else None
-
-    refused(at_first)
+    refused(fails_once(StorageError("slow down", reason="throttled"), 1, asked))
     table.append(rows())
     assert table.count() == COUNT
     assert len(asked) == len(set(asked)) + 1
-
-
-def test_a_table_that_others_write_to_gets_the_files_before_they_are_staged(any_warehouse: Warehouse) -> None:
-    table = any_warehouse.create_table("t", SCHEMA)
-    for number in (-1, -2):
-        table.append([{"n": number, "s": "deferred"}], commit="deferred")
-    other = any_warehouse.load_table("t")
-    table.flush()  # names two appends: whoever sees it expects company, and stages
-    table.append(rows())
-    other.append(rows(COUNT))  # finds the table newer than it knew
-    assert table.refresh().count() == 2 * COUNT + 2

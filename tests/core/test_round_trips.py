@@ -10,6 +10,7 @@ import pytest
 import datashard_core as ds
 from datashard_core.storage import driver
 from datashard_core.storage.requests import Now, Random, Request, Unique
+from datashard_core.table import append
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 
@@ -43,6 +44,25 @@ def table(any_warehouse: Warehouse) -> Table:
 def test_a_warm_append_waits_three_times(table: Table, rounds: list[set[str]], append_id: str | None) -> None:
     table.append(ROWS, append_id=append_id)
     assert rounds == [{"Get", "ListPage", "PutData", "Put"}, {"PutIfAbsent"}, {"Replace"}]
+
+
+def test_many_rows_wait_no_longer(table: Table, rounds: list[set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(append, "MAX_BODY_BYTES", 100)
+    table.append(ROWS)
+    assert rounds == [{"Get", "ListPage", "PutData", "Put"}, {"PutIfAbsent"}, {"Replace"}]
+
+
+def test_files_are_there_before_they_are_staged(
+    table: Table, rounds: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        table.append(ROWS, commit="deferred")
+    table.flush()  # names two appends, so whoever knows it expects company, and stages at once
+    monkeypatch.setattr(append, "MAX_BODY_BYTES", 100)
+    rounds.clear()
+    table.append(ROWS)
+    assert rounds[:2] == [{"PutData"}, {"Put"}]
+    assert table.count() == 100 * 4
 
 
 def test_an_append_right_after_opening_waits_three_times(
