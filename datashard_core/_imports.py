@@ -9,38 +9,7 @@ try:
 except ImportError:
     from hashlib import blake2b
 
-__all__ = ["blake2b", "import_msgspec", "link_arrow_ahead"]
-
-_LINKED_FIRST = r"lib(arrow_python|parquet)\.so\.\d+"
-"""The libraries that the others of Arrow are linked to, by the names that its own modules ask for."""
-
-
-def link_arrow_ahead() -> None:
-    """Let a thread load Arrow's libraries, for an import of pyarrow that is about to follow.
-
-    The dynamic linker has much to do for them and needs no interpreter lock: a fresh process imports its
-    other modules meanwhile. Where they lie elsewhere (conda, macOS) nothing is gained.
-    """
-    if "pyarrow" not in sys.modules:
-        from threading import Thread
-
-        Thread(target=_link_arrow, name="datashard-link", daemon=True).start()
-
-
-def _link_arrow() -> None:
-    import os
-    import re
-    from importlib.util import find_spec
-
-    try:
-        import _ctypes  # ctypes without the time that its own import takes
-
-        spec = find_spec("pyarrow")
-        for folder in (spec.submodule_search_locations if spec is not None else None) or ():
-            for name in filter(re.compile(_LINKED_FIRST).fullmatch, sorted(os.listdir(folder))):
-                _ctypes.dlopen(os.path.join(folder, name), sys.getdlopenflags())
-    except (ImportError, AttributeError, OSError, ValueError):
-        return  # whatever is wrong with it, its import says
+__all__ = ["blake2b", "import_msgspec"]
 
 
 def import_msgspec() -> None:

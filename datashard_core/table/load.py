@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from datashard_core._imports import link_arrow_ahead
 from datashard_core.clock import Clock
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.pointer import find_current, find_hinted
@@ -74,7 +73,6 @@ def _run_beside_imports(steps: Steps[T], needed: Sequence[str], storage: Storage
     missing = [module for module in needed if module not in sys.modules]
     if not missing:
         return run(steps, storage, clock)
-    link_arrow_ahead()
     return run_beside(partial(_import_all, missing), steps, storage, clock)
 
 

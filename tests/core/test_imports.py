@@ -78,24 +78,6 @@ def test_an_append_brings_in_no_more_than_it_needs(tmp_path: Path) -> None:
     assert _loaded(_REFUSE.format(names={"numpy", "pandas"}) + _ONE_APPEND, tmp_path, unneeded) == []
 
 
-_LINK = """
-import sys
-from datashard_core import _imports
-_imports._link_arrow()
-mapped = open("/proc/self/maps").read()
-assert "pyarrow" not in sys.modules
-assert "libarrow_python.so" in mapped and "libparquet.so" in mapped, "its libraries are not where they are looked for"
-import pyarrow._parquet
-assert pyarrow.table({"a": [1]}).num_rows == 1
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Arrow's libraries have other names elsewhere")
-def test_arrows_libraries_are_linked_before_it_is_imported(tmp_path: Path) -> None:
-    done = _run(_LINK, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 _ONE_READ = """
 import datashard_core as ds
 table = ds.load_table("warehouse/t").refresh()
