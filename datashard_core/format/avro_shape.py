@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -27,15 +27,23 @@ class UnusualSchemaError(Exception):
     """The schema has a part that no manifest needs: read the file value by value."""
 
 
-_NUMBER = rb"[\x80-\xff]*[\x00-\x7f]"
+_NUMBER = rb"[\x80-\xff]*+[\x00-\x7f]"
+_NOTHING = b"((?!))?"
+"""A group that never takes part: whoever asks for a value that a shape has not asks for it, and gets None."""
 _SHORT = 64
 """Texts and bytes below this length are matched whatever they are; their length is one byte in Avro."""
-_MAX_LENGTHS = 16
-"""For so many lengths of the text a shape has a pattern for the whole record."""
+_MAX_WHOLES = 16
+"""So many patterns for the whole record a shape has, for as many ranges of lengths of the text."""
+_SHORTER, _LONGER = 4, 12
+"""The range about a length: texts of one manifest mostly differ by a digit or two."""
+_LONGEST = 2**13
+"""Lengths from this one on take three bytes, and no such text has a pattern."""
 _FEW = 33
 """Arrays of numbers below this length, likewise."""
 _FIXED = (8, 4, 16, 1)
 """Lengths of bounds of types of fixed width."""
+_CUT = 17
+"""Texts below this length are what bounds of texts mostly are, for those are cut after 16 characters."""
 _FEWEST = 5
 """Arrays of numbers mostly have fewer: one for each row group."""
 
@@ -93,7 +101,7 @@ def _numbers(most: int) -> bytes:
     return rb"\x00|" + b"|".join(some)
 
 
-_BYTES, _BYTES_OF_FIXED_WIDTH = _any_of((*_FIXED, *range(_SHORT))), _any_of(_FIXED)
+_BYTES, _CUT_BYTES, _BYTES_OF_FIXED_WIDTH = (_any_of((*_FIXED, *range(most))) for most in (_SHORT, _CUT, 0))
 _NUMBERS, _FEW_NUMBERS = _numbers(_FEW), _numbers(_FEWEST)
 _PATTERNS = {
     "null": b"",
@@ -118,7 +126,7 @@ _DECODERS: dict[str, Decoder] = {
     "fixed": bytes,
 }
 Groups = Sequence[bytes | None]
-"""The bytes of each value that was asked for, and a last one that is None."""
+"""The bytes of each value that was asked for, and a last one that is None; the text is among them, and undefined."""
 
 Record = tuple[Groups, int, int, int]
 """A record of a block: its values, where the text that may have any length begins and ends, where the record ends."""
@@ -137,12 +145,12 @@ class Shape:
         self.slots = slots
         self._parts = head, tail
         self._head = re.compile(head + b"(" + _NUMBER + b")", re.DOTALL)
-        self._wholes: dict[int, re.Pattern[bytes]] = {}
+        self._wholes: list[tuple[range, re.Pattern[bytes]]] = []
 
     @cached_property
     def _tail(self) -> re.Pattern[bytes]:
         # Patterns of a wide table take milliseconds to compile, and most tables never need this one.
-        return re.compile(self._parts[1], re.DOTALL)
+        return re.compile(self._parts[1] + _NOTHING, re.DOTALL)
 
     def match(self, block: bytes, at: int) -> Record | None:
         """Read the record there, if it has this shape."""
@@ -154,14 +162,14 @@ class Shape:
         whole = self._whole(length)
         if whole is not None:
             match = whole.match(block, at)
-            return None if match is None else ((*match.groups(), None), start, start + length, match.end())
+            return None if match is None else self.record(match)
         tail = self._tail.match(block, start + length)
         if tail is None:
             return None
-        return (*before, *tail.groups(), None), start, start + length, tail.end()
+        return (*before, *tail.groups()), start, start + length, tail.end()
 
-    def following(self, block: bytes, at: int, length: int, most: int) -> Iterator[Record]:
-        """The records from there on that have this shape and a text of that length: one pattern matches each.
+    def following(self, block: bytes, at: int, length: int, most: int) -> list[re.Match[bytes]]:
+        """The records from there on that have this shape and a text of about that length: one match each.
 
         Args:
             block: the block.
@@ -171,19 +179,25 @@ class Shape:
         """
         whole = self._whole(length)
         if whole is None:
-            return
-        text = self._head.groups
-        for match in islice(iter(whole.scanner(block, at).match, None), most):  # type: ignore[attr-defined]
-            start = match.end(text)
-            yield (*match.groups(), None), start, start + length, match.end()
+            return []
+        return list(islice(iter(whole.scanner(block, at).match, None), most))  # type: ignore[attr-defined]
+
+    def record(self, match: re.Match[bytes]) -> Record:
+        """What a pattern of the whole record has matched."""
+        start, end = match.span(self._head.groups)
+        return match.groups(), start + (1 if match.string[start] < 0x80 else 2), end, match.end()
 
     def _whole(self, length: int) -> re.Pattern[bytes] | None:
-        """The pattern of records whose text has that length; None for one length too many."""
-        found = self._wholes.get(length)
-        if found is None and len(self._wholes) < _MAX_LENGTHS:
-            head, tail = self._parts
-            text = b"(" + re.escape(_zigzag(length)) + b").{%d}" % length
-            found = self._wholes[length] = re.compile(head + text + tail, re.DOTALL)
+        """The pattern of records whose text has that length; None for one range too many, or a very long text."""
+        for lengths, found in self._wholes:
+            if length in lengths:
+                return found
+        if len(self._wholes) == _MAX_WHOLES or length >= _LONGEST:
+            return None
+        lengths = range(max(length - _SHORTER, 0), min(length + _LONGER, _LONGEST))
+        text = b"((?:" + _any_of((length, *lengths)) + b"))"
+        found = re.compile(self._parts[0] + text + self._parts[1] + _NOTHING, re.DOTALL)
+        self._wholes.append((lengths, found))
         return found
 
 
@@ -197,8 +211,9 @@ class Walk:
         field_id: tells the id of a field of the schema.
         wanted: whether a value is asked for.
         long_text: field id of the text that may have any length.
-        narrow: whether the shape may take bytes for those of numbers if they are as long, and short arrays for
-            short ones. Such a pattern compiles in a third of the time; where it does not fit, another has to be made.
+        narrow: whether the shape may take bytes for those of numbers if they are as long, and other short texts
+            and arrays for short ones only. Such a pattern compiles in a fraction of the time; where it does not
+            fit, another has to be made.
 
     Attributes:
         at: where the record ends.
@@ -293,8 +308,8 @@ class Walk:
             raise UnusualSchemaError(f"the Avro type {name!r}")
         raw = None if null else self._raw(kind, name)
         pattern = b".{%d}" % kind["size"] if name == "fixed" else _PATTERNS[name]
-        if self._narrow and name == "bytes" and raw is not None and len(raw) - 1 in _FIXED:
-            pattern = _BYTES_OF_FIXED_WIDTH
+        if self._narrow and name in ("bytes", "string") and raw is not None and len(raw) <= _CUT:
+            pattern = _BYTES_OF_FIXED_WIDTH if name == "bytes" and len(raw) - 1 in _FIXED else _CUT_BYTES
         wanted = self._wanted(slot)
         self._parts.append(around % ((b"(" if wanted else b"(?:") + pattern + b")"))
         if wanted:

@@ -190,7 +190,7 @@ class ColumnBuilder:
         counted = {
             one: presence(self._kind, *(None if raw is None else number(raw) for raw in one)) for one in set(counts)
         }
-        self._presence += [counted[one] for one in counts]
+        self._presence += map(counted.__getitem__, counts)
         self._lower += _bounds(self._kind, lower)
         self._upper += _bounds(self._kind, upper)
 
@@ -219,7 +219,7 @@ def _bounds(kind: t.IcebergType, raw: Raw) -> list[Any]:
     forms = {1 + length: struct.Struct(f"<x{form[1:]}") for length, form in number_formats(kind).items()}
     if not forms:
         return [None if one is None else decode_bound(kind, sized(one)) for one in raw]
-    lengths = {0 if one is None else len(one) for one in raw}
+    lengths = {0} if None in raw else set(map(len, raw))  # type: ignore[arg-type] # none is None there
     form = forms.get(next(iter(lengths), 0))
     if len(lengths) > 1 or form is None:
         return [None if one is None else decode_bound(kind, sized(one)) for one in raw]

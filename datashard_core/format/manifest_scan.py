@@ -6,13 +6,15 @@ counts and the form of the file. The files have no metrics.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
+from itertools import compress
+from operator import itemgetter, methodcaller
 from typing import Any
 
 from msgspec import Struct
@@ -46,6 +48,7 @@ _METRICS = (109, 110, 137, 125, 128)
 _ALWAYS = frozenset({_STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE, _FORMAT, _RECORDS, _SIZE, _CONTENT, _KEY})
 _IDS = {name: number for number, name in FIELD_NAMES.items()}
 _MAX_SHAPES = 32
+_AT_A_TIME = 2000
 _DELETED = b"\x04"
 """The status as Avro has it."""
 
@@ -167,11 +170,13 @@ def _indexed(
 class _Layout:
     """Where the values of an entry are among its groups."""
 
-    def __init__(self, slots: Slots, order: Sequence[Slot], shape: Shape | None = None) -> None:
+    def __init__(self, slots: Slots, order: Sequence[Slot], groups: int, shape: Shape | None) -> None:
         self.slots = slots
         self.shape = shape
-        # What is not told has index -1: the last group is None.
-        self.ordered = itemgetter(*(slots[slot][0] if slot in slots else -1 for slot in order))
+        # What is not told has the place of the last group, which is None.
+        places = [slots[slot][0] if slot in slots else groups - 1 for slot in order]
+        self.ordered = itemgetter(*places)
+        self.ordered_groups = methodcaller("group", *(place + 1 for place in places))
 
 
 class _Entries:
@@ -201,11 +206,13 @@ class _Entries:
         counted: Counter[tuple[bytes | None, ...]] = Counter()
         kept: list[ManifestEntry] = []
         for block in self._file.blocks:
-            for layout, _, (groups, begin, end, _) in self._records(block):
-                status, rows = layout.ordered(groups)[:2]
-                counted[status, rows] += 1
-                if status != _DELETED:
-                    kept.append(_entry(layout.slots, groups, block.records[begin:end], self._manifest))
+            for layout, _, first, following in self._records(block):
+                told = map(layout.shape.record, following) if layout.shape is not None else ()
+                for groups, begin, end, _ in (first, *told):
+                    status, rows = layout.ordered(groups)[:2]
+                    counted[status, rows] += 1
+                    if status != _DELETED:
+                        kept.append(_entry(layout.slots, groups, block.records[begin:end], self._manifest))
         check_counts(_counted(counted), self._manifest)
         return kept
 
@@ -213,17 +220,32 @@ class _Entries:
         """What the condition asks of every live file."""
         counted: Counter[tuple[bytes | None, ...]] = Counter()
         starts, live = array("q"), _Told(self._columns, self._partitions)
-        for number_, block in enumerate(self._file.blocks):
-            told: list[tuple[bytes | None, ...]] = []
-            for layout, start, (groups, *_) in self._records(block):
-                values = layout.ordered(groups)
-                told.append(values)
-                if values[0] != _DELETED:
-                    starts.append(number_ << _OFFSET_BITS | start)
-            counted.update(values[:2] for values in told)
-            live.add([values for values in told if values[0] != _DELETED], self._layouts)
+        for places, told in self._batches():
+            states, rows, *values = zip(*told, strict=True)
+            counted.update(zip(states, rows, strict=True))
+            alive = [state != _DELETED for state in states]
+            starts.extend(compress(places, alive))
+            if any(alive):
+                live.add(values if all(alive) else [list(compress(one, alive)) for one in values], self._layouts)
         check_counts(_counted(counted), self._manifest)
         return live.done(starts)
+
+    def _batches(self) -> Iterator[tuple[list[int], list[tuple[bytes | None, ...]]]]:
+        """Where entries are and what they tell, some thousands at a time: each is a few calls of C."""
+        places: list[int] = []
+        told: list[tuple[bytes | None, ...]] = []
+        for number_, block in enumerate(self._file.blocks):
+            before = number_ << _OFFSET_BITS
+            for layout, at, (groups, *_, end), following in self._records(block):
+                told.append(layout.ordered(groups))
+                told += map(layout.ordered_groups, following)
+                places.append(before + at)
+                places += [before + start for start in (end, *map(re.Match.end, following))[: len(following)]]
+            if len(told) >= _AT_A_TIME:
+                yield places, told
+                places, told = [], []
+        if told:
+            yield places, told
 
     def at(self, index: ManifestIndex, places: Sequence[int]) -> list[ManifestEntry]:
         """Some of the live files."""
@@ -235,18 +257,16 @@ class _Entries:
             kept.append(_entry(layout.slots, groups, block[begin:end], self._manifest))
         return kept
 
-    def _records(self, of: avro.Block) -> Iterator[tuple[_Layout, int, Record]]:
-        """Every entry of a block, and where it begins."""
+    def _records(self, of: avro.Block) -> Iterator[tuple[_Layout, int, Record, list[re.Match[bytes]]]]:
+        """The entries of a block: one and where it begins, and those right behind it that are like it."""
         block = of.records
         at, left = 0, of.count
         while left:
             layout, record = self._record(block, at)
-            yield layout, at, record
-            (_, begin, end, at), left = record, left - 1
-            if layout.shape is not None:
-                for record in layout.shape.following(block, at, end - begin, left):
-                    yield layout, at, record
-                    at, left = record[3], left - 1
+            (_, begin, end, after), left = record, left - 1
+            following = layout.shape.following(block, after, end - begin, left) if layout.shape is not None else []
+            yield layout, at, record, following
+            at, left = following[-1].end() if following else after, left - len(following)
         if at != len(block):
             raise ValueError(f"{len(block) - at} bytes are left over in a block")
 
@@ -260,10 +280,12 @@ class _Entries:
                 return layout, record
         narrow = not self._layouts
         walk = Walk(block, at, self._file.schema, _field_id, self._wanted.__contains__, _PATH[0], narrow)
-        layout = _Layout(walk.slots, self._order, walk.shape() if len(self._layouts) < _MAX_SHAPES else None)
-        if layout.shape is not None:
+        groups = (*walk.groups, None)
+        shape = walk.shape() if len(self._layouts) < _MAX_SHAPES else None
+        layout = _Layout(walk.slots, self._order, len(groups), shape)
+        if shape is not None:
             self._layouts.insert(0, layout)
-        return layout, ((*walk.groups, None), *walk.text, walk.at)
+        return layout, (groups, *walk.text, walk.at)
 
 
 class _Told:
@@ -278,11 +300,8 @@ class _Told:
         self._columns = {column: ColumnBuilder(column[1]) for column in columns}
         self._partitions: dict[int, list[Any]] = {field_id: [] for field_id in partitions}
 
-    def add(self, told: Sequence[tuple[bytes | None, ...]], layouts: Sequence[_Layout]) -> None:
-        """More entries: status, row count, the metrics of each column, each partition value."""
-        if not told:
-            return
-        _, _, *values = zip(*told, strict=True)
+    def add(self, values: Sequence[Sequence[bytes | None]], layouts: Sequence[_Layout]) -> None:
+        """More entries: the metrics of each column, each partition value, for all of the entries."""
         for place, builder in enumerate(self._columns.values()):
             builder.add(*values[place * len(_METRICS) : (place + 1) * len(_METRICS)])
         for (field_id, found), raw in zip(

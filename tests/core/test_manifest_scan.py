@@ -98,6 +98,17 @@ def test_a_condition_leaves_every_file_whose_bounds_allow_it(held: list[Manifest
     assert [entry.data_file.file_path for entry in kept] == wanted
 
 
+@pytest.mark.parametrize("shortest", [12, 50, 2**13 - 20])
+def test_paths_may_have_any_length(shortest: int) -> None:
+    """Around the lengths of which Avro writes one byte more, up and down again, and each of them twice."""
+    lengths = [*range(shortest, shortest + 40), *range(shortest + 40, shortest, -1)]
+    paths = [f"s3://bucket/{place}".ljust(length, "x") for place, length in enumerate(lengths) for _ in range(2)]
+    held = [ManifestEntry(ADDED, None, None, None, DataFile(path, 5, 1000, value_counts={1: 5})) for path in paths]
+    data = encode_manifest(held, schema=SCHEMA, spec=PartitionSpec())
+    for pruning in (Pruning(), Pruning(bind(col("a") == 1, SCHEMA, "t"))):
+        assert [entry.data_file.file_path for entry in live_files(data, _listed(data, held), pruning)] == paths
+
+
 _conditions = st.deferred(
     lambda: (
         st.builds(
