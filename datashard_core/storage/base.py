@@ -86,6 +86,9 @@ class Storage(Protocol):
             StorageError: anything else, never an empty body instead.
         """
 
+    def get_data(self, key: str) -> bytes | memoryview:
+        """As :meth:`get`, the whole body of a data file: as the client has it, copied for nobody."""
+
     def head(self, key: str) -> ObjectInfo:
         """Size, version and time of an object. Raises as :meth:`get` does."""
 

@@ -66,6 +66,9 @@ class LocalStorage:
         version = _version(body)
         return StoredObject(body if byte_range is None else body[slice(*byte_range)], version, modified)
 
+    def get_data(self, key: str) -> bytes:
+        return self.get(key).body
+
     def head(self, key: str) -> ObjectInfo:
         found = self.get(key)
         return ObjectInfo(key, len(found.body), found.version, found.last_modified)

@@ -58,6 +58,9 @@ class MemoryStorage:
             return found
         return StoredObject(found.body[slice(*byte_range)], found.version, found.last_modified)
 
+    def get_data(self, key: str) -> bytes:
+        return self.get(key).body
+
     def head(self, key: str) -> ObjectInfo:
         found = self._find(key)
         return ObjectInfo(key, len(found.body), found.version, found.last_modified)

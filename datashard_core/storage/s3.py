@@ -93,6 +93,11 @@ class S3Storage:
         self._meter.received(len(found.body))
         return found
 
+    def get_data(self, key: str) -> bytes | memoryview:
+        body: bytes | memoryview = self._ask("get", key, lambda transport: transport.get_data(self._base + key))
+        self._meter.received(len(body))
+        return body
+
     def head(self, key: str) -> ObjectInfo:
         return replace(self._ask("head", key, lambda transport: transport.head(self._base + key)), key=key)
 

@@ -69,6 +69,9 @@ class BotoTransport:
             body: bytes = answer["Body"].read()
             return StoredObject(body, Version(answer["ETag"]), answer["LastModified"].timestamp())
 
+    def get_data(self, key: str) -> bytes:
+        return self.get(key, None).body
+
     def head(self, key: str) -> ObjectInfo:
         with self._told():
             answer = self._client.head_object(Bucket=self._config.bucket, Key=key)

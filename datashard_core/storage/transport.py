@@ -85,6 +85,9 @@ class Transport(Protocol):
     def get(self, key: str, byte_range: tuple[int, int] | None) -> StoredObject:
         """A body, or bytes ``[start, end)`` of it."""
 
+    def get_data(self, key: str) -> bytes | memoryview:
+        """A whole body, not copied."""
+
     def head(self, key: str) -> ObjectInfo:
         """Size, version and time."""
 

@@ -127,7 +127,9 @@ class FileRows:
         self._file = file
         self._key = key_of(file.file_path, reading.location, reading.storage.root)
         self._kept = reading.is_bucket and file.file_size_in_bytes <= small_files.max_object
-        self._body = small_files.find(reading.storage, self._key) if self._kept else None
+        self._body: bytes | memoryview | None = None
+        if self._kept:
+            self._body = small_files.find(reading.storage, self._key)
         self._batches = self._rows()
 
     @property
@@ -217,10 +219,11 @@ class FileRows:
 
         reading, size = self._reading, self._file.file_size_in_bytes
         if not reading.is_local and size <= ONE_REQUEST:
-            if self._body is None:
-                self._body = reading.storage.get(self._key).body
-                if self._kept:
-                    small_files.keep(reading.storage, self._key, self._body)
+            if self._body is None and self._kept:
+                self._body = body = reading.storage.get(self._key).body
+                small_files.keep(reading.storage, self._key, body)
+            elif self._body is None:
+                self._body = reading.storage.get_data(self._key)
             return pa.BufferReader(self._body), {"pre_buffer": False}
         source = reading.storage.open_input(self._key)
         if not reading.is_local:

@@ -51,6 +51,7 @@ def what_was_put_is_what_is_got(storage: Storage) -> None:
     version = storage.put("a/b.bin", b"\x00body\xff")
     found = storage.get("a/b.bin")
     _same((found.body, found.version), (b"\x00body\xff", version), "get")
+    _same(bytes(storage.get_data("a/b.bin")), b"\x00body\xff", "get_data")
     if abs(found.last_modified - time.time()) > 3600:
         raise ContractError(f"last_modified is no time in seconds since 1970: {found.last_modified}")
     info = storage.head("a/b.bin")
@@ -61,6 +62,7 @@ def what_was_put_is_what_is_got(storage: Storage) -> None:
 def an_empty_object_is_an_object(storage: Storage) -> None:
     storage.put("empty", b"")
     _same(storage.get("empty").body, b"", "get of an empty object")
+    _same(bytes(storage.get_data("empty")), b"", "get_data of an empty object")
     _same(storage.head("empty").size, 0, "size of an empty object")
 
 
@@ -83,6 +85,7 @@ def a_range_is_a_part_of_the_body(storage: Storage) -> None:
 @_check
 def what_is_absent_is_said_to_be_absent(storage: Storage) -> None:
     _raises(ObjectNotFoundError, lambda: storage.get("nothing"), "get of an absent key")
+    _raises(ObjectNotFoundError, lambda: storage.get_data("nothing"), "get_data of an absent key")
     _raises(ObjectNotFoundError, lambda: storage.get("no/thing", (0, 9)), "get of a range of an absent key")
     _raises(ObjectNotFoundError, lambda: storage.head("nothing"), "head of an absent key")
     _same(list(storage.list("nothing")), [], "list of an absent prefix")
@@ -238,6 +241,7 @@ def a_large_data_file_is_whole(storage: Storage) -> None:
     body = bytes(range(256)) * (LARGE // 256)
     storage.put_data("data/large", body)
     _same(storage.get("data/large").body == body, True, "a body of 6 MB")
+    _same(storage.get_data("data/large") == body, True, "get_data of a body of 6 MB")
     with storage.open_data("data/streamed") as sink:
         for start in range(0, LARGE, 2**20):
             sink.write(body[start : start + 2**20])
