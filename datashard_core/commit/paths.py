@@ -26,6 +26,8 @@ def key_of(uri: str, location: str, root: str) -> str:
     Raises:
         UnsupportedTableError: the file lies outside the table's folder.
     """
+    if uri.startswith(location) and uri.startswith("/", len(location)):
+        return uri[len(location) + 1 :]  # as nearly all are spelled
     # As it is written first: the folder of a partition may have "%2F" in its name.
     for decode in (False, True):
         wanted = _plain(uri, decode)

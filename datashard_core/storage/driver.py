@@ -225,9 +225,9 @@ def shared_pool() -> Pool:
 def decoding_pool() -> Pool:
     """A few threads for work that never waits: every thread that ever decoded rows keeps some of their memory.
 
-    Whoever waits for that work takes part in it.
+    Whoever waits for that work takes part in it, so they are one fewer than there are processors.
     """
     with _Shared.lock:
         if _Shared.decoders is None:
-            _Shared.decoders = Pool(os.cpu_count() or 1)
+            _Shared.decoders = Pool(max(1, (os.cpu_count() or 1) - 1))
         return _Shared.decoders

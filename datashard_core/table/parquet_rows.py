@@ -161,7 +161,7 @@ class FileRows:
         size = 0
         try:
             for batch in self._batches:
-                size += batch.nbytes
+                size += batch.get_total_buffer_size()
                 kept = batch if self._reading.keep is None else self._reading.keep(batch)
                 if kept.num_rows:
                     found.append(kept)
@@ -206,7 +206,9 @@ class FileRows:
             shape = reading.shapes.of(parquet.schema, reading)
             for group in row_groups(parquet, shape.schema, reading.bound):
                 for batch in _decoded(parquet, group, shape.leaves):
-                    if shape.fits:
+                    if batch.schema.equals(reading.wanted, check_metadata=True):
+                        yield batch
+                    elif shape.fits:
                         yield pa.RecordBatch.from_arrays(batch.columns, schema=reading.wanted)
                     else:
                         rows = pa.Table.from_batches([batch])

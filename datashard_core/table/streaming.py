@@ -73,14 +73,21 @@ class _Lane:
         self.size = 0
 
     def collect(self) -> None:
-        """Take what the last step has found; waits for it, or does it here if no thread has begun with it."""
-        if self.running is None:
-            return
-        alone = self.rows.at_hand and self.running.cancel()
-        batches, self.more = self.rows.step() if alone else self.running.result()
-        self.running = None
+        """Take what the last step has found; waits for it."""
+        if self.running is not None:
+            self._take(*self.running.result())
+
+    def help(self) -> bool:
+        """Do the step here, if no thread has begun with it and there is nothing to wait for; whether it was done."""
+        if self.running is None or not self.rows.at_hand or not self.running.cancel():
+            return False
+        self._take(*self.rows.step())
+        return True
+
+    def _take(self, batches: list[pa.RecordBatch], more: bool) -> None:
+        self.running, self.more = None, more
         self.ready += batches
-        self.size += sum(batch.nbytes for batch in batches)
+        self.size += sum(batch.get_total_buffer_size() for batch in batches)
 
     def start(self) -> None:
         pool = decoding_pool() if self.rows.at_hand else shared_pool()
@@ -122,10 +129,12 @@ def read_files(reading: Reading, files: Iterator[DataFile], ahead: int | None = 
             first = lanes[0]
             if first.ready:
                 batch = first.ready.popleft()
-                first.size -= batch.nbytes
+                first.size -= batch.get_total_buffer_size()
                 yield batch
             elif first.running is not None:
-                first.collect()
+                # Whoever waits for rows is one of those that decode: there are as many as there are processors.
+                if first.running.done() or not any(lane.help() for lane in lanes):
+                    first.collect()
             else:
                 lanes.popleft()
     finally:
