@@ -230,6 +230,9 @@ class FileRows:
         source = reading.storage.open_input(self._key)
         if not reading.is_local:
             return source, {}
+        if size <= ONE_REQUEST and len(reading.wanted) == len(reading.schema.fields):
+            with source:  # a read for each column takes longer than one of them all
+                return pa.BufferReader(source.read_buffer()), {"pre_buffer": False}
         # Of a large local file a little at a time: a row group's columns need not be in memory as a whole.
         return source, {"buffer_size": _READ_SIZE if size > ONE_REQUEST else 0, "pre_buffer": False}
 

@@ -118,7 +118,7 @@ def read_files(reading: Reading, files: Iterator[DataFile], ahead: int | None = 
     opened = (FileRows(reading, file) for file in files)
     waiting: Iterator[_Rows] = opened
     if ahead is None:
-        ahead = (os.cpu_count() or 1) + 1 if reading.is_local else FILES_AHEAD
+        ahead = (os.cpu_count() or 1) + 2 if reading.is_local else FILES_AHEAD
         waiting = _together(opened)
     lanes: deque[_Lane] = deque()
     try:
