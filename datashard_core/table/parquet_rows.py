@@ -146,7 +146,19 @@ class FileRows:
     def weight(self) -> int:
         """About how many bytes a step holds in memory."""
         size = self._file.file_size_in_bytes
+        if self._to_fetch:
+            return size
         return min(STEP_BYTES, _EXPANSION * size) + min(size, 8 * ONE_REQUEST)
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory between two steps."""
+        return 0 if self._body is None else len(self._body)
+
+    @property
+    def _to_fetch(self) -> bool:
+        """Whether the next step fetches the file as a whole."""
+        return self._body is None and not self._reading.is_local and self.size <= ONE_REQUEST
 
     def step(self) -> tuple[list[pa.RecordBatch], bool]:
         """The next rows, some megabytes of them, and whether there may be more.
@@ -160,6 +172,9 @@ class FileRows:
         found: list[pa.RecordBatch] = []
         size = 0
         try:
+            if self._to_fetch:
+                self._fetch()
+                return found, True  # who decodes it is another one: those that wait are many, and decode badly
             for batch in self._batches:
                 size += batch.get_total_buffer_size()
                 kept = batch if self._reading.keep is None else self._reading.keep(batch)
@@ -215,17 +230,20 @@ class FileRows:
                         rows = rows.cast(shape.read) if len(shape.read) else rows
                         yield from project(rows, reading.wanted, file.file_path).to_batches()
 
+    def _fetch(self) -> None:
+        storage = self._reading.storage
+        if self._kept:
+            self._body = body = storage.get(self._key).body
+            small_files.keep(storage, self._key, body)
+        else:
+            self._body = storage.get_data(self._key)
+
     def _open(self) -> tuple[Any, dict[str, Any]]:
         """The file to read from, and how."""
         import pyarrow as pa
 
         reading, size = self._reading, self._file.file_size_in_bytes
-        if not reading.is_local and size <= ONE_REQUEST:
-            if self._body is None and self._kept:
-                self._body = body = reading.storage.get(self._key).body
-                small_files.keep(reading.storage, self._key, body)
-            elif self._body is None:
-                self._body = reading.storage.get_data(self._key)
+        if self._body is not None:
             return pa.BufferReader(self._body), {"pre_buffer": False}
         source = reading.storage.open_input(self._key)
         if not reading.is_local:

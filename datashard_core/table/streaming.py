@@ -37,6 +37,9 @@ class _Rows(Protocol):
     def weight(self) -> int: ...
 
     @property
+    def held(self) -> int: ...
+
+    @property
     def at_hand(self) -> bool: ...
 
     def step(self) -> tuple[list[pa.RecordBatch], bool]: ...
@@ -50,6 +53,7 @@ class _Several:
     def __init__(self, files: list[FileRows]) -> None:
         self._files = files
         self.weight = sum(file.weight for file in files)
+        self.held = sum(file.held for file in files)
 
     def step(self) -> tuple[list[pa.RecordBatch], bool]:
         found: list[pa.RecordBatch] = []
@@ -95,7 +99,7 @@ class _Lane:
 
     @property
     def weight(self) -> int:
-        return self.size + (self.rows.weight if self.running is not None else 0)
+        return self.size + (self.rows.weight if self.running is not None else self.rows.held if self.more else 0)
 
     @property
     def idle(self) -> bool:
@@ -170,7 +174,7 @@ def _go_on(lanes: deque[_Lane], waiting: Iterator[_Rows], ahead: int) -> None:
             lane.collect()
     room = MAX_BYTES - sum(lane.weight for lane in lanes)
     for place, lane in enumerate(lanes):
-        if lane.idle and (not lane.ready if place == 0 and room < 0 else room > 0):
+        if lane.idle and (room > 0 or (place == 0 and not lane.ready)):
             lane.start()
             room -= lane.rows.weight
     while len(lanes) < ahead and (room > 0 or not lanes):

@@ -1,0 +1,69 @@
+"""Files read side by side: what bounded memory must not do to their rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from datashard_core import Schema
+from datashard_core.config import S3Config
+from datashard_core.storage import driver
+from datashard_core.table import parquet_rows, streaming
+from datashard_core.table.parquet_rows import FileRows
+from datashard_core.table.warehouse import connect
+
+SCHEMA = Schema(fields=[{"id": 1, "name": "a", "type": "long"}])
+
+
+class _Fetched:
+    """A file of two steps: the first finds nothing, and what it holds fills all the memory there is."""
+
+    weight = 50
+    held = 0
+
+    def __init__(self, _reading: Any, number: Any) -> None:
+        self._number = number
+        self.at_hand = False
+
+    def step(self) -> tuple[list[pa.RecordBatch], bool]:
+        if not self.at_hand:
+            self.at_hand, self.held = True, 100
+            return [], True
+        self.held = 0
+        return [pa.record_batch({"a": [self._number]})], False
+
+
+@pytest.mark.parametrize("memory", [99, 100, 101])
+def test_memory_that_is_full_to_the_byte_loses_no_rows(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "FileRows", _Fetched)
+    monkeypatch.setattr(streaming, "MAX_BYTES", memory)
+    files: Iterator[Any] = iter(range(5))
+    batches = streaming.read_files(None, files, ahead=1)  # type: ignore[arg-type] # it is the files' alone
+    assert [batch["a"][0].as_py() for batch in batches] == list(range(5))
+
+
+def test_files_of_a_bucket_are_fetched_by_many_threads_and_decoded_by_few(
+    s3_config: S3Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that decode keep memory, and take turns on few processors."""
+    monkeypatch.setattr(parquet_rows.small_files, "max_object", 0)
+    table = connect(config=s3_config).create_table("t", SCHEMA)
+    for number in range(20):
+        table.append([{"a": number}])
+    fetched: set[int] = set()
+    decoded: set[int] = set()
+    step = FileRows.step
+
+    def noted(self: FileRows) -> Any:
+        (decoded if self.at_hand else fetched).add(threading.get_ident())
+        return step(self)
+
+    monkeypatch.setattr(FileRows, "step", noted)
+    monkeypatch.setattr(driver._Shared, "decoders", driver.Pool(1))
+    assert sorted(table.scan().to_arrow()["a"].to_pylist()) == list(range(20))
+    assert fetched and decoded and not fetched & decoded
+    assert len(decoded) <= 2, "one thread beside the one that waits for the rows"
