@@ -36,7 +36,6 @@ SIZE = 2**20
 OURS = "ours"
 NEAR_ARROW, PLANNED_PART, PLANNED_ALL, SMALL_TABLE, STREAMED = 0.95, 1.0, 8.0, 0.15, 400.0
 """What is asked of ours: part of Arrow's speed, seconds, seconds, seconds, MB."""
-FULL_PROCESSES = 5
 LONG = 10.0
 """A first scan that takes so many seconds is not repeated."""
 FIRST = (
@@ -57,6 +56,7 @@ class Sizes:
         planned_files: of the table that is planned and never read.
         stream_mb: of the streamed table's files, together.
         rounds: that are counted.
+        processes: of each system, one after the other, for the full scan.
     """
 
     files: int = 100
@@ -66,9 +66,10 @@ class Sizes:
     planned_files: int = 100_000
     stream_mb: int = 5_000
     rounds: int = 5
+    processes: int = 5
 
 
-QUICK = Sizes(10, 100_000, 50, 200, 4_000, 200, 2)
+QUICK = Sizes(10, 100_000, 50, 200, 4_000, 200, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,8 @@ def measured(
 ) -> Answers:
     """What each system says of an order that it carries out again and again, in turn with the others.
 
-    A process that was given its memory in small pages is slow for as long as it lives, whatever it runs: where tenths
-    matter, several processes of each system take part, one after the other.
+    Two processes of one system differ by a tenth for as long as they live: where that matters, several take part, one
+    after the other.
     """
     answers = Answers()
     for _ in range(processes):
@@ -149,7 +150,7 @@ def full(bench: Bench) -> None:
     rows: list[list[object]] = []
     for where, place in bench.places():
         with bench.table(place, "repeated", sizes.files, sizes.rows) as root:
-            answers = measured(bench, root, place, {"do": "scan"}, sizes.rounds, FULL_PROCESSES)
+            answers = measured(bench, root, place, {"do": "scan"}, sizes.rounds, sizes.processes)
         for name in bench.readers:
             if failure := answers.failure(name):
                 rows.append([NAMES[name], where, failure])
@@ -166,7 +167,7 @@ def full(bench: Bench) -> None:
     count = sizes.files * sizes.rows
     bench.report.text(
         f"## A full scan\n\n{count:,} rows in {sizes.files} files, into memory, {sizes.rounds} times by each of "
-        f"{FULL_PROCESSES} processes. S3 without latency, and its server on the same cores. Speed: the median "
+        f"{sizes.processes} processes. S3 without latency, and its server on the same cores. Speed: the median "
         "time of pyarrow.dataset over that of the row."
     )
     headers = ["system", "store", "median s", "fastest s", "CPU s", "speed", "CPU of pyarrow / own", "requests"]

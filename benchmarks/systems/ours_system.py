@@ -42,7 +42,7 @@ class System:
 
 def run_clock(speed: float) -> None:
     """Let this process's clock run so much faster from now on, as :meth:`kit.store.Store.set_clock` the store's."""
-    from unittest import mock  # here, for its import takes a fresh process as long as a fifth of its append
+    from unittest import mock  # its import takes long, and every fresh process would pay for it
 
     begun = time.time()
     ahead = mock.patch.object(SystemClock, "now_ms", lambda _: int(1000 * (begun + (time.time() - begun) * speed)))

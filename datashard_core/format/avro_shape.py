@@ -185,7 +185,8 @@ class Shape:
     def record(self, match: re.Match[bytes]) -> Record:
         """What a pattern of the whole record has matched."""
         start, end = match.span(self._head.groups)
-        return match.groups(), start + (1 if match.string[start] < 0x80 else 2), end, match.end()
+        start += 1 if match.string[start] < 0x80 else 2  # behind the length, see _LONGEST
+        return match.groups(), start, end, match.end()
 
     def _whole(self, length: int) -> re.Pattern[bytes] | None:
         """The pattern of records whose text has that length; None for one range too many, or a very long text."""

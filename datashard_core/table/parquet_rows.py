@@ -145,14 +145,13 @@ class FileRows:
     @property
     def weight(self) -> int:
         """About how many bytes a step holds in memory."""
+        # Also of one that fetches: what fills the memory with files leaves no room to decode them.
         size = self._file.file_size_in_bytes
-        if self._to_fetch:
-            return size
         return min(STEP_BYTES, _EXPANSION * size) + min(size, 8 * ONE_REQUEST)
 
     @property
     def held(self) -> int:
-        """Bytes in memory between two steps."""
+        """Bytes in memory while no step is under way."""
         return 0 if self._body is None else len(self._body)
 
     @property

@@ -99,7 +99,7 @@ class _Lane:
 
     @property
     def weight(self) -> int:
-        return self.size + (self.rows.weight if self.running is not None else self.rows.held if self.more else 0)
+        return self.size + (self.rows.held if self.running is None else self.rows.weight)
 
     @property
     def idle(self) -> bool:
