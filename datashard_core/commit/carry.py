@@ -36,6 +36,7 @@ from datashard_core.commit.updates import (
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.format.parquet import encode_parquet
+from datashard_core.format.plain_rows import joined_rows
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
 from datashard_core.storage.requests import (
     Beside,
@@ -272,10 +273,8 @@ def _prepare(
     puts: list[Request] = []
     files = list(load.files)
     if load.tables:
-        import pyarrow as pa
-
         key = f"data/auto_{for_data}.parquet"
-        encoded = encode_parquet(pa.concat_tables(load.tables), table.schema)
+        encoded = encode_parquet(joined_rows(load.tables), table.schema)
         puts.append(PutData(key, encoded.data))
         files.append(encoded.data_file(f"{table.location}/{key}"))
     snapshot: NewSnapshot | None = None

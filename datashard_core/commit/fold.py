@@ -31,6 +31,7 @@ from datashard_core.commit.updates import check_schema_still_fits
 from datashard_core.commit.version import VersionBody
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
 from datashard_core.format.data_file import DataFile
+from datashard_core.format.plain_rows import PlainRows, Rows, arrow_of
 from datashard_core.format.projection import project
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Request, Steps, together, value
@@ -48,7 +49,7 @@ class Load(Struct):
     """What one version is about to carry."""
 
     names: dict[str, Record] = field(default_factory=dict)
-    tables: list[pa.Table] = field(default_factory=list)
+    tables: list[Rows] = field(default_factory=list)
     files: list[DataFile] = field(default_factory=list)
     carried: list[StagedName] = field(default_factory=list)
 
@@ -224,7 +225,8 @@ def take_own(append: Append, body: VersionBody, target: Target, load: Load) -> N
     check_schema_still_fits(append.schema, body.table.schema, target.name)
     load.names[append.id] = append.digest
     if append.rows is not None:
-        load.tables.append(_fitted(append.rows, body, target.name))
+        same = isinstance(append.rows, PlainRows) and append.rows.schema == body.table.schema
+        load.tables.append(append.rows if same else _fitted(arrow_of(append.rows), body, target.name))
     load.files += append.files
 
 

@@ -10,7 +10,7 @@ Everything here is pure. See ``docs/design/commit-protocol.md``, "Objects of one
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -217,11 +217,11 @@ def _decode(raw: Any) -> dict[str, Record]:
 
 
 def _packed(digests: list[str]) -> str:
-    return b64encode(b"".join(map(bytes.fromhex, digests))).decode()
+    return b2a_base64(b"".join(map(bytes.fromhex, digests)), newline=False).decode()
 
 
 def _unpacked(text: str) -> list[str]:
-    raw = b64decode(text, validate=True)
+    raw = a2b_base64(text, strict_mode=True)
     if len(raw) % DIGEST_BYTES:
         raise ValueError(f"{len(raw)} bytes are no digests of {DIGEST_BYTES} bytes each")
     return [raw[start : start + DIGEST_BYTES].hex() for start in range(0, len(raw), DIGEST_BYTES)]

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from datashard_core.errors import UnsupportedTableError
 
-_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*):/*", re.IGNORECASE)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/*")
 _S3_SCHEMES = frozenset({"s3", "s3a", "s3n"})
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -23,10 +23,8 @@ from datashard_core.commit.history import Named
 from datashard_core.errors import DataShardError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.digest import id_digest
+from datashard_core.format.plain_rows import Rows, arrow_of
 from datashard_core.storage.base import ObjectInfo
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 PREFIX = "_datashard/staging/"
 FORMAT = 1
@@ -88,7 +86,7 @@ class StagedBody(Struct, frozen=True):
         append_id: the id as the caller gave it.
         digest: digest of the rows, or empty for an id that the library made.
         schema_id: id of the schema that the rows or files were written with.
-        rows: the rows, with field ids; None if ``files`` describes them.
+        rows: the rows (Arrow's, with field ids, where they were read); None if ``files`` describes them.
         files: finished data files.
     """
 
@@ -96,7 +94,7 @@ class StagedBody(Struct, frozen=True):
     append_id: str
     digest: str
     schema_id: int
-    rows: pa.Table | None
+    rows: Rows | None
     files: tuple[DataFile, ...] = ()
 
 
@@ -112,7 +110,7 @@ def encode_body(body: StagedBody) -> bytes:
         "schema-id": body.schema_id,
         "files": None if body.rows is not None else [_file_to_json(file) for file in body.files],
     }
-    rows = body.rows if body.rows is not None else pa.table({})
+    rows = arrow_of(body.rows) if body.rows is not None else pa.table({})
     rows = rows.replace_schema_metadata({HEADER: msgspec.json.encode(header)})
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")

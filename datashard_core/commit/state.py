@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,12 +15,10 @@ from datashard_core.commit.version import VersionBody, parse_version, version_ke
 from datashard_core.errors import CorruptTableError, NoSuchTableError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.manifest import ManifestFile, decode_manifest_list
+from datashard_core.format.plain_rows import Rows
 from datashard_core.format.schema import Schema
 from datashard_core.format.snapshot import Snapshot
 from datashard_core.storage.requests import Get, PutData, Steps, ask
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 HOT_MS = 3000
 
@@ -95,7 +93,7 @@ class Append(Struct, frozen=True):
     append_id: str
     id: str
     digest: str
-    rows: pa.Table | None
+    rows: Rows | None
     files: tuple[DataFile, ...]
     schema: Schema
     base: int | None

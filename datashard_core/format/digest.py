@@ -45,15 +45,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datashard_core._imports import blake2b
 from datashard_core.format import types as t
 from datashard_core.format.arrow_types import elements, map_as_lists
+from datashard_core.format.plain_rows import PlainRows, Rows
 from datashard_core.format.schema import Schema
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 FORMAT = 1
 DIGEST_BYTES = 16
@@ -84,15 +82,19 @@ _OTHER_KINDS: dict[type[t.IcebergType], int] = {
 _WIDTHS = {"boolean": 1, "int": 8, "long": 8, "float": 8, "double": 8, "date": 4, "time": 8}
 _WIDTHS |= {"timestamp": 8, "timestamptz": 8, "uuid": 16}
 
+_PACKED = {_KINDS["boolean"]: "B", _KINDS["long"]: "q", _KINDS["double"]: "d", _KINDS["date"]: "i"}
+_PACKED |= {_KINDS["timestamp"]: "q", _KINDS["timestamptz"]: "q"}
+"""Kind of plain values of fixed width -> how :mod:`struct` packs one."""
+
 Hash = Any
 """A hash of :mod:`hashlib`, whose type has no public name."""
 
 
-def rows_digest(table: pa.Table, schema: Schema) -> str:
+def rows_digest(table: Rows, schema: Schema) -> str:
     """Digest of rows, by what they say and not by how they are held.
 
     Args:
-        table: the rows, in any Arrow form that fits the schema.
+        table: the rows: plain ones of the schema, or in any Arrow form that fits it.
         schema: gives every column its field id.
 
     Returns:
@@ -108,12 +110,15 @@ def rows_digest(table: pa.Table, schema: Schema) -> str:
         >>> rows_digest(small, schema) == rows_digest(pa.table({"n": [1, 2]}), schema)
         True
     """
+    digest = blake2b(b"datashard.rows", digest_size=DIGEST_BYTES)
+    digest.update(struct.pack("<HQ", FORMAT, table.num_rows))
+    if isinstance(table, PlainRows):
+        _add_plain(digest, table)
+        return digest.hexdigest()
     if table.schema != schema.to_arrow():
         from datashard_core.format.records import to_table
 
         table = to_table(table, schema, "to be digested")
-    digest = blake2b(b"datashard.rows", digest_size=DIGEST_BYTES)
-    digest.update(struct.pack("<HQ", FORMAT, table.num_rows))
     columns = [table.column(index).chunks for index in range(table.num_columns)]
     _add_fields(digest, schema.fields, columns)
     return digest.hexdigest()
@@ -129,6 +134,29 @@ def id_digest(append_id: str) -> str:
         BLAKE2b-128 of its UTF-8 bytes, as 32 hexadecimal characters.
     """
     return blake2b(append_id.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _add_plain(digest: Hash, rows: PlainRows) -> None:
+    """Add ``fields`` of the canonical form for plain rows."""
+    for column in sorted(rows.columns, key=lambda column: column.field.field_id):
+        present, kind = column.present, column.field.type
+        if present:
+            nulls = len(present) < rows.num_rows
+            digest.update(struct.pack("<iBB", column.field.field_id, _kind_number(kind), nulls))
+            if nulls:
+                digest.update(bytes(value is not None for value in column.given))
+            digest.update(_plain_values(kind, present))
+    digest.update(_END)
+
+
+def _plain_values(kind: t.IcebergType, present: Sequence[Any]) -> bytes:
+    number = _kind_number(kind)
+    if number in (_KINDS["string"], _KINDS["binary"]):
+        texts = [value.encode() if isinstance(value, str) else value for value in present]
+        return struct.pack(f"<{len(texts)}q", *map(len, texts)) + b"".join(texts)
+    if number == _KINDS["double"]:
+        present = [value if value == value else _NAN for value in present]
+    return struct.pack(f"<{len(present)}{_PACKED[number]}", *present)
 
 
 def _add_fields(digest: Hash, fields: Sequence[t.NestedField], columns: Sequence[Sequence[Any]]) -> None:

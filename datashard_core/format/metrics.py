@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from datashard_core.format import types as t
 from datashard_core.format.bounds import lower_bound, upper_bound
+from datashard_core.format.plain_rows import PlainRows
 from datashard_core.format.schema import Schema
 
 if TYPE_CHECKING:
@@ -35,13 +36,22 @@ class Metrics(Struct):
         for column, iceberg_field in zip(table.columns, schema.fields, strict=True):
             for chunk in column.chunks or [column.combine_chunks()]:
                 for leaf, values in _leaves(chunk, iceberg_field):
-                    self._add_leaf(leaf, values)
+                    found = (_of_few if len(values) <= FEW else _of_many)(_comparable(values))
+                    self._add_leaf(leaf, len(values), values.null_count, found)
 
-    def _add_leaf(self, leaf: t.NestedField, values: pa.Array) -> None:
+    def add_plain(self, rows: PlainRows) -> None:
+        """Count a few plain rows."""
+        self.record_count += rows.num_rows
+        for column in rows.columns:
+            nulls = rows.num_rows - len(column.present)
+            self._add_leaf(column.field, rows.num_rows, nulls, extremes(column.present))
+
+    def _add_leaf(self, leaf: t.NestedField, count: int, nulls: int, found: tuple[Any, Any, int]) -> None:
+        """Count values of a column: how many, how many of them null, and what :func:`extremes` says of the others."""
         number, kind = leaf.field_id, leaf.type
-        _increase(self.value_counts, number, len(values))
-        _increase(self.null_value_counts, number, values.null_count)
-        lowest, highest, nans = (_of_few if len(values) <= FEW else _of_many)(_comparable(values))
+        _increase(self.value_counts, number, count)
+        _increase(self.null_value_counts, number, nulls)
+        lowest, highest, nans = found
         if kind in FLOATS:
             _increase(self.nan_value_counts, number, nans)
         if lowest is None:
@@ -99,12 +109,16 @@ def _comparable(values: pa.Array) -> pa.Array:
 
 
 def _of_few(values: pa.Array) -> tuple[Any, Any, int]:
-    """Lowest and highest value (None where there is none) and the number of NaNs.
+    """The extremes without Arrow's functions: to make their Python side takes a new process longer than an append."""
+    return extremes([value for value in values.to_pylist() if value is not None])
 
-    Without Arrow's functions: to make their Python side takes a new process longer than all the rest
-    of an append.
+
+def extremes(present: list[Any]) -> tuple[Any, Any, int]:
+    """Lowest and highest of values that are not null (None where there is none), and the number of NaNs.
+
+    Args:
+        present: values that can be compared.
     """
-    present = [value for value in values.to_pylist() if value is not None]
     ordered = [value for value in present if value == value]  # NaN is not itself
     if not ordered:
         return None, None, len(present)
@@ -112,7 +126,7 @@ def _of_few(values: pa.Array) -> tuple[Any, Any, int]:
 
 
 def _of_many(values: pa.Array) -> tuple[Any, Any, int]:
-    """As :func:`_of_few`, by Arrow's functions."""
+    """The extremes by Arrow's functions."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

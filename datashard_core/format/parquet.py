@@ -11,6 +11,8 @@ from datashard_core.format import types as t
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.metrics import FLOATS, Metrics
 from datashard_core.format.parquet_writer import parquet_writer
+from datashard_core.format.plain_parquet import MAGIC, encode_plain
+from datashard_core.format.plain_rows import PlainRows, Rows
 from datashard_core.format.schema import Schema
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class EncodedParquet(Struct, frozen=True):
         split_offsets: where its row groups begin.
     """
 
-    data: pa.Buffer
+    data: bytes | pa.Buffer
     record_count: int
     metrics: Metrics
     column_sizes: dict[int, int]
@@ -40,16 +42,21 @@ class EncodedParquet(Struct, frozen=True):
 
     def data_file(self, file_path: str) -> DataFile:
         """How a manifest describes it once it is written at that URI."""
-        return _describe(file_path, self.data.size, self.metrics, self.column_sizes, self.split_offsets)
+        return _describe(file_path, memoryview(self.data).nbytes, self.metrics, self.column_sizes, self.split_offsets)
 
 
-def encode_parquet(table: pa.Table, schema: Schema) -> EncodedParquet:
+def encode_parquet(table: Rows, schema: Schema) -> EncodedParquet:
     """Encode rows in memory.
 
     Args:
-        table: rows in the schema's Arrow form.
+        table: rows in the schema's form.
         schema: the schema.
     """
+    if isinstance(table, PlainRows):
+        data, column_sizes = encode_plain(table)
+        plain_metrics = Metrics()
+        plain_metrics.add_plain(table)
+        return EncodedParquet(data, table.num_rows, plain_metrics, column_sizes, (len(MAGIC),))
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()

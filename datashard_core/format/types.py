@@ -32,8 +32,8 @@ MAX_DECIMAL_PRECISION = 38
 MAX_FIELD_ID = 2**31 - 201
 """Ids above are reserved by the spec for metadata columns."""
 
-_DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
-_FIXED = re.compile(r"fixed(?:\[\s*(\d+)\s*\]|\(\s*(\d+)\s*\))")
+_DECIMAL = r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)"
+_FIXED = r"fixed(?:\[\s*(\d+)\s*\]|\(\s*(\d+)\s*\))"
 _FIELD_KEYS = frozenset({"id", "name", "type", "required", "doc"})
 
 
@@ -351,9 +351,9 @@ def walk(fields: tuple[NestedField, ...], prefix: str = "") -> Iterator[tuple[st
 
 
 def _parse_name(name: str) -> IcebergType:
-    if match := _DECIMAL.fullmatch(name):
+    if match := re.fullmatch(_DECIMAL, name):
         return DecimalType(int(match[1]), int(match[2]))
-    if match := _FIXED.fullmatch(name):
+    if match := re.fullmatch(_FIXED, name):
         return FixedType(int(match[1] or match[2]))
     return PrimitiveType(name)
 

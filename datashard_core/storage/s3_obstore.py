@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 WHOLE_REQUEST = "3600s"  # what limits a request is that the peer falls silent (read_timeout)
 IDLE = "15s"  # AWS closes idle connections after some 20 s; one that is closed under a request breaks it
 
-_STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})[^:]*: ?(.*)", re.DOTALL)
-_ERROR_BODY = re.compile(r"Server returned error response: (.*)", re.DOTALL)
-_CODE = re.compile(r"<Code>([^<]*)</Code>")
-_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
-_KEY_REFUSED = re.compile(r"DeleteObjects request failed for key (.*): (.*) \(code: ([^()]*)\)", re.DOTALL)
-_KEY = re.compile(r"<Key>([^<]*)</Key>")
-_ROOT_CAUSE = re.compile(r'message: "([^"]+)"|(InvalidCertificate\(\s*\w+)|kind: (\w+)|(TimedOut)')
+_STATUS = r"(?s)Server returned non-2xx status code: (\d{3})[^:]*: ?(.*)"
+_ERROR_BODY = r"(?s)Server returned error response: (.*)"
+_CODE = r"<Code>([^<]*)</Code>"
+_MESSAGE = r"<Message>([^<]*)</Message>"
+_KEY_REFUSED = r"(?s)DeleteObjects request failed for key (.*): (.*) \(code: ([^()]*)\)"
+_KEY = r"<Key>([^<]*)</Key>"
+_ROOT_CAUSE = r'message: "([^"]+)"|(InvalidCertificate\(\s*\w+)|kind: (\w+)|(TimedOut)'
 
 
 class ObstoreTransport:
@@ -183,7 +183,8 @@ def make_store(config: S3Config, credentials: Credentials, region: str) -> Any:
     }
     if isinstance(config.verify_tls, str):
         options["root_certificate"] = _certificates(config.verify_tls)
-    elif config.verify_tls is False:
+    elif config.verify_tls is False or options["allow_http"]:
+        # Where no certificate is looked at, the machine's own are not read either, which takes some milliseconds.
         options["allow_invalid_certificates"] = True
     note_use_of_obstore()
     with without_aws_variables():
@@ -211,28 +212,28 @@ def _certificates(path: str) -> str:
 def failure_of(text: str) -> TransportError:
     """How a request failed, by the text of obstore's error. Pure."""
     told, _, debug = text.partition("\n\nDebug source:")
-    if (found := _STATUS.search(told)) is not None:
+    if (found := re.search(_STATUS, told)) is not None:
         status, body = int(found[1]), found[2]
-        code, said = _CODE.search(body), _MESSAGE.search(body)
+        code, said = re.search(_CODE, body), re.search(_MESSAGE, body)
         return RefusedError(Answer(code[1] if code else str(status), status, said[1] if said else ""))
-    if (errors := _ERROR_BODY.search(told)) is not None:
+    if (errors := re.search(_ERROR_BODY, told)) is not None:
         return RefusedError(Answer("", 200, errors[1]))
-    if _KEY_REFUSED.search(told) is not None:
+    if re.search(_KEY_REFUSED, told) is not None:
         return RefusedError(Answer("", 200, told))
     if "redirect without LOCATION" in told:
         return RefusedError(Answer("PermanentRedirect", 301, "the bucket is in another region than the one given"))
-    causes = [part for parts in _ROOT_CAUSE.findall(debug) for part in parts if part]
+    causes = [part for parts in re.findall(_ROOT_CAUSE, debug) for part in parts if part]
     message = f"{told.removeprefix('Generic S3 error: ')} ({', '.join(dict.fromkeys(causes))})" if causes else told
     return NotSentError(message) if "kind: Connect," in debug else BrokenError(message)
 
 
 def refused_in(body: str) -> list[tuple[str, Answer]]:
     """What the answer to a bulk delete refuses, by key: the first of them as obstore tells it, or all. Pure."""
-    if (first := _KEY_REFUSED.search(body)) is not None:
+    if (first := re.search(_KEY_REFUSED, body)) is not None:
         return [(first[1], Answer(first[3], 200, first[2]))]
     refused = []
     for part in body.split("<Error>")[1:]:
-        key, code, message = _KEY.search(part), _CODE.search(part), _MESSAGE.search(part)
+        key, code, message = re.search(_KEY, part), re.search(_CODE, part), re.search(_MESSAGE, part)
         refused.append((key[1] if key else "", Answer(code[1] if code else "", 200, message[1] if message else "")))
     return refused
 

@@ -18,6 +18,7 @@ from datashard_core.errors import ConfigurationError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.parquet import encode_parquet, write_parquet
+from datashard_core.format.plain_rows import Rows, arrow_of, plain_rows
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import shared_pool
@@ -78,8 +79,20 @@ def check_append_id(append_id: AppendId | None) -> None:
         )
 
 
+def checked_rows(data: Any, schema: Schema, table_name: str) -> Rows:
+    """The rows that somebody appends, in the form of a schema; errors and arguments are those of
+    :func:`datashard_core.format.records.to_table`.
+    """
+    plain = plain_rows(data, schema)
+    if plain is not None:
+        return plain
+    from datashard_core.format.records import to_table
+
+    return to_table(data, schema, table_name)
+
+
 def plan_append(
-    rows: pa.Table,
+    rows: Rows,
     *,
     schema: Schema,
     location: str,
@@ -92,7 +105,7 @@ def plan_append(
     """Encode rows as a data file and say under which id they are to be committed.
 
     Args:
-        rows: checked rows in the schema's Arrow form.
+        rows: checked rows in the schema's form.
         schema: the table's schema.
         location: the table's ``location``.
         storage: the table's storage, for rows too many to be encoded in memory.
@@ -121,7 +134,7 @@ def plan_append(
     if rows.nbytes <= MAX_BODY_BYTES:
         return plan
     # Too large to be copied twice: written once, and described wherever it is staged.
-    files, unsent = _encoded(rows, schema, location, storage, clock)
+    files, unsent = _encoded(arrow_of(rows), schema, location, storage, clock)
     return replace(plan, rows=None, files=files, unsent=unsent)
 
 

@@ -25,9 +25,11 @@ from datashard_core.storage.requests import Get, Steps
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-NEEDED_TO_DEFER = ("datashard_core.table.table", "pyarrow")
-NEEDED = (*NEEDED_TO_DEFER, "pyarrow._parquet")
-"""What takes a new process as long to import as the store takes for two answers."""
+NEEDED = ("datashard_core.table.table",)
+NEEDED_TO_DEFER = (*NEEDED, "pyarrow")
+"""What takes a new process as long to import as the store takes for an answer. Arrow is imported by what needs it,
+which an append of a few plain rows does not.
+"""
 
 
 def load(storage: Storage, name: str, clock: Clock) -> Seen:

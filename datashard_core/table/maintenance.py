@@ -9,17 +9,16 @@ from datetime import UTC, datetime, timedelta
 from msgspec import Struct
 
 from datashard_core.clock import Clock
-from datashard_core.commit.compact import compact, compact_after_append, due
 from datashard_core.commit.deferred import flush
-from datashard_core.commit.expire import expire
-from datashard_core.commit.forget import make_large_nodes, remove_nodes
 from datashard_core.commit.fresh import SHORTEST_GRACE
-from datashard_core.commit.orphans import remove_orphans
+from datashard_core.commit.settings import settings_of
 from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.sweep import sweep_all
 from datashard_core.errors import ConfigurationError, DataShardError, UnsupportedTableError
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import run
+
+# What does the work is imported where it is used: most processes append once, and end.
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +111,8 @@ class Maintenance(ABC):
             >>> table.remove_orphans(grace=timedelta(hours=48)).files
             3
         """
+        from datashard_core.commit.orphans import remove_orphans
+
         self._check_grace(grace)
         steps = remove_orphans(self._target, self._seen, grace.total_seconds(), timeout)
         removed, seen = run(steps, self._storage, self._clock)
@@ -139,6 +140,8 @@ class Maintenance(ABC):
             >>> table.compact().new_files
             1
         """
+        from datashard_core.commit.compact import compact
+
         done, seen = run(compact(self._target, self._seen, max_bytes, timeout), self._storage, self._clock)
         self._learn(seen)
         return CompactedFiles(done.files, done.size, done.new_files)
@@ -170,6 +173,8 @@ class Maintenance(ABC):
             >>> table.expire_snapshots(older_than=datetime(2026, 11, 1), retain_last=1)
             17
         """
+        from datashard_core.commit.expire import expire
+
         if retain_last is not None and retain_last < 1:
             raise ConfigurationError(
                 f"retain_last={retain_last!r}: the current snapshot is always kept; pass 1 or more"
@@ -198,6 +203,8 @@ class Maintenance(ABC):
             >>> table.maintain().orphans.files
             3
         """
+        from datashard_core.commit.forget import make_large_nodes, remove_nodes
+
         self._check_grace(grace)
         self._learn(run(flush(self._target, self._seen, timeout), self._storage, self._clock))
         expired = self.expire_snapshots(timeout=timeout)
@@ -222,7 +229,13 @@ class Maintenance(ABC):
     def _compact_if_due(self) -> None:
         """After an append, in tables with ``datashard.auto-compact``: one small compaction where one is due."""
         appended, self._appended = self._appended, None
-        if appended is None or appended.body.version != self._seen.body.version or not due(appended):
+        if appended is None or appended.body.version != self._seen.body.version:
+            return
+        if not settings_of(appended.body.table.properties).auto_compact:
+            return
+        from datashard_core.commit.compact import compact_after_append, due
+
+        if not due(appended):
             return
         try:
             self._learn(run(compact_after_append(self._target, appended), self._storage, self._clock))

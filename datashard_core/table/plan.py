@@ -107,6 +107,13 @@ class Planner(Struct, frozen=True):
                 entries = self._entries(one)
             yield from entries
 
+    def fetch_first(self, manifests: Sequence[ManifestFile], bound: Bound) -> list[Future[bytes]]:
+        """Have those manifests read by other threads that :meth:`files` will ask for first."""
+        firsts = list(islice(self._chosen(manifests, bound), MANIFESTS_AHEAD))
+        for one in firsts:
+            self._fetch(one)
+        return [one.fetched for one in firsts if one.fetched is not None]
+
     def _chosen(self, manifests: Sequence[ManifestFile], bound: Bound) -> Iterator[_Chosen]:
         """The manifests that have to be read: not those of which it is known that no file is left."""
         prunings: dict[int, Pruning] = {}

@@ -6,6 +6,7 @@ that may hold a matching row is read whole or the scan fails. A file that cannot
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -93,12 +94,14 @@ class Scan(Struct, frozen=True):
 
     def to_reader(self) -> pa.RecordBatchReader:
         """The rows as an Arrow stream, which any Arrow consumer takes."""
+        self._import_arrow()
         import pyarrow as pa
 
         return pa.RecordBatchReader.from_batches(self.arrow_schema(), self.to_batches())
 
     def to_arrow(self) -> pa.Table:
         """The rows as an Arrow table."""
+        self._import_arrow()
         import pyarrow as pa
 
         return pa.Table.from_batches(self.to_batches(), schema=self.arrow_schema())
@@ -148,6 +151,19 @@ class Scan(Struct, frozen=True):
         whole = self.schema.to_arrow()
         return pa.schema([whole.field(name) for name in names])
 
+    def _import_arrow(self) -> None:
+        """Import Arrow, which takes a process about as long as a store takes for an answer: the first manifests that
+        the plan asks for are fetched meanwhile.
+        """
+        if "pyarrow" in sys.modules:
+            return
+        planner = Planner(self.storage, self.metadata, self.table_name)
+        fetched = planner.fetch_first(planner.manifests(self.snapshot), self.condition.bound)
+        import pyarrow._parquet  # noqa: F401 - what reads data files
+
+        for manifest in fetched:
+            manifest.result()  # for the plan finds it at hand then, and does not ask for it once more
+
     def _plan(self, condition: RowCondition) -> Iterator[DataFile]:
         planner = Planner(self.storage, self.metadata, self.table_name)
         left = self.limit if self.where is None else None
@@ -165,6 +181,7 @@ class Scan(Struct, frozen=True):
     def _matching(self) -> Generator[pa.RecordBatch, None, None]:
         if self.limit == 0:
             return
+        self._import_arrow()
         condition = renewed(self.where, self.condition, self.schema, self.table_name)
         wanted = list(self.schema.names if self.columns is None else self.columns)
         names = columns_for(condition, wanted, self.schema.names)

@@ -19,10 +19,9 @@ from datashard_core.commit.verdict import Result
 from datashard_core.commit.version import version_key
 from datashard_core.config import DEFAULT_TIMEOUT
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
-from datashard_core.format.records import to_table
 from datashard_core.format.schema import Schema
 from datashard_core.storage.driver import run
-from datashard_core.table.append import AppendId, AppendResult, check_append_id, plan_append
+from datashard_core.table.append import AppendId, AppendResult, check_append_id, checked_rows, plan_append
 from datashard_core.table.maintenance import Maintenance
 from datashard_core.table.shared import SharedCommits
 
@@ -149,7 +148,7 @@ class Table(Maintenance):
         if commit not in ("now", "deferred"):
             raise ConfigurationError(f"commit={commit!r}: pass 'now' or 'deferred'")
         seen = self._seen
-        rows = to_table(data, seen.body.table.schema, self._name)
+        rows = checked_rows(data, seen.body.table.schema, self._name)
         item = plan_append(
             rows,
             schema=seen.body.table.schema,

@@ -12,6 +12,7 @@ from datashard_core.format.data_file import DataFile
 from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.format.parquet import encode_parquet
 from datashard_core.storage.requests import PutData, Sleep, Steps, Unique, ask
+from datashard_core.table.append import checked_rows
 from datashard_core.testing.history import ROOT, SCHEMA
 
 
@@ -31,9 +32,7 @@ class Written(Struct, frozen=True):
 
 def item_of(tag: str, handed_in: bool, base: int | None, written: Written | None = None) -> Append:
     """The append of a tag, as rows or as a finished file."""
-    import pyarrow as pa
-
-    rows = pa.table({"tag": [tag]}, schema=SCHEMA.to_arrow())
+    rows = checked_rows([{"tag": tag}], SCHEMA, "simulated")
     own = f"id of {tag}"
     plan = Append(own, id_digest(own), LIBRARY_MADE, rows, (), SCHEMA, base)
     if handed_in:

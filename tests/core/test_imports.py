@@ -73,7 +73,7 @@ assert ds.load_table("warehouse/t").append([{"a": 2}]).version == 2
 def test_an_append_brings_in_no_more_than_it_needs(tmp_path: Path) -> None:
     # Arrow's file systems alone take as long to import as all of our own modules.
     unneeded = ("pyarrow.fs", "pyarrow.parquet", "pyarrow.compute", "ssl", "inspect", "typing_extensions", "asyncio")
-    unneeded += ("fastavro", "hashlib", "ctypes")
+    unneeded += ("fastavro", "hashlib", "ctypes", "pyarrow")
     # Arrow looks at numpy and pandas where they are installed, and they at some of these.
     assert _loaded(_REFUSE.format(names={"numpy", "pandas"}) + _ONE_APPEND, tmp_path, unneeded) == []
 
@@ -93,6 +93,33 @@ def test_a_read_brings_in_no_more_than_it_needs(tmp_path: Path) -> None:
     refused = _REFUSE.format(names={"numpy", "pandas"})
     assert _loaded(refused + _ONE_APPEND, tmp_path, ()) == []
     assert _loaded(refused + _ONE_READ, tmp_path, unneeded) == []
+
+
+_ONE_SCAN = """
+import sys
+import datashard_core as ds
+from datashard_core.storage.local import LocalStorage
+table = ds.load_table("warehouse/t")
+get, asked = LocalStorage.get, []
+def recorded(storage, key, byte_range=None):
+    asked.append((key, "pyarrow" in sys.modules))
+    return get(storage, key, byte_range)
+LocalStorage.get = recorded
+assert sorted(row["a"] for row in table.scan().to_records()) == [1, 2]
+manifests = [key for key, _ in asked if key.endswith(".avro")]
+assert len(manifests) == len(set(manifests)) == 2, asked
+assert not asked[0][1], "it was not asked for before Arrow was imported"
+"""
+
+
+def test_manifests_are_fetched_while_arrow_is_imported_and_only_then(tmp_path: Path) -> None:
+    assert _loaded(_ONE_APPEND, tmp_path, ("pyarrow",)) == []
+    assert _loaded(_ONE_SCAN, tmp_path, ("pyarrow",)) == ["pyarrow"]
+    manifest = next((tmp_path / "warehouse/t/metadata/manifests").glob("manifest_[!l]*.avro"))
+    manifest.unlink()
+    done = _run(_ONE_SCAN, tmp_path)
+    assert done.returncode == 1
+    assert f"CorruptTableError: table t: file://{manifest} is missing" in done.stderr
 
 
 def test_what_msgspec_was_not_given_can_be_imported_later(tmp_path: Path) -> None:
