@@ -6,6 +6,7 @@ and says when they are there. Beside each Iceberg table stands a Delta log that 
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import struct
@@ -225,7 +226,9 @@ def _summaries(spec: PartitionSpec, entries: list[ManifestEntry]) -> tuple[dict[
 
 
 def write_delta_log(place: Place, name: str, schema: ds.Schema, spec: PartitionSpec, files: list[DataFile]) -> None:
-    """A Delta log of one commit over the same data files."""
+    """A Delta log of one commit over the same data files, which says of them what deltalake's own writer says: the
+    number of rows, and lowest and highest values and nulls of every column, as our manifests do.
+    """
     fields = [
         {"name": one.name, "type": _DELTA_TYPES.get(str(one.type), str(one.type)), "nullable": True, "metadata": {}}
         for one in schema.fields
@@ -253,8 +256,13 @@ def write_delta_log(place: Place, name: str, schema: ds.Schema, spec: PartitionS
     ]
     location = f"{place.root}/{name}/"
     for file in files:
-        low, high = (struct.unpack("<q", bounds[1])[0] for bounds in (file.lower_bounds, file.upper_bounds))
-        stats = {"numRecords": file.record_count, "minValues": {"run_id": low}, "maxValues": {"run_id": high}}
+        told = [field for field in schema.fields if field.name not in file.partition]
+        stats = {
+            "numRecords": file.record_count,
+            "minValues": {one.name: _delta_value(str(one.type), file.lower_bounds[one.field_id]) for one in told},
+            "maxValues": {one.name: _delta_value(str(one.type), file.upper_bounds[one.field_id]) for one in told},
+            "nullCount": {one.name: file.null_value_counts[one.field_id] for one in told},
+        }
         lines.append(
             {
                 "add": {
@@ -269,6 +277,14 @@ def write_delta_log(place: Place, name: str, schema: ds.Schema, spec: PartitionS
         )
     body = "\n".join(json.dumps(line) for line in lines).encode()
     place.write(f"{name}/_delta_log/00000000000000000000.json", body)
+
+
+def _delta_value(kind: str, bound: bytes) -> Any:
+    """A bound as deltalake's writer has it in its statistics."""
+    if kind == "string":
+        return bound.decode()
+    value = struct.unpack({"double": "<d", "int": "<i"}.get(kind, "<q"), bound)[0]
+    return str(dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=value)) if kind == "timestamp" else value
 
 
 def main() -> None:
