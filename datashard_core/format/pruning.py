@@ -1,6 +1,7 @@
-"""Whether some rows can match a condition, judged by what is known of them: counts, bounds, partition values.
+"""Whether some rows can match a condition, or all of them do, judged by what is known of them: counts, bounds,
+partition values.
 
-The answer is never a wrong "no": whatever is not known is taken to match.
+Whether some can is never a wrong "no", and whether all do never a wrong "yes": what is not known may be either.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.format import types as t
-from datashard_core.format.binding import AllOf, AnyOf, Bound, Check, Fixed
+from datashard_core.format.binding import AllOf, AnyOf, Bound, Check, CheckKind, Fixed
 from datashard_core.format.canonical import decode_bound
 from datashard_core.format.metrics import FLOATS
 from datashard_core.format.partition import PartitionSpec
@@ -53,9 +54,27 @@ def might_match(bound: Bound, allows: Allows) -> bool:
     return bound.value if isinstance(bound, Fixed) else True
 
 
+def must_match(bound: Bound, holds: Allows) -> bool:
+    """Whether a condition is true for every row, given which of its checks are."""
+    if isinstance(bound, Check):
+        return holds(bound)
+    if isinstance(bound, AllOf):
+        return all(must_match(part, holds) for part in bound.parts)
+    if isinstance(bound, AnyOf):
+        return any(must_match(part, holds) for part in bound.parts)
+    return bound.value if isinstance(bound, Fixed) else False
+
+
 def possible(check: Check, known: Known) -> bool:
     """Whether a check can be true for a value of which so much is known."""
     return _POSSIBLE[check.kind](known, check.value)
+
+
+def certain(check: Check, known: Known) -> bool:
+    """Whether a check is true for every value of which so much is known: none makes it null, or its opposite true."""
+    if known.nulls and check.kind != "null":
+        return False
+    return not _POSSIBLE[_OPPOSITES[check.kind]](known, check.value)
 
 
 def possibility(check: Check) -> Callable[[Known, Any], bool]:
@@ -114,6 +133,17 @@ _POSSIBLE: dict[str, Callable[[Known, Any], bool]] = {
     "starts with": _starts,
     "not starts with": _starts_not,
 }
+
+_OPPOSITES: dict[CheckKind, CheckKind] = {
+    "null": "not null",
+    "nan": "not nan",
+    "==": "!=",
+    "<": ">=",
+    "<=": ">",
+    "in": "not in",
+    "starts with": "not starts with",
+}
+_OPPOSITES |= {opposite: kind for kind, opposite in _OPPOSITES.items()}
 
 
 def presence(kind: t.IcebergType, values: int | None, nulls: int | None, nans: int | None) -> tuple[bool, bool, bool]:

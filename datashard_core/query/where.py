@@ -17,9 +17,8 @@ from datashard_core.format.binding import TRUE, Bound, bind, checks_of, is_exact
 from datashard_core.format.expressions import Condition
 from datashard_core.format.row_filter import matching_rows
 from datashard_core.format.schema import Schema
-from datashard_core.query.arrow_conditions import from_arrow
-from datashard_core.query.duck import connect
-from datashard_core.query.sql_conditions import understand
+
+# What understands SQL text and Arrow's expressions is imported where there are some.
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,12 +38,14 @@ class RowCondition(Struct, frozen=True):
         columns: names of the columns that it needs; None for all.
         batch: leaves the matching rows of one batch; None if ``stream`` has to be used.
         stream: leaves the matching rows of a stream of batches.
+        whole: all of it is understood, so it need not be applied where ``bound`` is true for every row.
     """
 
     bound: Bound = TRUE
     columns: frozenset[str] | None = frozenset()
     batch: BatchFilter | None = None
     stream: StreamFilter | None = None
+    whole: bool = False
 
 
 EVERY_ROW = RowCondition()
@@ -84,11 +85,14 @@ def prepare(where: Any, schema: Schema, table_name: str) -> RowCondition:
 def exactly(bound: Bound) -> RowCondition:
     """A condition all of which is understood."""
     columns = frozenset(check.reference.names[0] for check in checks_of(bound))
-    return RowCondition(bound, columns, None if bound == TRUE else lambda batch: matching_rows(batch, bound))
+    matching = None if bound == TRUE else lambda batch: matching_rows(batch, bound)
+    return RowCondition(bound, columns, matching, whole=True)
 
 
 def _from_expression(where: pc.Expression, schema: Schema, table_name: str) -> RowCondition:
     import pyarrow as pa
+
+    from datashard_core.query.arrow_conditions import from_arrow
 
     def matching(batch: pa.RecordBatch) -> pa.RecordBatch:
         try:
@@ -104,6 +108,8 @@ def _from_expression(where: pc.Expression, schema: Schema, table_name: str) -> R
 
 def from_duckdb(where: pc.Expression, schema: Schema, table_name: str) -> RowCondition:
     """What DuckDB asks a scan for, and does not look at again: so NaN is taken as DuckDB takes it."""
+    from datashard_core.query.arrow_conditions import from_arrow
+
     bound = bind(from_arrow(where, schema, nan_on_top=True), schema, table_name)
     if is_exact(bound):
         return exactly(bound)
@@ -111,6 +117,8 @@ def from_duckdb(where: pc.Expression, schema: Schema, table_name: str) -> RowCon
 
 
 def _from_sql(where: str, schema: Schema, table_name: str) -> RowCondition:
+    from datashard_core.query.duck import connect
+
     connection = connect()
     try:
         bound, columns = _bound_sql(connection, where, schema, table_name)
@@ -128,6 +136,8 @@ def renewed(where: Any, condition: RowCondition, schema: Schema, table_name: str
     """
     if condition.stream is None:
         return condition
+    from datashard_core.query.duck import connect
+
     connection = connect()
     connection.execute("begin")
     bound, columns = _bound_sql(connection, where, schema, table_name)
@@ -139,6 +149,8 @@ def renewed(where: Any, condition: RowCondition, schema: Schema, table_name: str
 def _bound_sql(connection: Any, where: str, schema: Schema, table_name: str) -> tuple[Bound, frozenset[str] | None]:
     import duckdb
     import pyarrow as pa
+
+    from datashard_core.query.sql_conditions import understand
 
     arrow = schema.to_arrow()
     try:
@@ -159,6 +171,8 @@ def _by_sql(
 ) -> Iterator[pa.RecordBatch]:
     """The matching rows, with all columns of ``schema``."""
     import pyarrow as pa
+
+    from datashard_core.query.duck import connect
 
     connection = connection or connect()
     import duckdb

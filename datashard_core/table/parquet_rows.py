@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -17,7 +18,7 @@ from datashard_core.format.canonical import canonical
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.parquet_reader import ParquetFile
 from datashard_core.format.projection import columns_to_read, first_leaves, id_of, project, with_ids
-from datashard_core.format.pruning import Known, might_match, possible, presence
+from datashard_core.format.pruning import Known, certain, holds_whole, might_match, must_match, possible, presence
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.cache import small_files
@@ -47,6 +48,7 @@ class _Shape(Struct, frozen=True):
         leaves: places of the leaf columns that are read; None for all of them.
         read: the part of ``schema`` that they are.
         fits: whether that is what is wanted, as it is.
+        places: field id -> place of the leaf, for columns that are one.
     """
 
     told: pa.Schema
@@ -54,6 +56,7 @@ class _Shape(Struct, frozen=True):
     leaves: list[int] | None
     read: pa.Schema
     fits: bool
+    places: dict[int | None, int]
 
 
 class _Shapes:
@@ -72,12 +75,23 @@ class _Shapes:
         schema = with_ids(told, reading.schema)
         places = columns_to_read(schema, reading.wanted)
         read = pa.schema([schema.field(place) for place in places])
+        starts = first_leaves(schema)
         leaves: list[int] | None = None
         if len(places) < len(schema):
-            starts = first_leaves(schema)
             leaves = [leaf for place in places for leaf in range(starts[place], starts[place + 1])]
-        self._last = last = _Shape(told, schema, leaves, read, read.equals(reading.wanted, check_metadata=True))
+        fits = read.equals(reading.wanted, check_metadata=True)
+        self._last = last = _Shape(told, schema, leaves, read, fits, judged(schema, starts))
         return last
+
+
+def judged(schema: pa.Schema, starts: Sequence[int]) -> dict[int | None, int]:
+    """The columns whose statistics say all of them, by field id: places of their leaves.
+
+    A leaf of a struct or list is null where the struct is not: its statistics say nothing of the whole.
+    """
+    import pyarrow as pa
+
+    return {id_of(column): starts[place] for place, column in enumerate(schema) if not pa.types.is_nested(column.type)}
 
 
 class Reading(Struct, frozen=True):
@@ -91,6 +105,7 @@ class Reading(Struct, frozen=True):
         wanted: Arrow schema of the columns to read.
         bound: row groups that cannot hold a matching row are left out.
         keep: leaves the matching rows of a batch; None for all.
+        skips: ``keep`` leaves all rows of a row group of which ``bound`` is known to be true for each.
         shapes: of the files read so far.
     """
 
@@ -101,6 +116,7 @@ class Reading(Struct, frozen=True):
     wanted: pa.Schema
     bound: Bound = TRUE
     keep: BatchFilter | None = None
+    skips: bool = False
     shapes: _Shapes = field(default_factory=_Shapes)
 
     @property
@@ -174,9 +190,9 @@ class FileRows:
             if self._to_fetch:
                 self._fetch()
                 return found, True  # who decodes it is another one: those that wait are many, and decode badly
-            for batch in self._batches:
+            for batch, keep in self._batches:
                 size += batch.get_total_buffer_size()
-                kept = batch if self._reading.keep is None else self._reading.keep(batch)
+                kept = batch if keep is None else keep(batch)
                 if kept.num_rows:
                     found.append(kept)
                 if size >= STEP_BYTES:
@@ -200,7 +216,8 @@ class FileRows:
             return StorageError(text, reason="unreachable", key=self._file.file_path)
         return CorruptTableError(f"{text}: restore it")
 
-    def _rows(self) -> Iterator[pa.RecordBatch]:
+    def _rows(self) -> Iterator[tuple[pa.RecordBatch, BatchFilter | None]]:
+        """The file's rows, and what leaves those of them that match; None where all do."""
         import pyarrow as pa
 
         reading, file = self._reading, self._file
@@ -218,16 +235,18 @@ class FileRows:
                     f"manifest says {file.record_count}"
                 )
             shape = reading.shapes.of(parquet.schema, reading)
-            for group in row_groups(parquet, shape.schema, reading.bound):
+            for group, all_match in row_groups(parquet.metadata, shape.places, reading.bound):
+                keep = None if all_match and reading.skips else reading.keep
                 for batch in _decoded(parquet, group, shape.leaves):
                     if batch.schema.equals(reading.wanted, check_metadata=True):
-                        yield batch
+                        yield batch, keep
                     elif shape.fits:
-                        yield pa.RecordBatch.from_arrays(batch.columns, schema=reading.wanted)
+                        yield pa.RecordBatch.from_arrays(batch.columns, schema=reading.wanted), keep
                     else:
                         rows = pa.Table.from_batches([batch])
                         rows = rows.cast(shape.read) if len(shape.read) else rows
-                        yield from project(rows, reading.wanted, file.file_path).to_batches()
+                        for part in project(rows, reading.wanted, file.file_path).to_batches():
+                            yield part, keep
 
     def _fetch(self) -> None:
         storage = self._reading.storage
@@ -268,26 +287,33 @@ def _decoded(parquet: ParquetFile, group: int, leaves: Sequence[int] | None) -> 
     yield from parquet.batches(rows, group, leaves)
 
 
-def row_groups(parquet: ParquetFile, file_schema: pa.Schema, bound: Bound) -> list[int]:
-    """The row groups that may hold a row that matches, by the statistics in the file's footer."""
-    import pyarrow as pa
+def row_groups(footer: Any, places: Mapping[int | None, int], bound: Bound) -> list[tuple[int, bool]]:
+    """The row groups that may hold a row that matches, by the statistics in a file's footer, and whether all rows do.
 
-    groups = range(parquet.metadata.num_row_groups)
-    if bound == TRUE or len(groups) < 2:
-        return list(groups)  # the manifest's bounds have said as much
-    starts = first_leaves(file_schema)
-    # A leaf of a struct or list is null where the struct is not: its statistics say nothing of the whole.
-    places = {
-        id_of(column): starts[place] for place, column in enumerate(file_schema) if not pa.types.is_nested(column.type)
-    }
+    Args:
+        footer: ``pyarrow.parquet.FileMetaData``.
+        places: of the leaves whose statistics count, by field id.
+        bound: the condition.
+    """
+    groups = range(footer.num_row_groups)
+    if bound == TRUE:
+        return [(group, True) for group in groups]
 
-    def allows(check: Check, group: int) -> bool:
+    def known(check: Check, group: int) -> Known | None:
         place = places.get(check.reference.field.field_id) if len(check.reference.names) == 1 else None
-        if place is None:
-            return True
-        return possible(check, _known(check.reference.field.type, parquet.metadata.row_group(group).column(place)))
+        return None if place is None else _known(check.reference.field.type, footer.row_group(group).column(place))
 
-    return [group for group in groups if might_match(bound, lambda check, group=group: allows(check, group))]  # type: ignore[misc]
+    def allows(group: int, check: Check) -> bool:
+        told = known(check, group)
+        return told is None or possible(check, told)
+
+    def holds(group: int, check: Check) -> bool:
+        told = known(check, group)
+        return told is not None and certain(check, told)
+
+    # Of a group that is the whole file, the manifest's bounds have said as much.
+    left = groups if len(groups) == 1 else [one for one in groups if might_match(bound, partial(allows, one))]
+    return [(group, must_match(bound, partial(holds, group))) for group in left]
 
 
 _STATISTICS: dict[str, tuple[type, ...]] = {
@@ -313,7 +339,7 @@ def _known(kind: t.IcebergType, column: Any) -> Known:
     low = high = None
     if statistics.has_min_max:
         low, high = _bound(kind, statistics.min), _bound(kind, statistics.max)
-    return Known(low, high, *presence(kind, column.num_values, nulls, None))
+    return Known(low, high, *presence(kind, column.num_values, nulls, None), exact=holds_whole(kind))
 
 
 def _bound(kind: t.IcebergType, value: Any) -> Any:

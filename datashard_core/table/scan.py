@@ -196,6 +196,7 @@ class Scan(Struct, frozen=True):
             wanted=read,
             bound=condition.bound,
             keep=condition.batch,
+            skips=condition.whole,
         )
         # A limit is often met by the first file that has a match.
         batches: Iterator[pa.RecordBatch] = read_files(reading, self._plan(condition), 2 if self.limit else None)

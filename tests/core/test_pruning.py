@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections import Counter
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datashard_core as ds
 from datashard_core import col
 from datashard_core.format import types as t
-from datashard_core.format.binding import AllOf, Check, Reference
+from datashard_core.format.binding import AllOf, Check, Reference, bind
 from datashard_core.format.canonical import canonical
 from datashard_core.format.manifest_index import ColumnBuilder, ManifestIndex
+from datashard_core.format.parquet_reader import ParquetFile
+from datashard_core.format.projection import first_leaves
 from datashard_core.format.pruning import PartitionSource, allowed_by_partition
+from datashard_core.format.records import to_table
+from datashard_core.format.row_filter import matching_rows
 from datashard_core.format.transforms import bucket, parse_transform, source_range
+from datashard_core.query import where as where_module
 from datashard_core.storage.base import StoredObject
 from datashard_core.storage.cache import immutable
 from datashard_core.storage.memory import MemoryStorage
+from datashard_core.table.parquet_rows import judged, row_groups
 from datashard_core.table.plan import indexes
 from datashard_core.table.warehouse import Warehouse
 
@@ -112,24 +122,102 @@ def test_what_was_asked_of_a_manifest_once_is_answered_without_reading_it(table:
     assert table.scan(where=col("n") > 1000).count() == 1, "a manifest that was written since is read"
 
 
-def test_row_groups_that_cannot_match_are_left_out() -> None:
-    import pyarrow as pa
-
-    from datashard_core.format.binding import bind
-    from datashard_core.format.parquet_reader import ParquetFile
-    from datashard_core.table.parquet_rows import row_groups
-
+def groups_of(rows: pa.Table, schema: ds.Schema, condition: ds.Condition, size: int) -> list[tuple[int, bool]]:
+    """What is to be read of a file of such rows, and where all rows match."""
     sink = pa.BufferOutputStream()
-    rows = pa.table({"n": range(100), "s": [f"{one:03}" for one in range(100)]}).cast(SCHEMA.to_arrow())
-    pq.write_table(rows, sink, row_group_size=10)
+    pq.write_table(rows.cast(schema.to_arrow()), sink, row_group_size=size)
     parquet = ParquetFile(pa.BufferReader(sink.getvalue()))
+    places = judged(parquet.schema, first_leaves(parquet.schema))
+    return row_groups(parquet.metadata, places, bind(condition, schema, "t"))
 
-    def left(condition: ds.Condition) -> list[int]:
-        return row_groups(parquet, parquet.schema, bind(condition, SCHEMA, "t"))
 
-    assert left(col("n") == 55) == [5]
-    assert left((col("s") >= "090") | (col("n") < 0)) == [9]
+def test_row_groups_that_cannot_match_are_left_out_and_of_others_it_is_known_that_all_rows_do() -> None:
+    rows = pa.table({"n": range(100), "s": [f"{one:03}" for one in range(100)]})
+
+    def left(condition: ds.Condition) -> list[tuple[int, bool]]:
+        return groups_of(rows, SCHEMA, condition, 10)
+
+    assert left(col("n") == 55) == [(5, False)]
+    assert left((col("s") >= "090") | (col("n") < 0)) == [(9, True)]
     assert left(col("n").is_null()) == []
+    assert left((col("n") >= 75) & ~col("n").is_null()) == [(7, False), (8, True), (9, True)]
+    assert left(col("n").isin([1, 2])) == [(0, False)]
+    assert [group for group, whole in left(~col("n").isin([1, 2])) if whole] == list(range(1, 10))
+
+
+def test_all_rows_of_one_value_match_it() -> None:
+    rows = pa.table({"n": [5, 5, 6, None], "s": ["a", "a", "a", "a"]})
+    assert groups_of(rows, SCHEMA, col("n") == 5, 2) == [(0, True)]
+    assert groups_of(rows, SCHEMA, col("n") == 6, 2) == [(1, False)], "null is not 6"
+    assert groups_of(rows, SCHEMA, ~(col("n") != 6), 2) == [(1, False)]
+    assert groups_of(rows, SCHEMA, col("s") == "a", 4) == [(0, False)], "bounds of texts may be cut short"
+    assert groups_of(rows, SCHEMA, col("n").is_null() | (col("s") <= "a"), 4) == [(0, True)]
+
+
+def test_nan_is_in_no_statistics_and_may_be_anywhere() -> None:
+    rows = pa.table({"i": [1, 1], "x": [1.0, math.nan], "s": ["", ""]})
+    assert groups_of(rows, EDGES, col("x") <= 1.0, 2) == [(0, False)]
+    assert groups_of(rows, EDGES, col("x") >= 1.0, 2) == [(0, True)], "NaN is above every number"
+    assert groups_of(rows, EDGES, col("x") == 1.0, 2) == [(0, False)]
+
+
+EDGES = ds.Schema(
+    fields=[{"name": "i", "type": "int"}, {"name": "x", "type": "double"}, {"name": "s", "type": "string"}]
+)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "i": st.integers(-3, 3),
+    "x": st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 1.0, math.inf, math.nan]),
+    "s": st.sampled_from(["", "a", "ab", "b", "é"]),
+}
+
+
+def conditions() -> st.SearchStrategy[ds.Condition]:
+    def checks(name: str) -> st.SearchStrategy[ds.Condition]:
+        compared = st.builds(
+            lambda apply, value: apply(col(name), value),
+            st.sampled_from([operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]),
+            VALUES[name],
+        )
+        listed = st.lists(VALUES[name] | st.none(), max_size=3).map(lambda values: col(name).isin(values))
+        others = [col(name).is_null(), *([col(name).is_nan()] if name == "x" else [])]
+        begun = VALUES[name].map(lambda value: col(name).starts_with(value)) if name == "s" else st.nothing()
+        return compared | listed | begun | st.sampled_from(others)
+
+    return st.recursive(
+        st.one_of(*map(checks, VALUES)),
+        lambda parts: (
+            parts.map(operator.inv) | st.builds(operator.and_, parts, parts) | st.builds(operator.or_, parts, parts)
+        ),
+        max_leaves=4,
+    )
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(
+        st.fixed_dictionaries({name: st.none() | values for name, values in VALUES.items()}), min_size=1, max_size=4
+    ),
+    conditions(),
+)
+def test_where_all_rows_are_said_to_match_they_do(rows: list[dict[str, Any]], condition: ds.Condition) -> None:
+    table = to_table(rows, EDGES, "t")
+    (batch,) = table.to_batches()
+    matching = matching_rows(batch, bind(condition, EDGES, "t")).num_rows
+    for _, all_match in groups_of(table, EDGES, condition, len(rows)):
+        assert not all_match or matching == len(rows)
+
+
+def test_nothing_is_filtered_where_all_rows_match(table: ds.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    filtered: list[int] = []
+
+    def counted(batch: pa.RecordBatch, bound: Any) -> pa.RecordBatch:
+        filtered.append(batch.num_rows)
+        return matching_rows(batch, bound)
+
+    monkeypatch.setattr(where_module, "matching_rows", counted)
+    assert table.scan(where=(col("n") >= 100) & (col("n") < 125)).count() == 25
+    assert filtered == [10], "of three files one has rows that do not match"
+    assert table.scan(where=pc.field("n") >= 395).count() == 5, "an expression of Arrow's is always applied"
 
 
 @pytest.mark.parametrize(
