@@ -13,14 +13,8 @@ from datashard_core.commit.lookup import Remembered, look_up, recall
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.nodes import REFUSED_EARLIER
 from datashard_core.commit.pointer import find_current
-from datashard_core.commit.staging import (
-    PREFIX,
-    StagedName,
-    UnreadableBodyError,
-    decode_body,
-    encode_body,
-    parse_listed,
-)
+from datashard_core.commit.staged_body import UnreadableBodyError, decode_body, encode_body
+from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Committed, Seen, Target, newest, on_newest, settle
 from datashard_core.commit.verdict import Result, conflict, refusal_of, unknown
 from datashard_core.errors import (
@@ -261,7 +255,7 @@ def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Step
         if isinstance(word.record, Refusal):
             reason = word.record.reason
             if reason == REFUSED_EARLIER:
-                reason = yield from _reason_of(backlog.target, name)
+                reason = yield from _reason_of(state, name)
             backlog.refused[name.id] = reason
 
 
@@ -270,12 +264,13 @@ def _words(target: Target, left: set[StagedName], state: Seen, above: int) -> St
     return (yield from look_up(ids, state.body, above=above, bodies={}, history=target.history))
 
 
-def _reason_of(target: Target, name: StagedName) -> Steps[str]:
+def _reason_of(state: Seen, name: StagedName) -> Steps[str]:
     """Why a version that only an id node tells of refused an append: what lies there may still show it."""
     outcomes = yield (Get(name.key),)
     if not isinstance(outcomes[0], StorageError):
         try:
-            decode_body(value(outcomes[0]).body, name, target.uuid)
+            table = state.body.table
+            decode_body(value(outcomes[0]).body, name, table.table_uuid, table.schemas)
         except UnreadableBodyError as error:
             return str(error)
     return REFUSED_EARLIER

@@ -19,25 +19,20 @@ from datashard_core.commit.history import ForgottenError, Named, lowest_told
 from datashard_core.commit.live import learn
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Record, Refusal
-from datashard_core.commit.staging import (
-    Judged,
-    StagedName,
-    UnreadableBodyError,
-    decode_body,
-    judge,
-)
+from datashard_core.commit.staged_body import UnreadableBodyError, decode_body
+from datashard_core.commit.staging import Judged, StagedName, judge
 from datashard_core.commit.state import Append, Seen, Target
 from datashard_core.commit.updates import check_schema_still_fits
 from datashard_core.commit.version import VersionBody
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.plain_rows import PlainRows, Rows, arrow_of
+from datashard_core.format.plain_rows import PlainRows, Rows
 from datashard_core.format.projection import project
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Request, Steps, together, value
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +114,7 @@ class _Good(Struct, frozen=True):
     """A staged body that can be committed."""
 
     digest: str
-    rows: pa.Table | None
+    rows: Rows | None
     files: tuple[DataFile, ...]
 
 
@@ -199,7 +194,7 @@ def _examine(
 def _decoded(data: bytes, name: StagedName, version: VersionBody) -> Examined:
     table = version.table
     try:
-        body = decode_body(data, name, table.table_uuid)
+        body = decode_body(data, name, table.table_uuid, table.schemas)
         if body.schema_id not in {schema.schema_id for schema in table.schemas}:
             return None  # its writer saw a schema that this version does not have: never guessed at
         rows = _fitted(body.rows, version, name.key) if body.rows is not None else None
@@ -225,13 +220,16 @@ def take_own(append: Append, body: VersionBody, target: Target, load: Load) -> N
     check_schema_still_fits(append.schema, body.table.schema, target.name)
     load.names[append.id] = append.digest
     if append.rows is not None:
-        same = isinstance(append.rows, PlainRows) and append.rows.schema == body.table.schema
-        load.tables.append(append.rows if same else _fitted(arrow_of(append.rows), body, target.name))
+        load.tables.append(_fitted(append.rows, body, target.name))
     load.files += append.files
 
 
-def _fitted(rows: pa.Table, body: VersionBody, where: str) -> pa.Table:
+def _fitted(rows: Rows, body: VersionBody, where: str) -> Rows:
     """Rows in the form of the table's current schema, by field id."""
+    if isinstance(rows, PlainRows):
+        if rows.schema == body.table.schema:
+            return rows
+        rows = rows.to_arrow()
     wanted = body.table.schema.to_arrow()
     return rows if rows.schema.equals(wanted, check_metadata=True) else project(rows, wanted, where)
 

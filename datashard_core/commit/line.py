@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from datashard_core.commit.fold import said_of
 from datashard_core.commit.group import LASTING, Group, breathe, check_deadline, endure, read_on, say
-from datashard_core.commit.staging import PREFIX, StagedBody, StagedName, encode_body, parse_listed
+from datashard_core.commit.staged_body import StagedBody, encode_body
+from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Seen
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo

@@ -19,7 +19,7 @@ from datashard_core.commit.deferred import staged_names
 from datashard_core.commit.lifecycle import list_all
 from datashard_core.commit.own_version import create, landed, pause
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.staging import UnreadableBodyError, described_files
+from datashard_core.commit.staged_body import UnreadableBodyError, described_files
 from datashard_core.commit.state import Seen, Target, newest
 from datashard_core.commit.updates import next_version
 from datashard_core.commit.version import VersionBody, version_key

@@ -17,10 +17,12 @@ from datashard_core.commit.deferred import staged_names
 from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.staging import StagedBody, StagedName, UnreadableBodyError, decode_body, judge
+from datashard_core.commit.staged_body import StagedBody, UnreadableBodyError, decode_body
+from datashard_core.commit.staging import StagedName, judge
 from datashard_core.commit.state import Seen, Target, newest
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.data_file import DataFile
+from datashard_core.format.plain_rows import arrow_of
 from datashard_core.format.projection import project
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Head, Steps, value
@@ -125,7 +127,7 @@ def _decoded(target: Target, seen: Seen, name: StagedName, data: bytes) -> Steps
     """A staged body as far as a commit would carry it; None: the next commit refuses or leaves it."""
     table = seen.body.table
     try:
-        body = decode_body(data, name, table.table_uuid)
+        body = decode_body(data, name, table.table_uuid, table.schemas)
     except UnreadableBodyError as error:
         log.info("table %s: %s is not shown: %s", target.name, name.key, error)
         return None
@@ -146,7 +148,9 @@ def _shown(seen: Seen, bodies: Sequence[StagedBody], target: Target) -> WithStag
         if body.rows is None:
             continue
         try:
-            rows.append(project(body.rows, wanted, f"staged append {body.append_id!r} of table {target.name}"))
+            rows.append(
+                project(arrow_of(body.rows), wanted, f"staged append {body.append_id!r} of table {target.name}")
+            )
         except CorruptTableError as error:
             log.info("table %s: append %r is not shown: %s", target.name, body.append_id, error)
     return WithStaged(seen, tuple(rows), tuple(file for body in bodies for file in body.files))

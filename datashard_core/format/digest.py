@@ -144,7 +144,7 @@ def _add_plain(digest: Hash, rows: PlainRows) -> None:
             nulls = len(present) < rows.num_rows
             digest.update(struct.pack("<iBB", column.field.field_id, _kind_number(kind), nulls))
             if nulls:
-                digest.update(bytes(value is not None for value in column.given))
+                digest.update(bytes(value is not None for value in column.values))
             digest.update(_plain_values(kind, present))
     digest.update(_END)
 

@@ -77,13 +77,13 @@ def _footer(rows: PlainRows, group: Value) -> bytes:
 def _page(column: PlainColumn) -> bytes:
     """What is in a column's page: where it may be null, which rows have a value; then the values."""
     values = _FORMS[str(column.field.type)].encode(column.present)
-    return values if column.field.required else _levels(column.given) + values
+    return values if column.field.required else _levels(column.values) + values
 
 
-def _levels(given: list[Any]) -> bytes:
+def _levels(values: list[Any]) -> bytes:
     """Definition levels of 0 or 1, as runs."""
     runs = bytearray()
-    for there, run in groupby(value is not None for value in given):
+    for there, run in groupby(value is not None for value in values):
         runs += _varint(sum(1 for _ in run) << 1)
         runs.append(there)
     return struct.pack("<I", len(runs)) + runs
@@ -100,7 +100,7 @@ def _column_chunk(column: PlainColumn, codec: int, offset: int, size: int, plain
         2: _list([_i32(_PLAIN), _i32(_RLE)]),
         3: _list([_text(column.field.name)]),
         4: _i32(codec),
-        5: _i64(len(column.given)),
+        5: _i64(len(column.values)),
         6: _i64(plain_size),
         7: _i64(size),
         9: _i64(offset),
@@ -115,7 +115,7 @@ def _statistics(column: PlainColumn) -> Value:
     To DuckDB NaN is above every number (see :mod:`datashard_core.format.parquet`).
     """
     kind = column.field.type
-    told = {3: _i64(len(column.given) - len(column.present))}
+    told = {3: _i64(len(column.values) - len(column.present))}
     lowest, highest, nans = extremes(column.present)
     if lowest is None or (nans and kind in FLOATS):
         return _struct(told)

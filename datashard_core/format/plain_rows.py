@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import struct
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Union
 
 from msgspec import Struct
@@ -32,12 +32,12 @@ class PlainColumn(Struct, frozen=True):
 
     Attributes:
         field: the field.
-        given: one value for each row as the caller gave it; None for null.
-        present: those that are not null, as they are stored: bool, int (days, or microseconds), float, str or bytes.
+        values: one for each row as it is stored: bool, int (days, or microseconds), float, str or bytes; None for null.
+        present: those that are not null.
     """
 
     field: t.NestedField
-    given: list[Any]
+    values: list[Any]
     present: list[Any]
 
 
@@ -60,10 +60,13 @@ class PlainRows(Struct, frozen=True):
         """The same rows as an Arrow table in the schema's form."""
         import pyarrow as pa
 
-        from datashard_core.format.columns import column_array
+        arrow = self.schema.to_arrow()
+        arrays = [_array(column.values, field.type) for column, field in zip(self.columns, arrow, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=arrow)
 
-        arrays = [column_array(column.given, column.field, column.field.name) for column in self.columns]
-        return pa.Table.from_arrays(arrays, schema=self.schema.to_arrow())
+    def by_id(self) -> dict[int, list[Any]]:
+        """The values of each column that has any, by field id; see :func:`rows_by_id`."""
+        return {column.field.field_id: column.values for column in self.columns if column.present}
 
 
 Rows = Union["pa.Table", PlainRows]
@@ -77,11 +80,15 @@ def arrow_of(rows: Rows) -> pa.Table:
 
 def joined_rows(parts: Sequence[Rows]) -> Rows:
     """Rows one after the other, all in the form of one schema."""
-    if len(parts) == 1:
-        return parts[0]
+    joined: list[Rows] = []
+    for are_plain, run in groupby(parts, lambda part: isinstance(part, PlainRows)):
+        following = list(run)
+        joined += [_chained(following)] if are_plain else following
+    if len(joined) == 1 and (not isinstance(joined[0], PlainRows) or _few(joined[0])):
+        return joined[0]
     import pyarrow as pa
 
-    return pa.concat_tables(map(arrow_of, parts))
+    return pa.concat_tables(map(arrow_of, joined))
 
 
 def plain_rows(data: Any, schema: Schema) -> PlainRows | None:
@@ -93,7 +100,7 @@ def plain_rows(data: Any, schema: Schema) -> PlainRows | None:
 
     Example:
         >>> schema = Schema(fields=[{"id": 1, "name": "n", "type": "long"}])
-        >>> plain_rows([{"n": 1}, {}], schema).columns[0].given
+        >>> plain_rows([{"n": 1}, {}], schema).columns[0].values
         [1, None]
         >>> plain_rows([{"n": "one"}], schema) is None
         True
@@ -103,26 +110,93 @@ def plain_rows(data: Any, schema: Schema) -> PlainRows | None:
     if set(chain.from_iterable(data)) - set(schema.names):
         return None
     columns: list[PlainColumn] = []
-    size = 0
     for field in schema.fields:
         column = _column([row.get(field.name) for row in data], field)
         if column is None:
             return None
         columns.append(column)
-        size += _size(column.present)
-    return PlainRows(schema, len(data), size, tuple(columns)) if size <= FEW_BYTES else None
+    rows = _rows(schema, len(data), columns)
+    return rows if _few(rows) else None
+
+
+def rows_by_id(schema: Schema, count: int, values: Mapping[int, Any]) -> PlainRows:
+    """Rows out of what :meth:`PlainRows.by_id` gave, maybe in another process.
+
+    Args:
+        schema: their schema.
+        count: how many they are.
+        values: the values of each column that has any, by field id.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    columns = [_restored(values.get(field.field_id) or [None] * count, field) for field in schema.fields]
+    if any(len(column.values) != count for column in columns) or set(values) - {f.field_id for f in schema.fields}:
+        raise ValueError("the columns are not those of the schema")
+    return _rows(schema, count, columns)
+
+
+def _rows(schema: Schema, count: int, columns: Sequence[PlainColumn]) -> PlainRows:
+    return PlainRows(schema, count, sum(_size(column.present) for column in columns), tuple(columns))
+
+
+def _few(rows: PlainRows) -> bool:
+    return rows.num_rows <= FEW_ROWS and rows.nbytes <= FEW_BYTES
+
+
+def _chained(parts: Sequence[Any]) -> PlainRows:
+    """Plain rows of one schema, one after the other."""
+    if len(parts) == 1:
+        only: PlainRows = parts[0]
+        return only
+    columns = [
+        PlainColumn(
+            same[0].field,
+            list(chain.from_iterable(column.values for column in same)),
+            list(chain.from_iterable(column.present for column in same)),
+        )
+        for same in zip(*(part.columns for part in parts), strict=True)
+    ]
+    return _rows(parts[0].schema, sum(part.num_rows for part in parts), columns)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    if not pa.types.is_temporal(kind):
+        return pa.array(values, kind)
+    return pa.array(values, pa.int32() if pa.types.is_date32(kind) else pa.int64()).view(kind)
 
 
 def _column(given: list[Any], field: t.NestedField) -> PlainColumn | None:
-    types, stored = _STORED.get(str(field.type), (frozenset(), list))
+    types, stored, _ = _FORMS.get(str(field.type), _NO_FORM)
     present = [value for value in given if value is not None]
     # Of these types themselves: a subclass may hold more (pandas' Timestamp has nanoseconds), or less (bool).
     if not types or not types.issuperset(map(type, present)) or (field.required and len(present) < len(given)):
         return None
     try:
-        return PlainColumn(field, given, stored(present))
+        kept = stored(present)
     except (TypeError, ValueError, OverflowError):
         return None
+    if len(kept) == len(given):
+        return PlainColumn(field, kept, kept)
+    following = iter(kept)
+    return PlainColumn(field, [None if value is None else next(following) for value in given], kept)
+
+
+def _restored(values: Any, field: t.NestedField) -> PlainColumn:
+    """A column of values that are stored already.
+
+    Raises:
+        ValueError: they are none of the field's.
+    """
+    _, _, kind = _FORMS.get(str(field.type), _NO_FORM)
+    present = [value for value in values if value is not None]
+    if kind is None or not {kind}.issuperset(map(type, present)) or (field.required and len(present) < len(values)):
+        raise ValueError(f"the values of {field.name!r} are not {field.type}")
+    if kind is int:
+        _integers(32 if str(field.type) in ("int", "date") else 64)(present)
+    return PlainColumn(field, values, present)
 
 
 def _size(present: list[Any]) -> int:
@@ -136,7 +210,7 @@ def _integers(bits: int) -> Callable[[list[int]], list[int]]:
 
     def stored(values: list[int]) -> list[int]:
         if values and not -limit <= min(values) <= max(values) < limit:
-            raise OverflowError(bits)
+            raise ValueError(f"beyond {bits} bits")
         return values
 
     return stored
@@ -179,16 +253,18 @@ def _texts(values: list[str]) -> list[str]:
     return values
 
 
-_STORED: dict[str, tuple[frozenset[type], Callable[[list[Any]], list[Any]]]] = {
-    "boolean": (frozenset({bool}), list),
-    "int": (frozenset({int}), _integers(32)),
-    "long": (frozenset({int}), _integers(64)),
-    "float": (frozenset({float}), _singles),
-    "double": (frozenset({float, int}), _doubles),
-    "date": (frozenset({dt.date}), _days),
-    "timestamp": (frozenset({dt.datetime}), _moments),
-    "timestamptz": (frozenset({dt.datetime}), _instants),
-    "string": (frozenset({str}), _texts),
-    "binary": (frozenset({bytes}), list),
+_FORMS: dict[str, tuple[frozenset[type], Callable[[list[Any]], list[Any]], type | None]] = {
+    "boolean": (frozenset({bool}), list, bool),
+    "int": (frozenset({int}), _integers(32), int),
+    "long": (frozenset({int}), _integers(64), int),
+    "float": (frozenset({float}), _singles, float),
+    "double": (frozenset({float, int}), _doubles, float),
+    "date": (frozenset({dt.date}), _days, int),
+    "timestamp": (frozenset({dt.datetime}), _moments, int),
+    "timestamptz": (frozenset({dt.datetime}), _instants, int),
+    "string": (frozenset({str}), _texts, str),
+    "binary": (frozenset({bytes}), list, bytes),
 }
-"""Type -> the Python types that it takes, and how their values are stored."""
+"""Type -> the Python types that it takes, how their values are stored, and the type of what is stored."""
+
+_NO_FORM: tuple[frozenset[type], Callable[[list[Any]], list[Any]], type | None] = (frozenset(), list, None)

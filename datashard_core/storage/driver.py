@@ -139,7 +139,7 @@ def run(steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK, timeout:
         return result
 
 
-def run_beside(work: Callable[[], None], steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK) -> T:
+def run_beside(work: Callable[[], Any], steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK) -> T:
     """As :func:`run`, in a thread of its own, while this one does some work."""
     future: Future[T] = Pool(1).submit(run, steps, storage, clock)
     work()

@@ -12,7 +12,7 @@ from msgspec.structs import asdict, replace
 
 from datashard_core.clock import Clock
 from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.staging import MAX_BODY_BYTES
+from datashard_core.commit.staged_body import MAX_BODY_BYTES
 from datashard_core.commit.state import Append
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.data_file import DataFile

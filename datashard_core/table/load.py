@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from typing import TypeVar
@@ -25,8 +24,7 @@ from datashard_core.storage.requests import Get, Steps
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-NEEDED = ("datashard_core.table.table",)
-NEEDED_TO_DEFER = (*NEEDED, "pyarrow")
+NEEDED = "datashard_core.table.table"
 """What takes a new process as long to import as the store takes for an answer. Arrow is imported by what needs it,
 which an append of a few plain rows does not.
 """
@@ -45,7 +43,7 @@ def load(storage: Storage, name: str, clock: Clock) -> Seen:
         StorageError: the store failed.
     """
     steps = _read(Target(storage.root, name, ""))
-    seen, listed = _run_beside_imports(steps, NEEDED, storage, clock)
+    seen, listed = _run_beside_import(steps, storage, clock)
     snapshot = seen.body.table.current_snapshot
     if snapshot is None:
         return replace(seen, manifests=())
@@ -67,15 +65,14 @@ def load_to_defer(storage: Storage, name: str, clock: Clock) -> Seen:
     Args, raises: as :func:`load`.
     """
     target = Target(storage.root, name, "")
-    return settle(_run_beside_imports(find_hinted(target.root), NEEDED_TO_DEFER, storage, clock), None, target)
+    return settle(_run_beside_import(find_hinted(target.root), storage, clock), None, target)
 
 
-def _run_beside_imports(steps: Steps[T], needed: Sequence[str], storage: Storage, clock: Clock) -> T:
+def _run_beside_import(steps: Steps[T], storage: Storage, clock: Clock) -> T:
     """Do requests, and import meanwhile what their answers are used with."""
-    missing = [module for module in needed if module not in sys.modules]
-    if not missing:
+    if NEEDED in sys.modules:
         return run(steps, storage, clock)
-    return run_beside(partial(_import_all, missing), steps, storage, clock)
+    return run_beside(partial(import_module, NEEDED), steps, storage, clock)
 
 
 def _read(target: Target) -> Steps[tuple[Seen, StoredObject | DataShardError | None]]:
@@ -91,8 +88,3 @@ def _read(target: Target) -> Steps[tuple[Seen, StoredObject | DataShardError | N
         return seen, error
     outcomes = yield (Get(key),)
     return seen, outcomes[0]
-
-
-def _import_all(modules: Sequence[str]) -> None:
-    for module in modules:
-        import_module(module)

@@ -16,7 +16,8 @@ from unittest import mock
 from datashard_core.commit import carry, fold, group, line, protocol
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import find_current
-from datashard_core.commit.staging import Judged, StagedName, UnreadableBodyError
+from datashard_core.commit.staged_body import UnreadableBodyError
+from datashard_core.commit.staging import Judged, StagedName
 from datashard_core.commit.state import settle
 from datashard_core.storage.requests import Delete, Put, Steps, rest
 from datashard_core.testing import teeth_of_history as history
@@ -175,7 +176,7 @@ def _uncommitted_refusals() -> Iterator[None]:
             raise UnreadableBodyError("this committer cannot read it")
         return real(*arguments)
 
-    from datashard_core.commit.staging import decode_body as real
+    from datashard_core.commit.staged_body import decode_body as real
 
     real_take = fold.take
 

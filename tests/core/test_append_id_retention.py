@@ -14,8 +14,9 @@ from datashard_core.commit.forget import choose
 from datashard_core.commit.history import ForgottenError
 from datashard_core.commit.node_store import Opened
 from datashard_core.commit.nodes import MARK, NodeHeader, NodeName
+from datashard_core.commit.staged_body import StagedBody, encode_body
 from datashard_core.commit.staging import PREFIX as STAGED
-from datashard_core.commit.staging import StagedBody, StagedName, encode_body
+from datashard_core.commit.staging import StagedName
 from datashard_core.errors import CommitStateUnknownError, ConfigurationError
 from datashard_core.format.digest import id_digest, rows_digest
 from datashard_core.storage.driver import run

@@ -16,8 +16,9 @@ import pytest
 import datashard_core as ds
 from datashard_core.commit.deferred import Deferred, defer, flush
 from datashard_core.commit.protocol import append
+from datashard_core.commit.staged_body import StagedBody, encode_body
 from datashard_core.commit.staged_read import WithStaged, read_with_staged
-from datashard_core.commit.staging import PREFIX, StagedBody, StagedName, encode_body
+from datashard_core.commit.staging import PREFIX, StagedName
 from datashard_core.commit.state import Append, Committed, Seen
 from datashard_core.errors import DataShardError, NoSuchTableError
 from datashard_core.format.digest import id_digest, rows_digest

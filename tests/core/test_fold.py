@@ -9,7 +9,8 @@ import pytest
 
 import datashard_core as ds
 from datashard_core.commit.protocol import append
-from datashard_core.commit.staging import PREFIX, StagedBody, StagedName, encode_body
+from datashard_core.commit.staged_body import StagedBody, encode_body
+from datashard_core.commit.staging import PREFIX, StagedName
 from datashard_core.commit.state import Append, Committed
 from datashard_core.commit.version import version_key
 from datashard_core.errors import (

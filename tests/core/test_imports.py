@@ -78,6 +78,19 @@ def test_an_append_brings_in_no_more_than_it_needs(tmp_path: Path) -> None:
     assert _loaded(_REFUSE.format(names={"numpy", "pandas"}) + _ONE_APPEND, tmp_path, unneeded) == []
 
 
+_DEFERRED = """
+import datashard_core as ds
+table = ds.create_table("warehouse/t", ds.Schema(fields=[{"id": 1, "name": "a", "type": "long"}]))
+for number in range(3):
+    table.append([{"a": number}], commit="deferred", append_id=f"id {number}")
+assert ds.load_table("warehouse/t").flush().count() == 3
+"""
+
+
+def test_plain_rows_are_staged_and_carried_without_arrow(tmp_path: Path) -> None:
+    assert _loaded(_DEFERRED, tmp_path, ("pyarrow",)) == []
+
+
 _ONE_READ = """
 import datashard_core as ds
 table = ds.load_table("warehouse/t").refresh()

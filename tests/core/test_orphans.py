@@ -11,7 +11,8 @@ import pytest
 import datashard_core as ds
 from datashard_core.commit import orphans
 from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.staging import StagedBody, StagedName, encode_body
+from datashard_core.commit.staged_body import StagedBody, encode_body
+from datashard_core.commit.staging import StagedName
 from datashard_core.commit.state import Append, Committed, manifests_of
 from datashard_core.errors import AppendRefusedError, ConfigurationError, CorruptTableError
 from datashard_core.format.digest import id_digest
