@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -30,9 +30,6 @@ from datashard_core.format.plain_rows import PlainRows, Rows
 from datashard_core.format.projection import project
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Request, Steps, together, value
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -101,7 +101,7 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str, schemas: Sequenc
             rows=None,
             files=_files_of(header),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _not_decoded(error) from error
     if body.table != table_uuid:
         raise UnreadableBodyError("the staged body is meant for another table of this name")
@@ -122,7 +122,7 @@ def described_files(data: bytes) -> tuple[DataFile, ...]:
     header, _ = _opened(data)
     try:
         return _files_of(header)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _not_decoded(error) from error
 
 

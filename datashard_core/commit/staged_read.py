@@ -148,9 +148,8 @@ def _shown(seen: Seen, bodies: Sequence[StagedBody], target: Target) -> WithStag
         if body.rows is None:
             continue
         try:
-            rows.append(
-                project(arrow_of(body.rows), wanted, f"staged append {body.append_id!r} of table {target.name}")
-            )
+            where = f"staged append {body.append_id!r} of table {target.name}"
+            rows.append(project(arrow_of(body.rows), wanted, where))
         except CorruptTableError as error:
             log.info("table %s: append %r is not shown: %s", target.name, body.append_id, error)
     return WithStaged(seen, tuple(rows), tuple(file for body in bodies for file in body.files))

@@ -169,13 +169,13 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _column(given: list[Any], field: t.NestedField) -> PlainColumn | None:
-    types, stored, _ = _FORMS.get(str(field.type), _NO_FORM)
+    form = _FORMS.get(str(field.type))
     present = [value for value in given if value is not None]
     # Of these types themselves: a subclass may hold more (pandas' Timestamp has nanoseconds), or less (bool).
-    if not types or not types.issuperset(map(type, present)) or (field.required and len(present) < len(given)):
+    if form is None or not form.takes.issuperset(map(type, present)) or (field.required and len(present) < len(given)):
         return None
     try:
-        kept = stored(present)
+        kept = form.stored(present)
     except (TypeError, ValueError, OverflowError):
         return None
     if len(kept) == len(given):
@@ -190,11 +190,15 @@ def _restored(values: Any, field: t.NestedField) -> PlainColumn:
     Raises:
         ValueError: they are none of the field's.
     """
-    _, _, kind = _FORMS.get(str(field.type), _NO_FORM)
+    form = _FORMS.get(str(field.type))
     present = [value for value in values if value is not None]
-    if kind is None or not {kind}.issuperset(map(type, present)) or (field.required and len(present) < len(values)):
+    if (
+        form is None
+        or not {form.kept}.issuperset(map(type, present))
+        or (field.required and len(present) < len(values))
+    ):
         raise ValueError(f"the values of {field.name!r} are not {field.type}")
-    if kind is int:
+    if form.kept is int:
         _integers(32 if str(field.type) in ("int", "date") else 64)(present)
     return PlainColumn(field, values, present)
 
@@ -253,18 +257,23 @@ def _texts(values: list[str]) -> list[str]:
     return values
 
 
-_FORMS: dict[str, tuple[frozenset[type], Callable[[list[Any]], list[Any]], type | None]] = {
-    "boolean": (frozenset({bool}), list, bool),
-    "int": (frozenset({int}), _integers(32), int),
-    "long": (frozenset({int}), _integers(64), int),
-    "float": (frozenset({float}), _singles, float),
-    "double": (frozenset({float, int}), _doubles, float),
-    "date": (frozenset({dt.date}), _days, int),
-    "timestamp": (frozenset({dt.datetime}), _moments, int),
-    "timestamptz": (frozenset({dt.datetime}), _instants, int),
-    "string": (frozenset({str}), _texts, str),
-    "binary": (frozenset({bytes}), list, bytes),
-}
-"""Type -> the Python types that it takes, how their values are stored, and the type of what is stored."""
+class _Form(Struct, frozen=True):
+    """The Python types that a column takes, how their values become what is stored, and the type of that."""
 
-_NO_FORM: tuple[frozenset[type], Callable[[list[Any]], list[Any]], type | None] = (frozenset(), list, None)
+    takes: frozenset[type]
+    stored: Callable[[list[Any]], list[Any]]
+    kept: type
+
+
+_FORMS = {
+    "boolean": _Form(frozenset({bool}), list, bool),
+    "int": _Form(frozenset({int}), _integers(32), int),
+    "long": _Form(frozenset({int}), _integers(64), int),
+    "float": _Form(frozenset({float}), _singles, float),
+    "double": _Form(frozenset({float, int}), _doubles, float),
+    "date": _Form(frozenset({dt.date}), _days, int),
+    "timestamp": _Form(frozenset({dt.datetime}), _moments, int),
+    "timestamptz": _Form(frozenset({dt.datetime}), _instants, int),
+    "string": _Form(frozenset({str}), _texts, str),
+    "binary": _Form(frozenset({bytes}), list, bytes),
+}
