@@ -45,16 +45,16 @@ def places(store: Store, systems: list[str], folder: str, what: str) -> dict[str
     return made
 
 
-def cold_append(system: str, place: dict[str, str]) -> tuple[float, float]:
-    """Seconds from the start of a process to its acknowledgement, and the CPU seconds of its whole life."""
+def cold_append(system: str, place: dict[str, str]) -> tuple[float, float, float]:
+    """Seconds from the start of a process to its acknowledgement; CPU seconds and MB of memory of its whole life."""
     started = time.monotonic()
     worker = Worker({"system": system, "place": place, "do": "once", "quiet": True, "rows": 1, "worker": 1})
     with ended([worker], 120):
         said = worker.read()
         if said.get("failure", "no answer"):
             raise RuntimeError(f"{system}: {said.get('failure', 'it ended without a word')}")
-        _, used = worker.cpu_after_end()
-    return said["acknowledged"] - started, used
+        cpu, memory = worker.used_by_its_end()
+    return said["acknowledged"] - started, cpu, memory
 
 
 def cold(store: Store, report: Report, systems: list[str], folder: str, times: int) -> None:
@@ -64,7 +64,7 @@ def cold(store: Store, report: Report, systems: list[str], folder: str, times: i
     for latency in (NONE, S3_STANDARD):
         made = places(store, systems, folder, "cold" if latency is NONE else "cold-latency")
         store.set_latency(latency)
-        taken: dict[str, list[tuple[float, float]]] = {system: [] for system in systems}
+        taken: dict[str, list[tuple[float, float, float]]] = {system: [] for system in systems}
         requests: dict[str, list[int]] = {system: [] for system in systems}
         for _ in range(times):
             for system in systems:  # side by side, so that what else the machine does meets all of them
@@ -72,12 +72,13 @@ def cold(store: Store, report: Report, systems: list[str], folder: str, times: i
                 taken[system].append(cold_append(system, made[system]))
                 requests[system].append(len(store.requests(since)))
         for system in systems:
-            walls, cpus = zip(*taken[system], strict=True)
+            walls, cpus, memories = zip(*taken[system], strict=True)
             row = [NAMES[system], str(latency) if latency is NONE else "S3 latencies", min(walls), median(walls)]
-            rows.append([*row, percentile(walls, 0.9), median(cpus), int(median(requests[system]))])
+            row += [percentile(walls, 0.9), median(cpus), median(memories)]
+            rows.append([*row, int(median(requests[system]))])
             middle[latency is not NONE][system] = median(walls)
     report.text(f"## A cold append\n\nOne row by a new process, {times} times; S3 latencies: {S3_STANDARD}.")
-    report.table(["system", "store", "fastest s", "median s", "90th s", "CPU s", "requests"], rows)
+    report.table(["system", "store", "fastest s", "median s", "90th s", "CPU s", "memory MB", "requests"], rows)
     report.bars(cold_bars(middle))
 
 

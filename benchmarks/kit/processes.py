@@ -68,11 +68,11 @@ class Worker:
             if stream is not None:
                 stream.close()
 
-    def cpu_after_end(self) -> tuple[int, float]:
-        """Wait for its own end: exit code and CPU seconds, imports and all."""
+    def used_by_its_end(self) -> tuple[float, float]:
+        """Wait for its own end: CPU seconds, imports and all, and the most MB of memory that it had."""
         _, status, used = os.wait4(self._process.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
-        return self._process.returncode, used.ru_utime + used.ru_stime
+        return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 @contextmanager
