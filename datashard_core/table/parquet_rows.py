@@ -80,11 +80,11 @@ class _Shapes:
         if len(places) < len(schema):
             leaves = [leaf for place in places for leaf in range(starts[place], starts[place + 1])]
         fits = read.equals(reading.wanted, check_metadata=True)
-        self._last = last = _Shape(told, schema, leaves, read, fits, judged(schema, starts))
+        self._last = last = _Shape(told, schema, leaves, read, fits, single_leaves(schema, starts))
         return last
 
 
-def judged(schema: pa.Schema, starts: Sequence[int]) -> dict[int | None, int]:
+def single_leaves(schema: pa.Schema, starts: Sequence[int]) -> dict[int | None, int]:
     """The columns whose statistics say all of them, by field id: places of their leaves.
 
     A leaf of a struct or list is null where the struct is not: its statistics say nothing of the whole.

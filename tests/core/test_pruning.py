@@ -30,7 +30,7 @@ from datashard_core.query import where as where_module
 from datashard_core.storage.base import StoredObject
 from datashard_core.storage.cache import immutable
 from datashard_core.storage.memory import MemoryStorage
-from datashard_core.table.parquet_rows import judged, row_groups
+from datashard_core.table.parquet_rows import row_groups, single_leaves
 from datashard_core.table.plan import indexes
 from datashard_core.table.warehouse import Warehouse
 
@@ -127,7 +127,7 @@ def groups_of(rows: pa.Table, schema: ds.Schema, condition: ds.Condition, size: 
     sink = pa.BufferOutputStream()
     pq.write_table(rows.cast(schema.to_arrow()), sink, row_group_size=size)
     parquet = ParquetFile(pa.BufferReader(sink.getvalue()))
-    places = judged(parquet.schema, first_leaves(parquet.schema))
+    places = single_leaves(parquet.schema, first_leaves(parquet.schema))
     return row_groups(parquet.metadata, places, bind(condition, schema, "t"))
 
 
