@@ -30,6 +30,7 @@ from kit.report import NAMES, Report
 from kit.statistics import by_kind, median, percentile, round_trip_seconds, round_trips
 from kit.store import Store
 
+LARGE_PROCESSES = 5
 LARGE = str(Path(__file__).parent / "systems" / "large_append.py")
 
 
@@ -160,14 +161,17 @@ def warm(store: Store, report: Report, systems: list[str], folder: str, times: i
     report.bars(bars)
 
 
-def large(store: Store, report: Report, count: int, times: int) -> None:
-    """Large appends against Arrow's own writer."""
+def large(store: Store, report: Report, count: int, times: int, processes: int) -> None:
+    """Large appends against Arrow's own writer, by several processes: each is faster or slower all its life."""
     rows: list[list[object]] = []
     bars: list[tuple[str, str, bool]] = []
     for latency in (NONE, S3_FIXED):
-        store.clear()
-        store.set_latency(NONE)
-        done = large_run(store, latency, count, times)
+        done: dict[str, list[float]] = {}
+        for number in range(processes):
+            store.clear()
+            store.set_latency(NONE)
+            for name, seconds in large_run(store, latency, count, times, number).items():
+                done.setdefault(name, []).extend(seconds)
         ours = median(done["ours"])
         for name, seconds in done.items():
             taken = median(seconds)
@@ -178,16 +182,17 @@ def large(store: Store, report: Report, count: int, times: int) -> None:
             if name != "ours":
                 bars.append((f"at least 0.9 of {name}, {where}", f"{share:.2f}", share >= 0.9))
     report.text(
-        f"## {count:,} rows in one append\n\nThe same rows in turn, {times} times, to the same store; medians. The "
-        "last column is the throughput of DataShard over that of the row."
+        f"## {count:,} rows in one append\n\nThe same rows in turn, {times} times by each of {processes} processes, "
+        "to the same store; medians. The last column is the throughput of DataShard over that of the row."
     )
     report.table(["writer", "latency", "seconds", "rows/s", "DataShard's throughput / its own"], rows)
     report.bars(bars)
 
 
-def large_run(store: Store, latency: Latency, count: int, times: int) -> dict[str, list[float]]:
-    """Seconds of each writer."""
-    order: dict[str, Any] = {"place": store.place(f"large-{latency is NONE}"), "rows": count, "times": times}
+def large_run(store: Store, latency: Latency, count: int, times: int, number: int) -> dict[str, list[float]]:
+    """Seconds of each writer in one process."""
+    place = store.place(f"large-{latency is NONE}-{number}")
+    order: dict[str, Any] = {"place": place, "rows": count, "times": times}
     command = [start.python_of("bench-core"), LARGE, json.dumps(order)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -218,7 +223,7 @@ def main() -> None:
         if chosen.only in (None, "warm"):
             warm(store, report, chosen.systems, folder, chosen.times)
         if chosen.only in (None, "large"):
-            large(store, report, chosen.rows, max(3, chosen.times // 3))
+            large(store, report, chosen.rows, max(3, chosen.times // 3), 1 if chosen.quick else LARGE_PROCESSES)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -30,14 +30,31 @@ class Metrics(Struct):
     nan_value_counts: dict[int, int] = field(default_factory=dict)
     _extremes: dict[int, tuple[t.IcebergType, Any, Any]] = field(default_factory=dict)
 
-    def add(self, table: pa.Table, schema: Schema) -> None:
-        """Count a table in the schema's Arrow form."""
+    def add(self, table: pa.Table, schema: Schema, without: frozenset[int] = frozenset()) -> None:
+        """Count a table in the schema's Arrow form.
+
+        Args:
+            table: the table.
+            schema: the schema.
+            without: ids of fields whose extremes are not looked for: see :meth:`add_extremes`.
+        """
         self.record_count += table.num_rows
-        for column, iceberg_field in zip(table.columns, schema.fields, strict=True):
-            for chunk in column.chunks or [column.combine_chunks()]:
-                for leaf, values in _leaves(chunk, iceberg_field):
-                    found = (_of_few if len(values) <= FEW else _of_many)(_comparable(values))
-                    self._add_leaf(leaf, len(values), values.null_count, found)
+        for leaf, values in _chunks(table, schema):
+            found = (None, None, 0) if leaf.field_id in without else _found(values)
+            self._add_leaf(leaf, len(values), values.null_count, found)
+
+    def add_extremes(self, table: pa.Table, schema: Schema, only: Mapping[int, tuple[Any, Any] | None]) -> None:
+        """The extremes of columns that were counted without them.
+
+        Args:
+            table: the table.
+            schema: the schema.
+            only: field id -> lowest and highest value, where somebody has found them; None: look for them.
+        """
+        for leaf, values in _chunks(table, schema):
+            if leaf.field_id in only:
+                told = only[leaf.field_id]
+                self._add_leaf(leaf, 0, 0, _found(values) if told is None else (*told, 0))
 
     def add_plain(self, rows: PlainRows) -> None:
         """Count a few plain rows."""
@@ -84,6 +101,17 @@ class Metrics(Struct):
 
 def _increase(counts: dict[int, int], number: int, by: int) -> None:
     counts[number] = counts.get(number, 0) + by
+
+
+def _chunks(table: pa.Table, schema: Schema) -> Iterator[tuple[t.NestedField, pa.Array]]:
+    """The primitive columns that are not repeated, chunk by chunk."""
+    for column, iceberg_field in zip(table.columns, schema.fields, strict=True):
+        for chunk in column.chunks or [column.combine_chunks()]:
+            yield from _leaves(chunk, iceberg_field)
+
+
+def _found(values: pa.Array) -> tuple[Any, Any, int]:
+    return (_of_few if len(values) <= FEW else _of_many)(_comparable(values))
 
 
 def _leaves(values: pa.Array, iceberg_field: t.NestedField) -> Iterator[tuple[t.NestedField, pa.Array]]:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from datashard_core.format import types as t
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.metrics import FLOATS, Metrics
+from datashard_core.format.metrics import FEW, FLOATS, Metrics
 from datashard_core.format.parquet_writer import parquet_writer
 from datashard_core.format.plain_parquet import MAGIC, encode_plain
 from datashard_core.format.plain_rows import PlainRows, Rows
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 ROW_GROUP_ROWS = 1_000_000
 ROW_GROUP_BYTES = 128 * 2**20
 """Batches are gathered up to so many rows or bytes (in memory, before encoding) for one row group."""
+
+MANY = 200_000
+"""Rows from which on it is looked whether a column is worth a dictionary."""
+SAMPLED = 4096
 
 
 class EncodedParquet(Struct, frozen=True):
@@ -140,9 +144,11 @@ def _write(
 
     metrics = Metrics()
     footers: list[Any] = []
-    known = isinstance(rows, pa.Table)
-    if known:
-        metrics.add(rows, schema)
+    known = rows if isinstance(rows, pa.Table) else None
+    later: frozenset[int] = frozenset()
+    if known is not None:
+        later = _texts(schema) if known.num_rows > FEW else later
+        metrics.add(known, schema, later)
     with parquet_writer(
         sink,
         schema.to_arrow(),
@@ -153,13 +159,36 @@ def _write(
         # schema would be a third of a small file.
         store_schema=False,
         store_decimal_as_integer=True,  # as the spec has it: int32 and int64 where the precision fits
-        write_statistics=_columns_with_statistics(schema, metrics if known else None),
+        write_statistics=_columns_with_statistics(schema, metrics if known is not None else None),
+        use_dictionary=_columns_with_dictionary(schema, known),
     ) as writer:
         for table in _row_groups(rows):
-            if not known:
+            if known is None:
                 metrics.add(table, schema)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+    if later:
+        metrics.add_extremes(known, schema, _extremes_in(footers[0], schema, later))
     return metrics, _sizes(footers[0], schema), _offsets(footers[0])
+
+
+def _texts(schema: Schema) -> frozenset[int]:
+    """Ids of the columns of texts and bytes: to compare them takes as long as to encode them, and Parquet's writer does
+    it already.
+    """
+    kinds = (t.PrimitiveType("string"), t.PrimitiveType("binary"))
+    return frozenset(leaf.field_id for _, leaf in _leaves("", schema.fields) if leaf.type in kinds)
+
+
+def _extremes_in(footer: Any, schema: Schema, wanted: frozenset[int]) -> dict[int, tuple[Any, Any] | None]:
+    """Lowest and highest value by a file's footer; None where it does not tell."""
+    found: dict[int, tuple[Any, Any] | None] = {}
+    for place, (_, leaf) in enumerate(_leaves("", schema.fields)):
+        if leaf.field_id not in wanted:
+            continue
+        told = [footer.row_group(group).column(place).statistics for group in range(footer.num_row_groups)]
+        whole = bool(told) and all(one is not None and one.has_min_max for one in told)
+        found[leaf.field_id] = (min(one.min for one in told), max(one.max for one in told)) if whole else None
+    return found
 
 
 def _columns_with_statistics(schema: Schema, metrics: Metrics | None) -> list[str] | bool:
@@ -178,6 +207,32 @@ def _columns_with_statistics(schema: Schema, metrics: Metrics | None) -> list[st
         else:
             chosen.append(path)
     return chosen if left_out else True
+
+
+def _columns_with_dictionary(schema: Schema, rows: pa.Table | None) -> list[str] | bool:
+    """The columns that are to be encoded by a dictionary as long as it stays small; True for all.
+
+    Arrow's writer gives a dictionary up at 1 MB, and has spent a third of the column's time on it by then. Where it
+    would not, some of 4,096 values are equal with all but certainty: where none are, none is begun.
+    """
+    if rows is None or rows.num_rows < MANY:
+        return True
+    import pyarrow as pa
+
+    places = pa.array(range(0, rows.num_rows, rows.num_rows // SAMPLED), pa.int64())
+    flat = {field.name for field in schema.fields if not t.children(field.type)}
+    chosen, left_out = [], False
+    for path, leaf in _leaves("", schema.fields):
+        if path in flat and rows.column(leaf.name).null_count == 0 and _all_differ(rows.column(leaf.name).take(places)):
+            left_out = True
+        else:
+            chosen.append(path)
+    return chosen if left_out else True
+
+
+def _all_differ(values: pa.ChunkedArray) -> bool:
+    found = values.to_pylist()
+    return len(set(found)) == len(found)
 
 
 _REPEATED = {t.ListType: "list.", t.MapType: "key_value."}

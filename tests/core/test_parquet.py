@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datashard_core.format import parquet
-from datashard_core.format.metrics import Metrics
+from datashard_core.format.metrics import FEW, Metrics
 from datashard_core.format.parquet import encode_parquet, write_parquet
 from datashard_core.format.records import to_table
 from datashard_core.format.schema import Schema
@@ -289,6 +289,66 @@ def test_no_rows_make_a_readable_file() -> None:
     assert read(sink.getvalue())[0].num_rows == 0
 
 
+TEXTS = Schema(
+    0,
+    [
+        {"name": "s", "type": "string"},
+        {"name": "b", "type": "binary"},
+        {
+            "name": "in",
+            "type": {"type": "struct", "fields": [{"name": "s", "type": "string"}, {"name": "n", "type": "int"}]},
+        },
+        {"name": "many", "type": {"type": "list", "element": "string"}},
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {},
+        {"s": None, "in": None},
+        {"s": "z" * 5000, "b": b"\xff" * 5000},
+        {"s": "\U0010ffff" * 40, "in": {"s": "", "n": 1}},
+    ],
+)
+@pytest.mark.parametrize("group", [10**6, 700])
+def test_bounds_of_many_texts_are_those_that_comparing_them_gives(
+    special: dict[str, Any], group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are taken from the footer, where Arrow's writer tells them: not where a text is long, or all are null."""
+    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", group)
+    usual = {"s": "m", "b": b"m", "in": {"s": "m", "n": None}, "many": ["a", "zz"]}
+    rows = [{**usual, "s": f"m{n % 7}", "b": b"%d" % (n % 5)} for n in range(FEW + 1)] + [{**usual, **special}]
+    table = to_table(rows, TEXTS, "t")
+    metrics = Metrics()
+    metrics.add(table, TEXTS)
+    told = encode_parquet(table, TEXTS).data_file("f")
+    assert (told.lower_bounds, told.upper_bounds) == (metrics.lower_bounds(), metrics.upper_bounds())
+    assert (told.value_counts, told.null_value_counts) == (metrics.value_counts, metrics.null_value_counts)
+
+
+def test_bounds_of_texts_that_are_all_null_are_none() -> None:
+    table = to_table([{}] * (FEW + 1), TEXTS, "t")
+    told = encode_parquet(table, TEXTS).data_file("f")
+    assert (told.lower_bounds, told.upper_bounds) == ({}, {})
+    assert told.null_value_counts[1] == FEW + 1
+
+
+def test_columns_of_values_that_all_differ_get_no_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "MANY", 10_000)
+    schema = Schema(0, [{"name": name, "type": "long"} for name in ("own", "few", "nulls")])
+    count = 10_000
+    table = pa.table(
+        {"own": range(count), "few": [n % 900 for n in range(count)], "nulls": [n or None for n in range(count)]},
+        schema=schema.to_arrow(),
+    )
+    rows, file = read(encode_parquet(table, schema).data)
+    group = file.metadata.row_group(0)
+    assert [group.column(place).has_dictionary_page for place in range(3)] == [False, True, True]
+    assert rows.to_pylist() == table.to_pylist()
+
+
 def test_a_small_file_is_small() -> None:
     schema = Schema(0, [{"name": "id", "type": "long"}, {"name": "name", "type": "string"}])
     encoded = encode_parquet(to_table([{"id": 1, "name": "x"}], schema, "t"), schema)
@@ -301,7 +361,7 @@ def test_a_release_of_arrow_with_another_writer_makes_the_same_file(monkeypatch:
     refused = []
 
     def other(*given: Any, **options: Any) -> Any:
-        if "use_dictionary" in options:  # as the public class calls it
+        if "compression_level" in options:  # as the public class calls it
             return writer(*given, **options)
         refused.append(options)
         raise TypeError("unexpected keyword argument 'store_schema'")
