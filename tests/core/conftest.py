@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from msgspec.structs import replace
 
 from datashard_core.clock import SystemClock
@@ -24,8 +24,10 @@ from datashard_core.table.warehouse import Warehouse
 from datashard_core.testing.s3_server import S3Server
 from datashard_core.testing.thorough import THOROUGH
 
-settings.register_profile("quick", max_examples=20)
-settings.register_profile("thorough", max_examples=150)
+# How long an example takes depends on what else the machine does.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=20, **UNTIMED)
+settings.register_profile("thorough", max_examples=150, **UNTIMED)
 settings.load_profile("thorough" if THOROUGH else "quick")
 
 BACKENDS = ("memory", "local", "s3", "obstore")
