@@ -25,9 +25,9 @@ from datashard_core.testing.s3_server import S3Server
 from datashard_core.testing.thorough import THOROUGH
 
 # How long an example takes depends on what else the machine does.
-UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("quick", max_examples=20, **UNTIMED)
-settings.register_profile("thorough", max_examples=150, **UNTIMED)
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", UNTIMED, max_examples=20)
+settings.register_profile("thorough", UNTIMED, max_examples=150)
 settings.load_profile("thorough" if THOROUGH else "quick")
 
 BACKENDS = ("memory", "local", "s3", "obstore")
