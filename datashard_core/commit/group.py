@@ -112,12 +112,21 @@ def finish_named(group: Group, words: Mapping[str, Named], found: Found, *, befo
         elif item.digest and word.record and word.record != item.digest:
             group.results[own] = conflict(group.target, item, word)
         else:
-            body: VersionBody | None = found.bodies.get(word.version)
-            if body is None:
-                body = yield from read_version(group.target.root, word.version)
-            snapshot_id = body.metadata.current_snapshot_id if body.metadata is not None else None
+            snapshot_id = yield from _snapshot_of(group, word.version, found)
             group.results[own] = Committed(word.version, snapshot_id, already_appended=before)
         del group.waiting[own]
+
+
+def _snapshot_of(group: Group, version: int, found: Found) -> Steps[int | None]:
+    """The snapshot of a version that names an append: what is committed is so, also if this cannot be read now."""
+    body: VersionBody | None = found.bodies.get(version)
+    if body is None:
+        try:
+            body = yield from read_version(group.target.root, version)
+        except (StorageError, CorruptTableError) as error:
+            log.info("table %s: the snapshot of version %d is not told: %s", group.target.name, version, error)
+            return None
+    return body.metadata.current_snapshot_id if body.metadata is not None else None
 
 
 def endure(group: Group, error: StorageError) -> None:
