@@ -138,7 +138,10 @@ def _opened(data: bytes) -> tuple[Mapping[str, Any], bytes]:
     except (struct.error, ValueError) as error:
         raise _not_decoded(error) from error
     if header.get("format") != FORMAT:
-        raise UnreadableBodyError(f"the staged body has format {header.get('format')!r}")
+        raise UnreadableBodyError(
+            f"the staged body has format {header.get('format')!r}, and this release of datashard-core reads {FORMAT}: "
+            "use one release for a table's writers"
+        )
     return header, content[_LENGTH.size + length :]
 
 

@@ -4,7 +4,7 @@ A staged object is named ``_datashard/staging/{base}-{w or d}-{append id}-{nonce
 says from which base on it may be committed, so a listing is enough to judge it. What it holds is in
 :mod:`datashard_core.commit.staged_body`.
 
-Everything here is pure. The rules are in ``docs/design/commit-protocol.md``, "Staged bodies".
+Everything here is pure. The rules are in ``docs/design/commit-protocol.md``.
 """
 
 from __future__ import annotations

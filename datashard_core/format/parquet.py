@@ -57,9 +57,9 @@ def encode_parquet(table: Rows, schema: Schema) -> EncodedParquet:
         schema: the schema.
     """
     if isinstance(table, PlainRows):
-        data, column_sizes = encode_plain(table)
         plain_metrics = Metrics()
         plain_metrics.add_plain(table)
+        data, column_sizes = encode_plain(table, plain_metrics)
         return EncodedParquet(data, table.num_rows, plain_metrics, column_sizes, (len(MAGIC),))
     import pyarrow as pa
 

@@ -17,8 +17,8 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core import __version__
-from datashard_core.format.bounds import TRUNCATE, lower_bound, upper_bound
-from datashard_core.format.metrics import FLOATS, extremes
+from datashard_core.format.bounds import TRUNCATE
+from datashard_core.format.metrics import Metrics
 from datashard_core.format.plain_rows import PlainColumn, PlainRows
 
 MAGIC = b"PAR1"
@@ -32,12 +32,14 @@ Value = tuple[int, bytes]
 """A value of Thrift's compact protocol: number of its type, and bytes."""
 
 
-def encode_plain(rows: PlainRows) -> tuple[bytes, dict[int, int]]:
+def encode_plain(rows: PlainRows, metrics: Metrics) -> tuple[bytes, dict[int, int]]:
     """The file, and how many bytes of it each column takes by field id; its row group begins at byte 4.
 
     Args:
         rows: the rows.
+        metrics: theirs.
     """
+    lower, upper = metrics.lower_bounds(), metrics.upper_bounds()
     parts = [MAGIC]
     chunks: list[Value] = []
     sizes: dict[int, int] = {}
@@ -49,8 +51,10 @@ def encode_plain(rows: PlainRows) -> tuple[bytes, dict[int, int]]:
         kept = packed if codec == _GZIP else body
         header = _page_header(len(body), len(kept), rows.num_rows)
         size, plain_size = len(header) + len(kept), len(header) + len(body)
-        chunks.append(_column_chunk(column, codec, offset, size, plain_size))
-        sizes[column.field.field_id] = size
+        number = column.field.field_id
+        statistics = _statistics(column, lower.get(number), upper.get(number))
+        chunks.append(_column_chunk(column, codec, offset, size, plain_size, statistics))
+        sizes[number] = size
         parts += (header, kept)
         offset, unpacked = offset + size, unpacked + plain_size
     group = {1: _list(chunks), 2: _i64(unpacked), 3: _i64(rows.num_rows), 5: _i64(len(MAGIC))}
@@ -94,7 +98,7 @@ def _page_header(size: int, stored: int, rows: int) -> bytes:
     return _struct({1: _i32(0), 2: _i32(size), 3: _i32(stored), 5: data_page})[1]
 
 
-def _column_chunk(column: PlainColumn, codec: int, offset: int, size: int, plain_size: int) -> Value:
+def _column_chunk(column: PlainColumn, codec: int, offset: int, size: int, plain_size: int, statistics: Value) -> Value:
     metadata = {
         1: _i32(_FORMS[str(column.field.type)].physical),
         2: _list([_i32(_PLAIN), _i32(_RLE)]),
@@ -104,25 +108,20 @@ def _column_chunk(column: PlainColumn, codec: int, offset: int, size: int, plain
         6: _i64(plain_size),
         7: _i64(size),
         9: _i64(offset),
-        12: _statistics(column),
+        12: statistics,
     }
     return _struct({2: _i64(0), 3: _struct(metadata)})
 
 
-def _statistics(column: PlainColumn) -> Value:
-    """Nulls, lowest and highest value: the latter not of long texts, and never beside NaN.
+def _statistics(column: PlainColumn, low: bytes | None, high: bytes | None) -> Value:
+    """Nulls, and Iceberg's bounds, which are Parquet's too: both or neither, so none beside NaN.
 
-    To DuckDB NaN is above every number (see :mod:`datashard_core.format.parquet`).
+    Not where texts are long: their bounds are cut short, and some readers take them for values.
     """
-    kind = column.field.type
-    told = {3: _i64(len(column.values) - len(column.present))}
-    lowest, highest, nans = extremes(column.present)
-    if lowest is None or (nans and kind in FLOATS):
-        return _struct(told)
-    if isinstance(lowest, (str, bytes)) and max(len(lowest), len(highest)) > TRUNCATE:
-        return _struct(told)  # the bounds would be cut short, and some readers take them for values
-    low, high = lower_bound(kind, lowest), upper_bound(kind, highest)
-    return _struct(told if high is None else {**told, 5: _bytes(high), 6: _bytes(low)})
+    present = column.present
+    told = {3: _i64(len(column.values) - len(present))}
+    long = bool(present) and isinstance(present[0], (str, bytes)) and max(map(len, present)) > TRUNCATE
+    return _struct(told if low is None or high is None or long else {**told, 5: _bytes(high), 6: _bytes(low)})
 
 
 def _leaf(column: PlainColumn) -> Value:

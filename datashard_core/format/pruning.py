@@ -20,7 +20,7 @@ from datashard_core.format.partition import PartitionSpec
 from datashard_core.format.transforms import Transform, bucket, parse_transform, source_range
 
 Allows = Callable[[Check], bool]
-"""Whether a check can be true for one of the rows at hand."""
+"""Whether a check can be true for one of the rows at hand, or is for all of them."""
 
 
 class Known(Struct):
@@ -45,24 +45,22 @@ class Known(Struct):
 
 def might_match(bound: Bound, allows: Allows) -> bool:
     """Whether a condition can be true for a row, given which of its checks can."""
-    if isinstance(bound, Check):
-        return allows(bound)
-    if isinstance(bound, AllOf):
-        return all(might_match(part, allows) for part in bound.parts)
-    if isinstance(bound, AnyOf):
-        return any(might_match(part, allows) for part in bound.parts)
-    return bound.value if isinstance(bound, Fixed) else True
+    return _judged(bound, allows, unknown=True)
 
 
 def must_match(bound: Bound, holds: Allows) -> bool:
     """Whether a condition is true for every row, given which of its checks are."""
+    return _judged(bound, holds, unknown=False)
+
+
+def _judged(bound: Bound, judge: Allows, *, unknown: bool) -> bool:
     if isinstance(bound, Check):
-        return holds(bound)
+        return judge(bound)
     if isinstance(bound, AllOf):
-        return all(must_match(part, holds) for part in bound.parts)
+        return all(_judged(part, judge, unknown=unknown) for part in bound.parts)
     if isinstance(bound, AnyOf):
-        return any(must_match(part, holds) for part in bound.parts)
-    return bound.value if isinstance(bound, Fixed) else False
+        return any(_judged(part, judge, unknown=unknown) for part in bound.parts)
+    return bound.value if isinstance(bound, Fixed) else unknown
 
 
 def possible(check: Check, known: Known) -> bool:
