@@ -18,11 +18,12 @@ from datashard_core.commit.lookup import horizon_ms
 from datashard_core.commit.names import BLOCK
 from datashard_core.commit.node_store import Opened, forgotten_before, make_node, mark_of, open_nodes
 from datashard_core.commit.nodes import NodeName
+from datashard_core.commit.paths import delete
 from datashard_core.commit.state import Target
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError
-from datashard_core.storage.requests import Delete, Get, Head, PutIfAbsent, Replace, Request, Steps, ask, value
+from datashard_core.storage.requests import Get, Head, PutIfAbsent, Replace, Request, Steps, ask, value
 
 MARK_TRIES = 5
 DELETE_BATCH = 1000
@@ -89,7 +90,7 @@ def remove_nodes(target: Target, newest: VersionBody) -> Steps[int]:
         yield from _move_mark(target, doomed.before)
     keys = sorted(name.key for name in {*doomed.forgotten, *doomed.covered})
     for start in range(0, len(keys), DELETE_BATCH):
-        yield from ask(Delete(tuple(keys[start : start + DELETE_BATCH])))
+        yield from ask(delete(keys[start : start + DELETE_BATCH], target.root))
     return len(keys)
 
 

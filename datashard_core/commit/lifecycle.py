@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from datashard_core.commit import names as names_module
 from datashard_core.commit.history import look_back
+from datashard_core.commit.paths import TABLE_FOLDERS, delete
 from datashard_core.commit.pointer import Found, find_current, move_hint
 from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.commit.version import HINT_KEY, VersionBody, dropped_marker, tombstone, version_key
@@ -25,7 +26,6 @@ from datashard_core.storage.base import (
     PreconditionFailedError,
 )
 from datashard_core.storage.requests import (
-    Delete,
     Get,
     Head,
     Instant,
@@ -44,7 +44,6 @@ from datashard_core.storage.requests import (
 
 MAX_WAIT = 1.0
 PURGE_BATCH = 1000
-TABLE_FOLDERS = ("data/", "metadata/", "_datashard/")
 
 
 class Created(Struct, frozen=True):
@@ -174,7 +173,7 @@ def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> S
             elif info.key in listed_before or info.last_modified < fence.last_modified:
                 doomed.append(info.key)
     for start in range(0, len(doomed), PURGE_BATCH):
-        yield from ask(Delete(tuple(doomed[start : start + PURGE_BATCH])))
+        yield from ask(delete(doomed[start : start + PURGE_BATCH], root))
     superseded = [info.key for info in versions if info.key in listed_before]
     for start in range(0, len(superseded), 16):
         keys = superseded[start : start + 16]

@@ -18,7 +18,7 @@ from msgspec import Struct
 from datashard_core.commit.deferred import staged_names
 from datashard_core.commit.lifecycle import list_all
 from datashard_core.commit.own_version import create, landed, pause
-from datashard_core.commit.paths import key_of
+from datashard_core.commit.paths import delete, key_of
 from datashard_core.commit.staged_body import UnreadableBodyError, described_files
 from datashard_core.commit.state import Seen, Target, newest
 from datashard_core.commit.updates import next_version
@@ -27,7 +27,6 @@ from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError
 from datashard_core.storage.requests import (
-    Delete,
     Get,
     Head,
     Now,
@@ -139,7 +138,7 @@ def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: flo
         if tried:
             fence = yield from landed(target, state, commit_id, min(tried) - 1)
             if fence is not None:
-                return (yield from _delete(tried[fence], fence, grace)), state
+                return (yield from _delete(target, tried[fence], fence, grace)), state
         doomed = yield from _unreachable(target, reach, state, listed, described)
         if doomed is None:
             continue  # it was not the newest version any more
@@ -148,7 +147,7 @@ def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: flo
         tried[state.body.version + 1] = doomed
         made = yield from _fence(target, state, commit_id)
         if made is not None:
-            return (yield from _delete(doomed, made.body.version, grace)), made
+            return (yield from _delete(target, doomed, made.body.version, grace)), made
         yield from pause(
             begun.monotonic + timeout,
             f"table {target.name}: others were always faster with the next version, and orphans are removed only "
@@ -219,10 +218,10 @@ def _fence(target: Target, state: Seen, commit_id: str) -> Steps[Seen | None]:
     return (yield from create(target, state, prepared))
 
 
-def _delete(doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Steps[Removed]:
+def _delete(target: Target, doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Steps[Removed]:
     """Delete what was old enough when the fence came to be."""
     made: ObjectInfo = yield from ask(Head(version_key(fence)))
     old = [info for info in doomed if made.last_modified - info.last_modified >= grace]
     for start in range(0, len(old), DELETE_BATCH):
-        yield from ask(Delete(tuple(info.key for info in old[start : start + DELETE_BATCH])))
+        yield from ask(delete((info.key for info in old[start : start + DELETE_BATCH]), target.root))
     return Removed(len(old), sum(info.size for info in old), len(doomed) - len(old), fence)

@@ -26,7 +26,7 @@ from datashard_core.commit.lifecycle import list_all
 from datashard_core.commit.names import BLOCK
 from datashard_core.commit.node_store import NodeLostError, make_node, stand_in
 from datashard_core.commit.nodes import NodeName
-from datashard_core.commit.paths import key_of
+from datashard_core.commit.paths import delete, key_of
 from datashard_core.commit.pointer import VERSION_NAME
 from datashard_core.commit.state import Target
 from datashard_core.commit.updates import NextVersion
@@ -36,7 +36,7 @@ from datashard_core.format.manifest import decode_manifest_list
 from datashard_core.format.snapshot import Snapshot
 from datashard_core.format.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError, StoredObject
-from datashard_core.storage.requests import Delete, Get, Head, Replace, Request, Steps, value
+from datashard_core.storage.requests import Get, Head, Replace, Request, Steps, value
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ def bury(target: Target, sweep: Sweep, newest: VersionBody) -> Steps[int]:
     body = tombstone(target.uuid)
     requests: list[Request] = [Replace(info.key, body, info.version) for info in sweep.versions]
     if files:
-        requests.append(Delete(tuple(files)))
+        requests.append(delete(files, target.root))
     buried = 0
     for request, outcome in zip(requests, (yield requests), strict=True):
         if isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)):

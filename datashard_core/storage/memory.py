@@ -17,6 +17,7 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
+from datashard_core.storage.keys import MAX_BYTES, Listed, checked_key, checked_prefix, folder_names
 from datashard_core.storage.metrics import StorageMetrics
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class MemoryStorage:
 
     def at(self, folder: str) -> MemoryStorage:
         deeper = MemoryStorage(f"{self._root}/{folder}", self._clock)
-        deeper._base = f"{self._base}{folder}/"
+        deeper._base = f"{self._whole(folder)}/"
         deeper._lock, deeper._objects, deeper._numbers = self._lock, self._objects, self._numbers
         return deeper
 
@@ -66,15 +67,20 @@ class MemoryStorage:
         return ObjectInfo(key, len(found.body), found.version, found.last_modified)
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
+        start = self._base + checked_prefix(prefix, self._root)
         with self._lock:
-            keys = sorted(key for key in self._objects if key.startswith(self._base + prefix))
-        for key in keys:
-            short = key[len(self._base) :]
-            if after is not None and short <= after:
-                continue
-            found = self._objects.get(key)
-            if found is not None:
-                yield ObjectInfo(short, len(found.body), found.version, found.last_modified)
+            keys = sorted(key for key in self._objects if key.startswith(start))
+        listed = Listed(self._root, prefix, after)
+        try:
+            for key in keys:
+                short = key[len(self._base) :]
+                if after is not None and short <= after:
+                    continue
+                found = self._objects.get(key)
+                if found is not None and listed.is_key(short):
+                    yield ObjectInfo(short, len(found.body), found.version, found.last_modified)
+        finally:
+            listed.report()
 
     def folders(self, folder: str = "") -> Sequence[str]:
         prefix = f"{folder}/" if folder else ""
@@ -83,7 +89,7 @@ class MemoryStorage:
             rest = info.key[len(prefix) :]
             if "/" in rest:
                 names.add(rest.split("/", 1)[0])
-        return sorted(names)
+        return sorted(folder_names(names))
 
     def put(self, key: str, data: bytes) -> Version:
         with self._lock:
@@ -94,40 +100,45 @@ class MemoryStorage:
 
     @contextmanager
     def open_data(self, key: str) -> Iterator[Any]:
+        self._whole(key)
         sink = io.BytesIO()
         yield sink
         self.put(key, sink.getvalue())
 
     def put_if_absent(self, key: str, data: bytes) -> Version:
         with self._lock:
-            if self._base + key in self._objects:
+            if self._whole(key) in self._objects:
                 raise PreconditionFailedError(f"{self._root}/{key} exists", key=key)
             return self._write(key, bytes(data))
 
     def replace(self, key: str, data: bytes, version: Version) -> Version:
         with self._lock:
-            found = self._objects.get(self._base + key)
+            found = self._objects.get(self._whole(key))
             if found is None or found.version != version:
                 raise PreconditionFailedError(f"{self._root}/{key} is not {version} any more", key=key)
             return self._write(key, bytes(data))
 
     def delete(self, keys: Sequence[str]) -> None:
+        doomed = [self._whole(key) for key in keys]
         with self._lock:
-            for key in keys:
-                self._objects.pop(self._base + key, None)
+            for key in doomed:
+                self._objects.pop(key, None)
 
     def open_input(self, key: str) -> pa.NativeFile:
         import pyarrow as pa
 
         return pa.BufferReader(self.get(key).body)
 
+    def _whole(self, key: str) -> str:
+        return self._base + checked_key(key, self._root, MAX_BYTES - len(self._base))
+
     def _find(self, key: str) -> StoredObject:
-        found = self._objects.get(self._base + key)
+        found = self._objects.get(self._whole(key))
         if found is None:
             raise ObjectNotFoundError(f"{self._root}/{key} does not exist", key=key)
         return found
 
     def _write(self, key: str, data: bytes) -> Version:
         version = Version(f"m{next(self._numbers)}")
-        self._objects[self._base + key] = StoredObject(data, version, self._clock.now_ms() / 1000)
+        self._objects[self._whole(key)] = StoredObject(data, version, self._clock.now_ms() / 1000)
         return version

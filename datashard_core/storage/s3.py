@@ -25,6 +25,7 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
+from datashard_core.storage.keys import MAX_BYTES, Listed, checked_key, checked_prefix, folder_names
 from datashard_core.storage.metrics import Meter, StorageMetrics
 from datashard_core.storage.retry import with_retries
 from datashard_core.storage.s3_client import S3Clients, clients_for
@@ -76,8 +77,8 @@ class S3Storage:
 
     def at(self, folder: str) -> S3Storage:
         deeper = S3Storage.__new__(S3Storage)
-        deeper._config = replace(self._config, prefix=f"{self._base}{folder}")
-        deeper._base = f"{self._base}{folder}/"
+        deeper._config = replace(self._config, prefix=self._whole(folder))
+        deeper._base = f"{deeper._config.prefix}/"
         deeper._shared = self._clients
         deeper._meter = Meter()
         # A table is about to be used. Imported here, the client is there when the first request wants it; in the
@@ -89,35 +90,54 @@ class S3Storage:
         return self._meter.read(self._clients.transport_name)
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
-        found: StoredObject = self._ask("get", key, lambda transport: transport.get(self._base + key, byte_range))
+        whole = self._whole(key)
+        found: StoredObject = self._ask("get", key, lambda transport: transport.get(whole, byte_range))
         self._meter.received(len(found.body))
         return found
 
     def get_data(self, key: str) -> bytes | memoryview:
-        body: bytes | memoryview = self._ask("get", key, lambda transport: transport.get_data(self._base + key))
+        whole = self._whole(key)
+        body: bytes | memoryview = self._ask("get", key, lambda transport: transport.get_data(whole))
         self._meter.received(len(body))
         return body
 
     def head(self, key: str) -> ObjectInfo:
-        return replace(self._ask("head", key, lambda transport: transport.head(self._base + key)), key=key)
+        whole = self._whole(key)
+        return replace(self._ask("head", key, lambda transport: transport.head(whole)), key=key)
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
+        checked_prefix(prefix, self.root, MAX_BYTES - len(self._base))
+        listed = Listed(self.root, prefix, after)
         start = None if after is None else self._base + after
-        while True:
-            page = self._page(prefix, start)
-            for found in page.objects:
-                yield replace(found, key=found.key[len(self._base) :])
-            if page.following is None:
-                return
-            start = page.following
+        try:
+            while True:
+                page = self._page(prefix, start)
+                for found in page.objects:
+                    key = found.key[len(self._base) :]
+                    if not found.key.startswith(self._base):
+                        listed.skip(found.key)
+                    elif listed.is_key(key):
+                        yield replace(found, key=key)
+                if page.following is None:
+                    return
+                if start is not None and page.following <= start:
+                    raise StorageError(
+                        f"the listing of {self.root}/{prefix} does not advance: after {start!r} the store names "
+                        f"{page.following!r} again. It must support ListObjectsV2 with StartAfter.",
+                        reason="unsupported",
+                        key=f"{self.root}/{prefix}",
+                    )
+                start = page.following
+        finally:
+            listed.report()
 
     def _page(self, prefix: str, start: str | None) -> Page:
         return self._ask("list", prefix, lambda transport: transport.page(self._base + prefix, start))
 
     def folders(self, folder: str = "") -> Sequence[str]:
-        prefix = self._base + (f"{folder}/" if folder else "")
+        prefix = f"{self._whole(folder)}/" if folder else self._base
         found = self._ask("list", folder, lambda transport: transport.folders(prefix))
-        return sorted(name[len(prefix) : -1] for name in found if name.startswith(prefix))
+        return sorted(folder_names(name[len(prefix) : -1] for name in found if name.startswith(prefix)))
 
     def put(self, key: str, data: bytes) -> Version:
         return self._write("put", key, data, None, len(data))
@@ -141,9 +161,10 @@ class S3Storage:
                 size = spool.tell()
                 self._write("put", key, spool, None, size)
             return
+        whole = self._whole(key)
         with self._arrow(key):
             filesystem = self._clients.filesystem()
-            sink = filesystem.open_output_stream(f"{self._config.bucket}/{self._base}{key}")
+            sink = filesystem.open_output_stream(f"{self._config.bucket}/{whole}")
         try:
             yield sink
         except BaseException as error:
@@ -168,17 +189,18 @@ class S3Storage:
             return self._replace_by_looking(key, data, version)
 
     def delete(self, keys: Sequence[str]) -> None:
+        doomed = [self._whole(key) for key in keys]
         for start in range(0, len(keys), DELETE_BATCH):
-            batch = [self._base + key for key in keys[start : start + DELETE_BATCH]]
+            batch = doomed[start : start + DELETE_BATCH]
             refused = self._ask("delete", keys[start], partial(_delete, batch))
             for key, answer in refused:
                 if answer.code not in ("NoSuchKey", "NotFound"):
                     raise meaning(answer, "delete", key, self._config)
 
     def open_input(self, key: str) -> pa.NativeFile:
-        filesystem, root = self.filesystem()
+        whole = self._whole(key)
         try:
-            return filesystem.open_input_file(f"{root}/{key}")
+            return self._clients.filesystem().open_input_file(f"{self._config.bucket}/{whole}")
         except FileNotFoundError as error:
             raise ObjectNotFoundError(f"{self.root}/{key} does not exist", key=key) from error
 
@@ -195,11 +217,17 @@ class S3Storage:
             self._shared = clients_for(self._config)
         return self._shared
 
+    def _whole(self, key: str) -> str:
+        """The key from the bucket's root."""
+        return self._base + checked_key(key, self.root, MAX_BYTES - len(self._base))
+
     def _write(self, operation: str, key: str, data: Any, condition: Condition | None, size: int) -> Version:
+        whole = self._whole(key)
+
         def send(transport: Transport) -> Written:
             if hasattr(data, "seek"):
                 data.seek(0)
-            return transport.put(self._base + key, data, condition)
+            return transport.put(whole, data, condition)
 
         written = self._ask(operation, key, send, size)
         if self._config.sse is not None and not written.encrypted:

@@ -42,6 +42,7 @@ from datashard_core.storage.transport import (
 )
 
 if TYPE_CHECKING:
+    from datashard_core.storage.s3_boto import BotoTransport
     from datashard_core.storage.s3_client import S3Clients
 
 WHOLE_REQUEST = "3600s"  # what limits a request is that the peer falls silent (read_timeout)
@@ -53,6 +54,8 @@ _CODE = r"<Code>([^<]*)</Code>"
 _MESSAGE = r"<Message>([^<]*)</Message>"
 _KEY_REFUSED = r"(?s)DeleteObjects request failed for key (.*): (.*) \(code: ([^()]*)\)"
 _KEY = r"<Key>([^<]*)</Key>"
+_UNPARSED = "Encountered object with invalid path"
+"""It fails for a whole listing in which one name has a part ``..``, which anybody may have put there."""
 _ROOT_CAUSE = r'message: "([^"]+)"|(InvalidCertificate\(\s*\w+)|kind: (\w+)|(TimedOut)'
 
 
@@ -70,6 +73,7 @@ class ObstoreTransport:
         self._config = clients.config
         self._lock = threading.Lock()
         self._made: tuple[Credentials, str, Any] | None = None
+        self._boto: BotoTransport | None = None
 
     def get(self, key: str, byte_range: tuple[int, int] | None) -> StoredObject:
         options: Any = None if byte_range is None else {"range": byte_range}
@@ -91,6 +95,14 @@ class ObstoreTransport:
             return _info(obstore.head(store, key))
 
     def page(self, prefix: str, after: str | None) -> Page:
+        try:
+            return self._page(prefix, after)
+        except BrokenError as error:
+            if _UNPARSED not in str(error):
+                raise
+            return self._by_boto3().page(prefix, after)
+
+    def _page(self, prefix: str, after: str | None) -> Page:
         # It lists whole folders, so a prefix that ends within a name is a start and an end in one.
         folder, _, part = prefix.rpartition("/")
         start = max(after or "", _just_before(prefix)) if part else after
@@ -106,8 +118,13 @@ class ObstoreTransport:
 
     def folders(self, prefix: str) -> list[str]:
         store = self._store()
-        with _told():
-            answer = obstore.list_with_delimiter(store, prefix.rstrip("/") or None)
+        try:
+            with _told():
+                answer = obstore.list_with_delimiter(store, prefix.rstrip("/") or None)
+        except BrokenError as error:
+            if _UNPARSED not in str(error):
+                raise
+            return self._by_boto3().folders(prefix)
         return [f"{one.rstrip('/')}/" for one in answer["common_prefixes"] if one]
 
     def put(self, key: str, data: Any, condition: Condition | None) -> Written:
@@ -136,6 +153,15 @@ class ObstoreTransport:
         return discover_region(self._config)
 
     # -----------------------------------------------------------------------------------------
+
+    def _by_boto3(self) -> BotoTransport:
+        """The other transport, for listings that obstore cannot read."""
+        from datashard_core.storage.s3_boto import BotoTransport
+
+        with self._lock:
+            if self._boto is None:
+                self._boto = BotoTransport(self._clients)
+            return self._boto
 
     def _store(self) -> Any:
         """The store for the credentials that are valid now."""

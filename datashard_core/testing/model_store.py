@@ -18,6 +18,7 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
+from datashard_core.storage.keys import InvalidKeyError, checked_key, checked_prefix
 from datashard_core.storage.requests import (
     Delete,
     Get,
@@ -61,6 +62,10 @@ class ModelStore:
 
     def perform(self, request: Request, now: float) -> Any:
         """Carry out a storage request at store time ``now``; errors are returned, not raised."""
+        try:
+            _check(request)
+        except InvalidKeyError as error:
+            return error
         if isinstance(request, Get):
             return self._get(request)
         if isinstance(request, Head):
@@ -126,6 +131,17 @@ class ModelStore:
         if self.objects.pop(key, None) is not None:
             self._keys.pop(bisect.bisect_left(self._keys, key))
             self.deleted.add(key)
+
+
+def _check(request: Request) -> None:
+    """Refuse a request for what cannot be a key, as every backend does."""
+    if isinstance(request, ListPage):
+        checked_prefix(request.prefix)
+    elif isinstance(request, Delete):
+        for key in request.keys:
+            checked_key(key)
+    elif isinstance(request, (Get, Head, Put, PutData, PutIfAbsent, Replace)):
+        checked_key(request.key)
 
 
 def _missing(key: str) -> ObjectNotFoundError:
