@@ -1,7 +1,10 @@
 """The storage protocol: objects and conditions, with no knowledge of Iceberg.
 
-Keys are relative to the storage's root, use ``/`` and the characters ``[A-Za-z0-9._=-]``, and no
-key is a folder prefix of another. A :data:`Version` is opaque (an ETag on S3). The doc comments
+Keys are relative to the storage's root and use ``/``, and no key is a folder prefix of another. Ours have
+the characters ``[A-Za-z0-9._=-]``; other engines name their files as they like, within what
+:func:`datashard_core.storage.keys.checked_key` lets through. Every method that takes a key or a prefix
+raises :class:`~datashard_core.storage.keys.InvalidKeyError` for any other before it sends a request, and
+a listing leaves out what cannot be a key. A :data:`Version` is opaque (an ETag on S3). The doc comments
 here are the contract; ``datashard_core.testing.contract`` checks every backend against them.
 """
 
@@ -146,4 +149,14 @@ class Storage(Protocol):
 
         Raises:
             ObjectNotFoundError: there is no such object.
+        """
+
+    def remove_unfinished(self, age: float) -> Sequence[ObjectInfo]:
+        """Delete what writers that died left half-written and no listing shows.
+
+        Args:
+            age: seconds since its last change, by the store's clock.
+
+        Returns:
+            What was deleted. Stores that keep no such files delete nothing.
         """

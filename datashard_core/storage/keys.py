@@ -130,6 +130,12 @@ class Listed:
             self.skip(key)
         return False
 
+    def may_hold(self, folder: str) -> bool:
+        """Whether a folder, given with its "/", may hold keys that were asked for."""
+        if not (folder.startswith(self._prefix) or self._prefix.startswith(folder)):
+            return False
+        return self._after is None or folder > self._after or self._after.startswith(folder)
+
     def skip(self, name: str) -> None:
         """Note a name that is left out."""
         self._skipped += 1

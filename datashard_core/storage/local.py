@@ -3,6 +3,9 @@
 The commit point is a hard link: it exists at once and whole, and only one process can make it. A
 file system without hard links is refused when a table is created. Network file systems are not
 supported: their links and locks do not hold what they promise.
+
+Symbolic links in the path of the folder are resolved once. Below it none is followed (see
+:mod:`datashard_core.storage.folders`): a listing leaves it out, and any other request for it is refused.
 """
 
 from __future__ import annotations
@@ -10,15 +13,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from datashard_core._imports import blake2b
 from datashard_core.clock import SYSTEM_CLOCK, Clock
-from datashard_core.errors import ConfigurationError, StorageError
+from datashard_core.errors import StorageError
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -27,14 +29,16 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
+from datashard_core.storage.folders import delete_file, is_path_of, open_file, open_plain, opened, opened_below
+from datashard_core.storage.keys import InvalidKeyError, Listed, checked_key, checked_prefix, fault_of
 from datashard_core.storage.metrics import StorageMetrics
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TEMPORARY = ".tmp-"
-_UNFIT = re.compile(r"[\x00-\x1f\\]")
-"""No key has these; any other character may stand in the folder of another engine's partition."""
+MAX_PART = 255
+"""Bytes of a file's name, as the file systems of Linux and macOS limit them."""
 
 
 class LocalStorage:
@@ -46,7 +50,9 @@ class LocalStorage:
     """
 
     def __init__(self, folder: str | os.PathLike[str], clock: Clock = SYSTEM_CLOCK) -> None:
-        self._folder = Path(os.path.realpath(folder))
+        self._top = os.path.realpath(folder)
+        self._below: tuple[str, ...] = ()
+        self._folder = self._top
         self._clock = clock
 
     @property
@@ -54,15 +60,20 @@ class LocalStorage:
         return f"file://{self._folder}"
 
     def at(self, folder: str) -> LocalStorage:
-        return LocalStorage(self._path(folder), self._clock)
+        deeper = LocalStorage.__new__(LocalStorage)
+        deeper._top = self._top
+        deeper._below = (*self._below, *self._parts(folder))
+        deeper._folder = "/".join((self._top.rstrip("/"), *deeper._below))
+        deeper._clock = self._clock
+        return deeper
 
     def metrics(self) -> StorageMetrics:
         return StorageMetrics("local", {}, 0, 0)
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
-        with self._reading(key), open(self._path(key), "rb") as file:
+        with self._reading(key), open(self._open(key), "rb", buffering=0) as file:
             modified = os.fstat(file.fileno()).st_mtime
-            body = file.read()
+            body = file.readall()
         version = _version(body)
         return StoredObject(body if byte_range is None else body[slice(*byte_range)], version, modified)
 
@@ -74,95 +85,128 @@ class LocalStorage:
         return ObjectInfo(key, len(found.body), found.version, found.last_modified)
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
-        start = prefix.rpartition("/")[0]
-        folder = self._path(start) if start else self._folder
-        for key in self._walk(folder, f"{start}/" if start else "", prefix, after):
-            with suppress(ObjectNotFoundError):  # deleted while we walk: then it is not there
-                yield self._info(key)
+        start = checked_prefix(prefix, self.root).rpartition("/")[0]
+        listed = Listed(self.root, prefix, after)
+        try:
+            with self._reading(prefix), self._opened(self._parts(start) if start else []) as folder:
+                yield from self._walk(folder, f"{start}/" if start else "", listed)
+        except ObjectNotFoundError:
+            return
+        finally:
+            listed.report()
 
     def folders(self, folder: str = "") -> Sequence[str]:
-        with self._reading(folder):
-            try:
-                with os.scandir(self._path(folder) if folder else self._folder) as entries:
-                    return sorted(entry.name for entry in entries if entry.is_dir())
-            except (FileNotFoundError, NotADirectoryError):
-                return []
+        try:
+            with self._reading(folder), self._opened(self._parts(folder) if folder else []) as found:
+                with os.scandir(found) as entries:
+                    names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except ObjectNotFoundError:
+            return []
+        return sorted(name for name in names if fault_of(name) is None)
 
     def put(self, key: str, data: bytes) -> Version:
-        with self._writing(key):
-            path = self._path(key)
-            temporary = self._write_temporary(path, data)
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
+        self._put(key, data)
         return _version(bytes(data))
 
     def put_data(self, key: str, data: bytes | pa.Buffer) -> None:
-        with self._writing(key):
-            path = self._path(key)
-            os.replace(self._write_temporary(path, data), path)
-            _sync_folder(path.parent)
+        self._put(key, data)
+
+    def _put(self, key: str, data: Any) -> None:
+        with self._writing(key), self._place(key) as (folder, name):
+            _rename(folder, self._write_temporary(folder, data), name)
 
     @contextmanager
     def open_data(self, key: str) -> Iterator[Any]:
-        path = self._path(key)
-        self._make_folder(path.parent)
-        temporary = path.parent / f"{TEMPORARY}{self._clock.unique()}"
-        try:
-            with self._writing(key), open(temporary, "xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            with self._writing(key):
-                os.replace(temporary, path)
-                _sync_folder(path.parent)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+        with self._writing(key), self._place(key) as (folder, name):
+            temporary = self._temporary()
+            try:
+                with _created(folder, temporary) as file:
+                    yield file
+                    _sync(file)
+                _rename(folder, temporary, name)
+            finally:
+                _remove(folder, temporary)
 
     def put_if_absent(self, key: str, data: bytes) -> Version:
-        path = self._path(key)
-        with self._writing(key):
-            temporary = self._write_temporary(path, data)
-        try:
-            with self._writing(key):
+        with self._writing(key), self._place(key) as (folder, name):
+            temporary = self._write_temporary(folder, data)
+            try:
                 try:
-                    os.link(temporary, path)
+                    os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
                 except FileExistsError as error:
                     raise PreconditionFailedError(f"{self.root}/{key} exists", key=key) from error
-            try:
-                _sync_folder(path.parent)
-            except OSError as error:
-                raise OutcomeUnknownError(
-                    f"{self.root}/{key} was linked, and its folder could not be synced: {error}", key=key
-                ) from error
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+                try:
+                    os.fsync(folder)
+                except OSError as error:
+                    raise OutcomeUnknownError(
+                        f"{self.root}/{key} was linked, and its folder could not be synced: {error}", key=key
+                    ) from error
+            finally:
+                _remove(folder, temporary)
         return _version(bytes(data))
 
     def replace(self, key: str, data: bytes, version: Version) -> Version:
-        path = self._path(key)
-        with self._writing(key), _locked(path.parent):
+        with self._writing(key), self._place(key) as (folder, name), _locked(folder):
             try:
-                current = _version(path.read_bytes())
+                with open(open_file(folder, name, f"{self._folder}/{key}"), "rb") as file:
+                    current = _version(file.read())
             except FileNotFoundError as error:
                 raise PreconditionFailedError(f"{self.root}/{key} is gone", key=key) from error
             if current != version:
                 raise PreconditionFailedError(f"{self.root}/{key} is not {version} any more", key=key)
-            os.replace(self._write_temporary(path, data), path)
-            _sync_folder(path.parent)
+            _rename(folder, self._write_temporary(folder, data), name)
         return _version(bytes(data))
 
     def delete(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            with self._writing(key), suppress(FileNotFoundError):
-                self._path(key).unlink()
+        split = [(key, self._parts(key)) for key in keys]
+        for key, (*above, name) in split:
+            with self._writing(key, "delete"), suppress(FileNotFoundError, NotADirectoryError):
+                with self._opened(above) as folder:
+                    delete_file(folder, name, f"{self._folder}/{key}")
 
     def open_input(self, key: str) -> pa.NativeFile:
         import pyarrow as pa
 
+        self._parts(key)
+        path = f"{self._folder}/{key}"
         with self._reading(key):
-            return pa.OSFile(f"{self._folder}/{_checked(key)}")  # a path of pathlib takes as long to make as the file
+            # Arrow opens paths alone. What it opened is compared with what is reached without a link.
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                source = pa.OSFile(path)
+                if is_path_of(source.fileno(), path):
+                    return source
+                source.close()
+            descriptor = self._open(key)
+            try:
+                source = pa.OSFile(path)
+                if os.path.sameopenfile(descriptor, source.fileno()):
+                    return source
+                source.close()
+            finally:
+                os.close(descriptor)
+        raise StorageError(f"{path} was replaced while it was opened: call again", key=f"{self.root}/{key}")
+
+    def remove_unfinished(self, age: float) -> Sequence[ObjectInfo]:
+        # A writer gives a file its name by a link or a rename once the file is whole: no name depends on these.
+        removed: list[ObjectInfo] = []
+        with self._writing(""), self._opened([], make=True) as folder:
+            mark = self._write_temporary(folder, b"")
+            try:
+                now = os.stat(mark, dir_fd=folder).st_mtime
+            finally:
+                _remove(folder, mark)
+        for above in self._all_folders([]):
+            with self._reading("/".join(above)), self._opened(above) as folder:
+                with os.scandir(folder) as entries:
+                    found = [entry.name for entry in entries if entry.name.startswith(TEMPORARY)]
+                for name in sorted(found):
+                    key = "/".join((*above, name))
+                    with suppress(FileNotFoundError):
+                        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                        if now - info.st_mtime >= age and _is_plain(info):
+                            delete_file(folder, name, f"{self._folder}/{key}")
+                            removed.append(ObjectInfo(key, info.st_size, Version(""), info.st_mtime))
+        return removed
 
     def check_links(self) -> None:
         """Refuse a file system without hard links.
@@ -170,79 +214,101 @@ class LocalStorage:
         Raises:
             StorageError: it has none, so a commit could not be made safely.
         """
-        self._make_folder(self._folder)
-        one = self._folder / f"{TEMPORARY}{self._clock.unique()}"
-        other = self._folder / f"{TEMPORARY}{self._clock.unique()}"
-        try:
-            with self._writing(""):
-                one.write_bytes(b"")
-            os.link(one, other)
-        except OSError as error:
-            raise StorageError(
-                f"the file system of {self._folder} has no hard links ({error.strerror}), and a commit is one. Use a "
-                "folder on a local disk, or an S3-compatible bucket.",
-                reason="unsupported",
-                key=str(self._folder),
-            ) from error
-        finally:
-            for path in (one, other):
-                with suppress(FileNotFoundError):
-                    path.unlink()
+        one, other = self._temporary(), self._temporary()
+        with self._writing(""), self._opened([], make=True) as folder:
+            try:
+                with _created(folder, one):
+                    pass
+                os.link(one, other, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError as error:
+                raise StorageError(
+                    f"the file system of {self._folder} has no hard links ({error.strerror}), and a commit is one. Use "
+                    "a folder on a local disk, or an S3-compatible bucket.",
+                    reason="unsupported",
+                    key=self._folder,
+                ) from error
+            finally:
+                _remove(folder, one)
+                _remove(folder, other)
 
     # -----------------------------------------------------------------------------------------
 
-    def _path(self, key: str) -> Path:
-        return self._folder / _checked(key)
+    def _parts(self, key: str) -> list[str]:
+        """The parts of a checked key."""
+        parts = checked_key(key, self._folder).split("/")
+        if len(key) > MAX_PART // 4 and any(len(os.fsencode(part)) > MAX_PART for part in parts):
+            raise InvalidKeyError(
+                f"{key!r} cannot be the key of a file below {self.root}: a part between '/' has more than {MAX_PART} "
+                "bytes",
+                key=key,
+            )
+        return parts
 
-    def _walk(self, folder: Path, above: str, prefix: str, after: str | None) -> Iterator[str]:
-        """Keys in the order that an object store lists them: by the whole key, not by folder."""
-        with self._reading(above):
-            try:
-                with os.scandir(folder) as entries:
-                    found = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
-            except (FileNotFoundError, NotADirectoryError):
-                return
-        for name in found:
+    def _opened(self, parts: Sequence[str], make: bool = False) -> AbstractContextManager[int]:
+        return opened(self._top, (*self._below, *parts), make)
+
+    def _open(self, key: str) -> int:
+        """A descriptor of a file."""
+        *above, name = self._parts(key)
+        if (descriptor := open_plain(f"{self._folder}/{key}")) is not None:
+            return descriptor
+        with self._opened(above) as folder:
+            return open_file(folder, name, f"{self._folder}/{key}")
+
+    @contextmanager
+    def _place(self, key: str) -> Iterator[tuple[int, str]]:
+        """A descriptor of the folder that a file is written to, which is made if it is missing, and its name."""
+        *above, name = self._parts(key)
+        with self._opened(above, make=True) as folder:
+            yield folder, name
+
+    def _walk(self, folder: int, above: str, listed: Listed) -> Iterator[ObjectInfo]:
+        """Objects in the order of an object store: by the whole key, not by folder."""
+        names = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(TEMPORARY):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    names.append(f"{entry.name}/")
+                elif entry.is_file(follow_symlinks=False):
+                    names.append(entry.name)
+                elif listed.may_hold(above + entry.name):
+                    listed.skip(above + entry.name)
+        for name in sorted(names):
             key = above + name
-            if name.startswith(TEMPORARY):
-                continue
-            if name.endswith("/"):
-                inside = key.startswith(prefix) or prefix.startswith(key)
-                if inside and (after is None or key > after or after.startswith(key)):
-                    yield from self._walk(folder / name, key, prefix, after)
-            elif key.startswith(prefix) and (after is None or key > after):
-                yield key
+            if not name.endswith("/"):
+                if listed.is_key(key):
+                    with suppress(FileNotFoundError):  # deleted meanwhile
+                        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                        # The version is a digest of the content: a listing would have to read every file.
+                        yield ObjectInfo(key, found.st_size, Version(""), found.st_mtime)
+            elif listed.may_hold(key):
+                if fault_of(name[:-1]) is not None:
+                    listed.skip(key)
+                    continue
+                with suppress(FileNotFoundError), opened_below(folder, name[:-1], f"{self._folder}/{key}") as deeper:
+                    yield from self._walk(deeper, key, listed)
 
-    def _info(self, key: str) -> ObjectInfo:
-        with self._reading(key):
-            found = os.stat(self._path(key))
-        # The version is a digest of the content: a listing would have to read every file.
-        return ObjectInfo(key, found.st_size, Version(""), found.st_mtime)
+    def _all_folders(self, above: Sequence[str]) -> Iterator[list[str]]:
+        """The table's folder and all below it, as parts of keys."""
+        yield list(above)
+        for name in self.folders("/".join(above)):
+            yield from self._all_folders([*above, name])
 
-    def _write_temporary(self, path: Path, data: Any) -> Path:
-        self._make_folder(path.parent)
-        temporary = path.parent / f"{TEMPORARY}{self._clock.unique()}"
+    def _temporary(self) -> str:
+        return f"{TEMPORARY}{self._clock.unique()}"
+
+    def _write_temporary(self, folder: int, data: Any) -> str:
+        temporary = self._temporary()
         try:
-            with open(temporary, "xb") as file:
+            with _created(folder, temporary) as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                _sync(file)
         except BaseException:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+            _remove(folder, temporary)
             raise
         return temporary
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        missing = [folder]
-        while not missing[-1].parent.exists():
-            missing.append(missing[-1].parent)
-        with self._writing(str(folder)):
-            folder.mkdir(parents=True, exist_ok=True)
-            for made in missing:
-                _sync_folder(made.parent)
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
@@ -250,19 +316,17 @@ class LocalStorage:
             yield
         except FileNotFoundError as error:
             raise ObjectNotFoundError(f"{self.root}/{key} does not exist", key=key) from error
-        except IsADirectoryError as error:
-            raise ObjectNotFoundError(f"{self.root}/{key} is a folder", key=key) from error
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise ObjectNotFoundError(f"{self.root}/{key} is no file", key=key) from error
         except OSError as error:
             raise self._error("read", key, error) from error
 
     @contextmanager
-    def _writing(self, key: str) -> Iterator[None]:
+    def _writing(self, key: str, doing: str = "write") -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except OSError as error:
-            raise self._error("write", key, error) from error
+            raise self._error(doing, key, error) from error
 
     def _error(self, doing: str, key: str, error: OSError) -> StorageError:
         where = f"{self.root}/{key}"
@@ -277,35 +341,41 @@ class LocalStorage:
         return StorageError(f"could not {doing} {where}: {error}", key=where)
 
 
-def _checked(key: str) -> str:
-    """The key, if it can be one."""
-    if _UNFIT.search(key) or not {"", ".", ".."}.isdisjoint(key.removesuffix("/").split("/")):
-        raise ConfigurationError(
-            f"{key!r} cannot be a key: parts between / are not empty, '.' or '..', and hold no backslash and no "
-            "control character"
-        )
-    return key
-
-
 def _version(body: bytes) -> Version:
     """A version by content: a time and a size are none, two writes can share them."""
     return Version(blake2b(body, digest_size=16).hexdigest())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _created(folder: int, name: str) -> BinaryIO:
+    """A new file in a folder, open for writing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(name, flags, 0o666, dir_fd=folder), "wb")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _rename(folder: int, name: str, new: str) -> None:
+    os.replace(name, new, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def _remove(folder: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def _is_plain(info: os.stat_result) -> bool:
+    return stat.S_ISREG(info.st_mode)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: int) -> Iterator[None]:
     """Serialises the replacement of a hint among the processes of this machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        fcntl.flock(folder, fcntl.LOCK_UN)

@@ -129,6 +129,9 @@ class MemoryStorage:
 
         return pa.BufferReader(self.get(key).body)
 
+    def remove_unfinished(self, age: float) -> Sequence[ObjectInfo]:
+        return ()
+
     def _whole(self, key: str) -> str:
         return self._base + checked_key(key, self._root, MAX_BYTES - len(self._base))
 

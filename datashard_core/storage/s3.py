@@ -208,6 +208,9 @@ class S3Storage:
         """Arrow's file system for the bucket, and the path of the root in it."""
         return self._clients.filesystem(), f"{self._config.bucket}/{self._base}".rstrip("/")
 
+    def remove_unfinished(self, age: float) -> Sequence[ObjectInfo]:
+        return ()  # parts of an upload that was never completed: a lifecycle rule of the bucket aborts those
+
     # -----------------------------------------------------------------------------------------
 
     @property

@@ -16,7 +16,7 @@ from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.sweep import sweep_all
 from datashard_core.errors import ConfigurationError, DataShardError, UnsupportedTableError
 from datashard_core.storage.base import Storage
-from datashard_core.storage.driver import run
+from datashard_core.storage.driver import call, run
 
 # What does the work is imported where it is used: most processes append once, and end.
 
@@ -92,6 +92,9 @@ class Maintenance(ABC):
     def remove_orphans(self, grace: timedelta = GRACE, timeout: float = TIMEOUT) -> RemovedOrphans:
         """Delete data files, manifests and manifest lists that no snapshot of the newest version names.
 
+        On local disk also the temporary files (``.tmp-*``) of writers that were killed. Symbolic links, and objects
+        whose names cannot be keys, are left where they are, with a warning in the log.
+
         They come from appends that lost a race or died, from snapshots that expired and from compactions.
         Safe beside appends: they never name a file that may be deleted here. Rows that are staged, and
         files that staged appends describe, are never touched. Commits one version, in which nothing changes.
@@ -117,7 +120,9 @@ class Maintenance(ABC):
         steps = remove_orphans(self._target, self._seen, grace.total_seconds(), timeout)
         removed, seen = run(steps, self._storage, self._clock)
         self._learn(seen)
-        return RemovedOrphans(removed.files, removed.size, removed.too_young)
+        unfinished = call(self._storage.remove_unfinished, grace.total_seconds())
+        size = removed.size + sum(info.size for info in unfinished)
+        return RemovedOrphans(removed.files + len(unfinished), size, removed.too_young)
 
     def compact(self, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> CompactedFiles:
         """Write the rows of small data files into fewer, larger ones; the table's rows stay what they are.
