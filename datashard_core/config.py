@@ -7,6 +7,7 @@ anything up. Scripts may leave it to :func:`resolve_warehouse`.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ DEFAULT_FOLDER = "datashard-warehouse"
 AddressingStyle = Literal["auto", "path", "virtual"]
 ServerSideEncryption = Literal["AES256", "aws:kms"]
 TransportChoice = Literal["auto", "boto3", "obstore"]
+
+MAX_PREFIX = 512
+"""Characters of a prefix; what comes below it needs the rest of a key."""
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*")
@@ -52,9 +56,16 @@ class LocalConfig(Struct, frozen=True):
 
     Attributes:
         folder: the folder.
+
+    Raises:
+        ConfigurationError: it cannot be a folder.
     """
 
     folder: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.folder, str) or not self.folder or "\0" in self.folder:
+            raise ConfigurationError(f"folder={self.folder!r} cannot be a folder: pass its path, as in '/srv/warehouse'")
 
 
 class S3Config(Struct, frozen=True):
@@ -65,7 +76,7 @@ class S3Config(Struct, frozen=True):
 
     Attributes:
         bucket: name of the bucket.
-        prefix: folder within it, without slashes at the ends; "" for the whole bucket.
+        prefix: folder within it, without slashes at the ends; "" for the whole bucket. No part is ``.`` or ``..``.
         endpoint: URL of the store; None for AWS.
         region: region; None: found out once for AWS, ``us-east-1`` for other stores.
         access_key: access key id.
@@ -111,6 +122,8 @@ class S3Config(Struct, frozen=True):
     transport: TransportChoice = "auto"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prefix or "", str):
+            raise ConfigurationError(f"prefix={self.prefix!r} is not text: write a folder such as 'lake/raw'")
         force_setattr(self, "prefix", (self.prefix or "").strip("/"))
         force_setattr(self, "endpoint", (self.endpoint or "").rstrip("/") or None)
         self._check_place()
@@ -129,11 +142,8 @@ class S3Config(Struct, frozen=True):
             raise ConfigurationError(
                 f"bucket={self.bucket!r} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . - alone"
             )
-        if self.prefix and not _PREFIX.fullmatch(self.prefix):
-            raise ConfigurationError(
-                f"prefix={self.prefix!r} cannot be a folder of tables: use the characters A-Z a-z 0-9 . _ = - and "
-                "single slashes, so that every Iceberg reader finds them"
-            )
+        if self.prefix:
+            _check_prefix(self.prefix)
         if self.endpoint is not None and not re.fullmatch(r"https?://[^/?#]+", self.endpoint):
             raise ConfigurationError(
                 f"endpoint={self.endpoint!r} is not a URL such as http://localhost:9000 or https://s3.example.com"
@@ -235,6 +245,32 @@ def resolve_warehouse(
     if config is not None:
         return replace(config, bucket=bucket, prefix=prefix)
     return _s3_from_variables(variables, bucket, prefix)
+
+
+def _check_prefix(prefix: str) -> None:
+    """Refuse a prefix that stores, gateways or Iceberg readers understand differently.
+
+    Raises:
+        ConfigurationError: with the prefix to write instead.
+    """
+    parts = prefix.split("/")
+    if {".", ".."} & set(parts):
+        # In a bucket these are names like any other; a file system behind a gateway takes them for folders.
+        meant = posixpath.normpath(f"/{prefix}").strip("/")
+        raise ConfigurationError(
+            f"prefix={prefix!r} has a part '.' or '..', which a bucket does not resolve: write prefix={meant!r} if that "
+            "folder is meant"
+        )
+    if not _PREFIX.fullmatch(prefix):
+        raise ConfigurationError(
+            f"prefix={prefix!r} cannot be a folder of tables: use the characters A-Z a-z 0-9 . _ = - and "
+            "single slashes, so that every Iceberg reader finds them"
+        )
+    if len(prefix) > MAX_PREFIX:
+        raise ConfigurationError(
+            f"prefix={prefix[:40]!r}... has {len(prefix)} characters: use {MAX_PREFIX} at most, for the key of a file "
+            "has to fit into 1024 bytes"
+        )
 
 
 def _from_variables(variables: Mapping[str, str]) -> S3Config | LocalConfig:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from datashard_core._imports import blake2b
 from datashard_core.clock import SYSTEM_CLOCK, Clock
-from datashard_core.errors import StorageError
+from datashard_core.errors import ConfigurationError, StorageError
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEMPORARY = ".tmp-"
+_UNREADABLE = re.compile("[#?\"\\\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""PyIceberg and Polars take what follows # or ? for no part of the path, DuckDB cannot quote a quote."""
 MAX_PART = 255
 """Bytes of a file's name, as the file systems of Linux and macOS limit them."""
 
@@ -209,11 +212,19 @@ class LocalStorage:
         return removed
 
     def check_links(self) -> None:
-        """Refuse a file system without hard links.
+        """Refuse a folder that other engines cannot read tables from, and a file system without hard links.
+
+        Tables that are in such a folder already can be opened and appended to.
 
         Raises:
-            StorageError: it has none, so a commit could not be made safely.
+            ConfigurationError: the name of the folder means something else in a URI.
+            StorageError: there are no hard links, so a commit could not be made safely.
         """
+        if (found := _UNREADABLE.search(self._folder)) is not None:
+            raise ConfigurationError(
+                f"no table can be created in {self._folder!r}: other engines read its files by URI, and {found[0]!r} "
+                "means something else there. Use a folder whose path has no #, ?, \", backslash or control character."
+            )
         one, other = self._temporary(), self._temporary()
         with self._writing(""), self._opened([], make=True) as folder:
             try:
