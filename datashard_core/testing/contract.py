@@ -17,6 +17,34 @@ from datashard_core.storage.base import (
     Storage,
     Version,
 )
+from datashard_core.storage.keys import MAX_BYTES, InvalidKeyError
+
+NO_KEYS = (
+    "",
+    "/",
+    ".",
+    "..",
+    "../outside",
+    "data/../../outside",
+    "data/..",
+    "data/./x",
+    "./data/x",
+    "/data/x",
+    "data//x",
+    "data/x/",
+    "data/%2e%2e/x",
+    "data/%2E./x",
+    "data/\x00x",
+    "data/x\ny",
+    "data/\x7f",
+    "data/\x85",
+    "data\\..\\x",
+    "data/\ud800",
+    "data/\uffff",
+    "data/" + "x" * MAX_BYTES,
+    "data/" + "ä" * (MAX_BYTES // 2),
+)
+"""Texts that cannot be the key of an object on any backend."""
 
 Check = Callable[[Storage], None]
 CHECKS: list[Check] = []
@@ -102,6 +130,47 @@ def other_engines_name_their_files_as_they_like(storage: Storage) -> None:
         _same([info.key for info in storage.list(f"data/{part}/")], [key], f"list of {key}")
         storage.delete([key])
         _same(list(storage.list(f"data/{part}/")), [], f"list after {key} was deleted")
+
+
+@_check
+def what_cannot_be_a_key_is_refused_before_it_is_sent(storage: Storage) -> None:
+    version = storage.put("data/x", b"kept")
+
+    def write_stream(key: str) -> None:
+        with storage.open_data(key) as sink:
+            sink.write(b"x")
+
+    calls: dict[str, Callable[[str], object]] = {
+        "get": storage.get,
+        "get of a range": lambda key: storage.get(key, (0, 1)),
+        "get_data": storage.get_data,
+        "head": storage.head,
+        "put": lambda key: storage.put(key, b"x"),
+        "put_data": lambda key: storage.put_data(key, b"x"),
+        "open_data": write_stream,
+        "put_if_absent": lambda key: storage.put_if_absent(key, b"x"),
+        "replace": lambda key: storage.replace(key, b"x", version),
+        "delete": lambda key: storage.delete(["data/x", key]),
+        "open_input": storage.open_input,
+    }
+    for key in NO_KEYS:
+        for name, call in calls.items():
+            _raises(InvalidKeyError, lambda key=key, call=call: call(key), f"{name} of {key[:40]!r}")
+        if key and not key.endswith("/"):
+            _raises(InvalidKeyError, lambda key=key: list(storage.list(f"{key}/")), f"list of {key[:40]!r}")
+            _raises(InvalidKeyError, lambda key=key: storage.folders(key), f"folders of {key[:40]!r}")
+            _raises(InvalidKeyError, lambda key=key: storage.at(key), f"at {key[:40]!r}")
+    _same([info.key for info in storage.list("")], ["data/x"], "what is there afterwards")
+    _same(storage.get("data/x").body, b"kept", "a body after a delete that was refused as a whole")
+
+
+@_check
+def dots_in_a_name_are_no_way_up(storage: Storage) -> None:
+    for key in ("data/..x", "data/x..", "data/...", "data/a..b/.x", "data/text=../f", "data/%2F..%2e/f", "data/%252e/f"):
+        storage.put(key, key.encode())
+        _same(storage.get(key).body, key.encode(), f"get of {key}")
+        _same([info.key for info in storage.list("data/")], [key], f"list with {key}")
+        storage.delete([key])
 
 
 @_check
