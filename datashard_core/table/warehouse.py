@@ -11,7 +11,7 @@ from datashard_core.config import DEFAULT_TIMEOUT, LocalConfig, S3Config, resolv
 from datashard_core.errors import ConfigurationError, NoSuchTableError, TableExistsError
 from datashard_core.storage import open_storage
 from datashard_core.storage.driver import call, run
-from datashard_core.table.names import TableName, is_part, parse_name
+from datashard_core.table.names import RULE, TableName, is_part, parse_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,10 +124,17 @@ class Warehouse:
         return found is not None and found.newest.state == "table"
 
     def list_tables(self, namespace: str | None = None) -> list[str]:
-        """Names of the tables, sorted; of one namespace, or of the whole warehouse."""
+        """Names of the tables, sorted; of one namespace, or of the whole warehouse.
+
+        Args:
+            namespace: its name; one that does not exist holds no tables. Namespaces do not nest.
+
+        Raises:
+            ConfigurationError: no namespace can have that name.
+        """
         if namespace is not None:
-            if not is_part(namespace):
-                raise ConfigurationError(f"{namespace!r} cannot be the name of a namespace")
+            if not isinstance(namespace, str) or not is_part(namespace):
+                raise ConfigurationError(f"{namespace!r} cannot be the name of a namespace, which is one part. {RULE}.")
             return self._tables_in(namespace)
         from datashard_core.table.creation import has_versions
 
@@ -146,13 +153,15 @@ class Warehouse:
 
         Args:
             name: ``[namespace.]table``.
-            purge: remove its data and metadata too. Otherwise they stay where they are.
+            purge: remove its data and metadata too. Otherwise they stay where they are. What no table can name
+                (symbolic links, names that cannot be keys) stays, with a warning in the log.
             timeout: seconds after which it gives up.
 
         Raises:
             NoSuchTableError: there is none of that name.
         """
         from datashard_core.commit import lifecycle
+        from datashard_core.commit.fresh import SHORTEST_GRACE
         from datashard_core.commit.state import Target
 
         parsed = parse_name(name)
@@ -162,6 +171,7 @@ class Warehouse:
         marker = run(lifecycle.drop(Target(storage.root, str(parsed), uuid), timeout), storage, self._clock)
         if purge:
             run(lifecycle.purge(storage.root, uuid, marker.version, before), storage, self._clock)
+            call(storage.remove_unfinished, SHORTEST_GRACE)
 
     def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """Answer a SELECT over the tables that it names (needs the extra ``sql``).

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+import datashard_core as ds
 from datashard_core.commit.paths import key_of
 from datashard_core.errors import ConfigurationError, UnsupportedTableError
 from datashard_core.table.names import parse_name
+from datashard_core.table.warehouse import Warehouse
 
 
 @pytest.mark.parametrize(
@@ -76,3 +80,19 @@ def test_a_name_that_cannot_be_is_refused_with_the_rule(name: str) -> None:
 )
 def test_a_percent_sign_in_the_name_of_a_folder_stays(uri: str, location: str) -> None:
     assert key_of(uri, location, location) == "data/text=a%2Fb/f.parquet"
+
+
+@pytest.mark.parametrize(
+    "namespace", ["a/b", "a.b", "", "/", "a/", "..", "../other", "data", "metadata", "a b", "s3://b/w", 5, b"a"]
+)
+def test_what_cannot_be_a_namespace_is_refused_with_the_rule(any_warehouse: Warehouse, namespace: Any) -> None:
+    schema = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}])
+    any_warehouse.create_table("a.b", schema)
+    any_warehouse.create_table("c", schema)
+    with pytest.raises(ConfigurationError, match="cannot be the name of a namespace.*A name is") as caught:
+        any_warehouse.list_tables(namespace)
+    assert repr(namespace) in str(caught.value)
+    assert any_warehouse.list_tables() == ["a.b", "c"]
+    assert any_warehouse.list_tables("a") == ["a.b"]
+    assert any_warehouse.list_tables("c") == []
+    assert any_warehouse.list_tables("nothing") == []
