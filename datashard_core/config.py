@@ -65,7 +65,9 @@ class LocalConfig(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.folder, str) or not self.folder or "\0" in self.folder:
-            raise ConfigurationError(f"folder={self.folder!r} cannot be a folder: pass its path, as in '/srv/warehouse'")
+            raise ConfigurationError(
+                f"folder={self.folder!r} cannot be a folder: pass its path, as in '/srv/warehouse'"
+            )
 
 
 class S3Config(Struct, frozen=True):
@@ -258,8 +260,8 @@ def _check_prefix(prefix: str) -> None:
         # In a bucket these are names like any other; a file system behind a gateway takes them for folders.
         meant = posixpath.normpath(f"/{prefix}").strip("/")
         raise ConfigurationError(
-            f"prefix={prefix!r} has a part '.' or '..', which a bucket does not resolve: write prefix={meant!r} if that "
-            "folder is meant"
+            f"prefix={prefix!r} has a part '.' or '..', which a bucket does not resolve: write prefix={meant!r} if "
+            "that folder is meant"
         )
     if not _PREFIX.fullmatch(prefix):
         raise ConfigurationError(

@@ -45,8 +45,7 @@ def key_of(uri: str, location: str, root: str) -> str:
     # As it is written first: the folder of a partition may have "%2F" in its name.
     for decode in (False, True):
         wanted = _plain(uri, decode)
-        for base in (_plain(location, decode), _plain(root, decode)):
-            base = base.rstrip("/")
+        for base in (_plain(location, decode).rstrip("/"), _plain(root, decode).rstrip("/")):
             if wanted.startswith(base + "/"):
                 key = wanted[len(base) + 1 :]
                 if fault_of(key) is None:

@@ -118,7 +118,9 @@ def open_file(folder: int, name: str, path: str) -> int:
         os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        raise StorageError(f"{path} is no plain file: remove it from the table's folder", reason="unsupported", key=path)
+        raise StorageError(
+            f"{path} is no plain file: remove it from the table's folder", reason="unsupported", key=path
+        )
     return descriptor
 
 

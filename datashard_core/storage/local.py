@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TEMPORARY = ".tmp-"
-_UNREADABLE = re.compile("[#?\"\\\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNREADABLE = re.compile('[#?"\\\\\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 """PyIceberg and Polars take what follows # or ? for no part of the path, DuckDB cannot quote a quote."""
 MAX_PART = 255
 """Bytes of a file's name, as the file systems of Linux and macOS limit them."""
@@ -100,9 +100,9 @@ class LocalStorage:
 
     def folders(self, folder: str = "") -> Sequence[str]:
         try:
-            with self._reading(folder), self._opened(self._parts(folder) if folder else []) as found:
-                with os.scandir(found) as entries:
-                    names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            parts = self._parts(folder) if folder else ()
+            with self._reading(folder), self._opened(parts) as found, os.scandir(found) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         except ObjectNotFoundError:
             return []
         return sorted(name for name in names if fault_of(name) is None)
@@ -163,9 +163,9 @@ class LocalStorage:
     def delete(self, keys: Sequence[str]) -> None:
         split = [(key, self._parts(key)) for key in keys]
         for key, (*above, name) in split:
-            with self._writing(key, "delete"), suppress(FileNotFoundError, NotADirectoryError):
-                with self._opened(above) as folder:
-                    delete_file(folder, name, f"{self._folder}/{key}")
+            absent = suppress(FileNotFoundError, NotADirectoryError)
+            with self._writing(key, "delete"), absent, self._opened(above) as folder:
+                delete_file(folder, name, f"{self._folder}/{key}")
 
     def open_input(self, key: str) -> pa.NativeFile:
         import pyarrow as pa
@@ -223,7 +223,7 @@ class LocalStorage:
         if (found := _UNREADABLE.search(self._folder)) is not None:
             raise ConfigurationError(
                 f"no table can be created in {self._folder!r}: other engines read its files by URI, and {found[0]!r} "
-                "means something else there. Use a folder whose path has no #, ?, \", backslash or control character."
+                'means something else there. Use a folder whose path has no #, ?, ", backslash or control character.'
             )
         one, other = self._temporary(), self._temporary()
         with self._writing(""), self._opened([], make=True) as folder:
@@ -244,7 +244,7 @@ class LocalStorage:
 
     # -----------------------------------------------------------------------------------------
 
-    def _parts(self, key: str) -> list[str]:
+    def _parts(self, key: str) -> Sequence[str]:
         """The parts of a checked key."""
         parts = checked_key(key, self._folder).split("/")
         if len(key) > MAX_PART // 4 and any(len(os.fsencode(part)) > MAX_PART for part in parts):
@@ -298,12 +298,13 @@ class LocalStorage:
                 if fault_of(name[:-1]) is not None:
                     listed.skip(key)
                     continue
-                with suppress(FileNotFoundError), opened_below(folder, name[:-1], f"{self._folder}/{key}") as deeper:
+                gone = suppress(FileNotFoundError, NotADirectoryError)
+                with gone, opened_below(folder, name[:-1], f"{self._folder}/{key}") as deeper:
                     yield from self._walk(deeper, key, listed)
 
-    def _all_folders(self, above: Sequence[str]) -> Iterator[list[str]]:
+    def _all_folders(self, above: Sequence[str]) -> Iterator[Sequence[str]]:
         """The table's folder and all below it, as parts of keys."""
-        yield list(above)
+        yield above
         for name in self.folders("/".join(above)):
             yield from self._all_folders([*above, name])
 

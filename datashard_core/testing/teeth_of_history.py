@@ -165,11 +165,11 @@ def no_fence() -> Iterator[None]:
         yield from ()
         return newest
 
-    def delete(doomed: Sequence[ObjectInfo], version: int, grace: float) -> Steps[Any]:
+    def delete(target: Any, doomed: Sequence[ObjectInfo], version: int, grace: float) -> Steps[Any]:
         now: Instant = yield from ask(Now())
         seconds = START_MS / 1000.0 + now.monotonic  # the true time, as the store's
         old = [info for info in doomed if seconds - info.last_modified >= grace]
-        return (yield from real(old, version, -math.inf))
+        return (yield from real(target, old, version, -math.inf))
 
     with mock.patch.object(orphans, "_fence", fence), mock.patch.object(orphans, "_delete", delete):
         yield

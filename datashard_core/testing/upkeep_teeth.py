@@ -56,7 +56,7 @@ def _no_fence() -> Iterator[None]:
         yield from ()
         return known
 
-    def delete(doomed: Sequence[Any], fence: int, grace: float) -> Steps[Any]:
+    def delete(_target: Any, doomed: Sequence[Any], fence: int, grace: float) -> Steps[Any]:
         yield (Put(_NOW, b""),)
         now = yield from ask(Head(_NOW))
         old = tuple(info.key for info in doomed if now.last_modified - info.last_modified >= grace)

@@ -439,7 +439,9 @@ def test_only_the_tables_own_folders_are_deleted_in() -> None:
 
 
 def test_a_key_that_is_refused_is_named_with_its_table() -> None:
-    with pytest.raises(InvalidKeyError, match=r"'data/\.\./x' cannot be the key of an object below s3://b/w/t") as caught:
+    with pytest.raises(
+        InvalidKeyError, match=r"'data/\.\./x' cannot be the key of an object below s3://b/w/t"
+    ) as caught:
         checked_key("data/../x", TABLE)
     assert caught.value.key == "data/../x"
     assert checked_key("data/größe=1 2/x.parquet", TABLE) == "data/größe=1 2/x.parquet"

@@ -89,7 +89,7 @@ def test_what_cannot_be_a_namespace_is_refused_with_the_rule(any_warehouse: Ware
     schema = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}])
     any_warehouse.create_table("a.b", schema)
     any_warehouse.create_table("c", schema)
-    with pytest.raises(ConfigurationError, match="cannot be the name of a namespace.*A name is") as caught:
+    with pytest.raises(ConfigurationError, match=r"cannot be the name of a namespace.*A name is") as caught:
         any_warehouse.list_tables(namespace)
     assert repr(namespace) in str(caught.value)
     assert any_warehouse.list_tables() == ["a.b", "c"]
