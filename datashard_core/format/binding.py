@@ -33,7 +33,7 @@ from datashard_core.format.expressions import (
 )
 from datashard_core.format.metrics import FLOATS
 from datashard_core.format.schema import Schema
-from datashard_core.format.values import MisfitError, clean_field
+from datashard_core.format.values import MisfitError, clean_literal
 
 CheckKind = Literal[
     "null",
@@ -241,7 +241,7 @@ def _value(value: Any, reference: Reference) -> Any:
     kind = t.PrimitiveType("long") if str(field.type) == "int" else field.type
     if isinstance(kind, t.FixedType):
         kind = t.PrimitiveType("binary")
-    return canonical(kind, clean_field(value, t.NestedField(field.field_id, field.name, kind, True), path))
+    return canonical(kind, clean_literal(value, t.NestedField(field.field_id, field.name, kind, True), path))
 
 
 def _all(parts: Iterable[Bound]) -> Bound:

@@ -26,6 +26,7 @@ from datashard_core.format.arrow_types import (
     type_to_arrow,
 )
 from datashard_core.format.columns import column_array, null_array, without_nulls
+from datashard_core.format.ranges import RULES, first_outside, stored_text
 from datashard_core.format.schema import Schema
 from datashard_core.format.values import MisfitError, UnusableError, missing, shown
 
@@ -175,7 +176,7 @@ def _fit_array(array: Any, field: t.NestedField, path: str, present: Any) -> Any
         return _fit_struct(array, kind, path, present)
     if t.children(kind):
         raise _wrong_type(array, kind, path)
-    return _fit_flat(array, kind, path)
+    return _in_range(_fit_flat(array, kind, path), array, kind, path, present)
 
 
 def _decoded(array: Any) -> Any:
@@ -248,6 +249,19 @@ def _may_hold(source: Any, kind: t.IcebergType) -> bool:
         return is_uuid(source) or is_text(source) or source == pa.binary(16)
     checks = {"boolean": pt.is_boolean, "date": pt.is_date, "time": pt.is_time, "string": is_text}
     return bool(checks[name](source))
+
+
+def _in_range(fitted: Any, array: Any, kind: t.IcebergType, path: str, present: Any) -> Any:
+    """The fitted array; of dates and times, none may be outside the range that can be stored.
+
+    Raises:
+        MisfitError: one is.
+    """
+    row = first_outside(fitted, str(kind), present)
+    if row >= 0:
+        text = stored_text(fitted.view("int32" if str(kind) == "date" else "int64")[row].as_py(), str(kind))
+        raise MisfitError(path, f"{text} of Arrow type {array.type} is not {kind}: {RULES[str(kind)]}", row)
+    return fitted
 
 
 def _fit_flat(array: Any, kind: t.IcebergType, path: str) -> Any:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
+from datashard_core.format.ranges import STORED
 from datashard_core.query.duck import connect
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def _at(connection: Any, clause: Mapping[str, Any], name: str) -> At:
     value = connection.execute(text).fetchone()[0]
     if unit == "VERSION" and isinstance(value, int) and not isinstance(value, bool):
         return At(snapshot_id=value) if value >= _LEAST_SNAPSHOT_ID else At(version=value)
-    if unit == "TIMESTAMP" and isinstance(value, int):
+    first, last = STORED["timestamptz"]
+    if unit == "TIMESTAMP" and isinstance(value, int) and first <= value <= last:
         return At(as_of=datetime.fromtimestamp(0, UTC) + timedelta(microseconds=value))
     raise ConfigurationError(
         f"{name} at ({unit.lower()} => {value!r}): pass the number of a version or a snapshot id, as in "
