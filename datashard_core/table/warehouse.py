@@ -179,9 +179,9 @@ class Warehouse:
             >>> warehouse.sql("select count(*) as n from workflow_log").to_pylist()
             [{'n': 14}]
         """
-        from datashard_core.query.sql import run_sql
+        from datashard_core.query.sql import Source, run_sql
 
-        return run_sql(query, self._rows_of, params)
+        return run_sql(query, Source(self.uri, self._rows_of, self.list_tables), params)
 
     def _table(self, storage: Storage, name: TableName, seen: Seen) -> Table:
         """A table object; those of one table share their commits, whichever thread holds them."""
@@ -198,7 +198,7 @@ class Warehouse:
         try:
             return self.load_table(name).dataset(at.snapshot_id, at.as_of, at.version)
         except NoSuchTableError:
-            return None  # DuckDB says which name it does not know; it may be a function or a CTE
+            return None  # it may be a view of DuckDB's own
 
     def _tables_in(self, namespace: str) -> list[str]:
         names = [f"{namespace}.{part}" for part in call(self._storage.folders, namespace) if is_part(part)]
