@@ -71,7 +71,8 @@ class Warehouse:
         Raises:
             TableExistsError: the name is taken, or the table there has other fields.
             StoreNotConditionalError: the store cannot keep tables safely.
-            ConfigurationError: the name, a property or ``if_exists`` is not usable.
+            ConfigurationError: the name, a property or ``if_exists`` is not usable, or engines cannot tell the
+                names of the schema's fields apart.
         """
         from datashard_core.table import creation
 
