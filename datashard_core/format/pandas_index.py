@@ -60,8 +60,8 @@ def with_index(frame: Any, names: Collection[str] = ()) -> Any:
     for level in levels:
         if level in own or levels.count(level) > 1:
             raise UnusableError(
-                f"the levels of the frame's index cannot become columns: there are several of the name {level!r}; rename "
-                "one with frame.rename_axis('name')"
+                f"the levels of the frame's index cannot become columns: there are several of the name {level!r}; "
+                "rename one with frame.rename_axis('name')"
             )
     columns = index.to_frame(index=False, name=levels if index.nlevels > 1 else levels[0])
     return pd.concat([frame.reset_index(drop=True), columns], axis=1)
