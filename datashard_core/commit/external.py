@@ -19,6 +19,7 @@ from datashard_core.commit.state import Seen, Target, read_version, settle
 from datashard_core.commit.updates import restored
 from datashard_core.commit.version import VersionBody, check_protocol, version_key
 from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError, UnsupportedTableError
+from datashard_core.format.distinct import check_distinct
 from datashard_core.format.table_metadata import TableMetadata, metadata_from
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
 from datashard_core.storage.requests import (
@@ -57,6 +58,7 @@ def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen 
     Raises:
         NoSuchTableError: there is no such table (any more).
         UnsupportedTableError: the metadata is not what our tables hold.
+        ConfigurationError: its schema brings names that engines cannot tell apart.
         CommitTimeoutError: files that it names as new are so old that they may be removed as orphans.
         CommitStateUnknownError: whether it was committed could not be learnt in time.
     """
@@ -82,6 +84,7 @@ def following_version(parent: VersionBody, raw: Mapping[str, Any], commit_id: st
 
     Raises:
         UnsupportedTableError: it has another identity, place or format version than the table.
+        ConfigurationError: its schema brings names that engines cannot tell apart.
     """
     where = f"{root}/{version_key(parent.version + 1)}"
     table = parent.table
@@ -92,6 +95,8 @@ def following_version(parent: VersionBody, raw: Mapping[str, Any], commit_id: st
             f"{where}: a commit cannot change the table's uuid ({table.table_uuid}, given {given.table_uuid}) or "
             f"location ({table.location}, given {given.location}): its files are found below its own folder."
         )
+    if given.schema.fields != table.schema.fields:
+        check_distinct(given.schema, where, table.schema)
     property_ = names_module.following(
         parent.names,
         parent_version=parent.version,

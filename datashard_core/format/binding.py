@@ -33,7 +33,7 @@ from datashard_core.format.expressions import (
 )
 from datashard_core.format.metrics import FLOATS
 from datashard_core.format.schema import Schema
-from datashard_core.format.values import MisfitError, clean_field
+from datashard_core.format.values import MisfitError, clean_literal
 
 CheckKind = Literal[
     "null",
@@ -161,22 +161,28 @@ def find(name: str, schema: Schema, table_name: str) -> Reference:
     """The column of a name, or the field within structs that a dotted name leads to.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is none, or more than one.
     """
-    for field in schema.fields:
-        if field.name == name:
-            return Reference((name,), field)
-    fields: Sequence[t.NestedField] = schema.fields
-    names = tuple(name.split("."))
-    found: t.NestedField | None = None
-    for part in names:
-        found = next((field for field in fields if field.name == part), None)
-        if found is None:
-            break
-        fields = found.type.fields if isinstance(found.type, t.StructType) else ()
-    if found is None:
+    found = list(_named(name, schema.fields))
+    if not found:
         raise ConfigurationError(f"table {table_name} has no column {name!r}; it has {', '.join(schema.names)}")
-    return Reference(names, found)
+    if len(found) > 1:
+        ids = " and ".join(str(one.field.field_id) for one in found)
+        raise ConfigurationError(
+            f"table {table_name}: {name!r} is the name of several fields, those with the ids {ids}: filter what "
+            "to_arrow() returns, or rename one with the engine that made the table"
+        )
+    return found[0]
+
+
+def _named(name: str, fields: Sequence[t.NestedField]) -> Iterator[Reference]:
+    """The fields that a name leads to; names within it may have dots themselves."""
+    for field in fields:
+        if field.name == name:
+            yield Reference((name,), field)
+        elif isinstance(field.type, t.StructType) and name.startswith(f"{field.name}."):
+            for inner in _named(name[len(field.name) + 1 :], field.type.fields):
+                yield Reference((field.name, *inner.names), inner.field)
 
 
 def _check(condition: Condition, negated: bool, reference: Reference) -> Bound:
@@ -241,7 +247,7 @@ def _value(value: Any, reference: Reference) -> Any:
     kind = t.PrimitiveType("long") if str(field.type) == "int" else field.type
     if isinstance(kind, t.FixedType):
         kind = t.PrimitiveType("binary")
-    return canonical(kind, clean_field(value, t.NestedField(field.field_id, field.name, kind, True), path))
+    return canonical(kind, clean_literal(value, t.NestedField(field.field_id, field.name, kind, True), path))
 
 
 def _all(parts: Iterable[Bound]) -> Bound:

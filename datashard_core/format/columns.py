@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.format import types as t
 from datashard_core.format.arrow_types import type_to_arrow
+from datashard_core.format.ranges import first_outside
 from datashard_core.format.values import MisfitError, clean_field
 
 if TYPE_CHECKING:
@@ -170,7 +171,11 @@ def _flat_array(values: Sequence[Any], kind: t.IcebergType, kinds: set[type]) ->
         return _float_array(values)
     if name == "double" and int in kinds:
         values = [_exact_float(value) if type(value) is int else value for value in values]
-    return pa.array(values, type_to_arrow(kind))
+    array = pa.array(values, type_to_arrow(kind))
+    # Python's dates and times are in range, but for those that a time zone moves out of it.
+    if name == "timestamptz" and first_outside(array, name) >= 0:
+        raise _NotQuickError
+    return array
 
 
 def _exact_float(value: int) -> float:

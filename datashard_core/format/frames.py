@@ -26,6 +26,8 @@ from datashard_core.format.arrow_types import (
     type_to_arrow,
 )
 from datashard_core.format.columns import column_array, null_array, without_nulls
+from datashard_core.format.pandas_index import check_unique, with_index, without_row_numbers
+from datashard_core.format.ranges import RULES, first_outside, stored_text
 from datashard_core.format.schema import Schema
 from datashard_core.format.values import MisfitError, UnusableError, missing, shown
 
@@ -67,20 +69,10 @@ def tables_of(data: Any, schema: Schema) -> Iterable[pa.Table] | None:
 def _from_pandas(frame: Any, schema: Schema) -> pa.Table:
     import pyarrow as pa
 
-    named = [name for name in frame.index.names if name is not None]
-    if named:
-        try:
-            frame = frame.reset_index(level=named)
-        except ValueError as error:
-            raise UnusableError(f"the frame's index cannot become columns: {error}") from error
-    names = list(frame.columns)
-    for name in names:
-        if not isinstance(name, str):
-            raise UnusableError(f"the frame has a column named {name!r}, and names of fields are text; rename it")
-    _check_unique(names)
+    frame = with_index(frame, schema.names)
     fields = {field.name: field for field in schema.fields}
     columns = {}
-    for name in names:
+    for name in frame.columns:
         series = frame[name]
         if series.dtype == object and name in fields:
             values = [None if gone else value for value, gone in zip(series, series.isna(), strict=True)]
@@ -91,12 +83,6 @@ def _from_pandas(frame: Any, schema: Schema) -> pa.Table:
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise UnusableError(f"column {name!r} of dtype {series.dtype} has no Arrow form: {error}") from error
     return pa.table(columns)
-
-
-def _check_unique(names: list[str]) -> None:
-    for name in sorted(set(names)):
-        if names.count(name) > 1:
-            raise UnusableError(f"the column {name!r} is there {names.count(name)} times; rename or drop the others")
 
 
 def fit(table: pa.Table, schema: Schema) -> pa.Table:
@@ -112,9 +98,10 @@ def fit(table: pa.Table, schema: Schema) -> pa.Table:
     """
     import pyarrow as pa
 
-    names = table.column_names
-    _check_unique(names)
     known = schema.names
+    table = without_row_numbers(table, known)
+    names = table.column_names
+    check_unique(names)
     for name in names:
         if name not in known:
             raise UnusableError(f"the column {name!r} is not in the schema; its fields are {', '.join(known)}")
@@ -175,7 +162,7 @@ def _fit_array(array: Any, field: t.NestedField, path: str, present: Any) -> Any
         return _fit_struct(array, kind, path, present)
     if t.children(kind):
         raise _wrong_type(array, kind, path)
-    return _fit_flat(array, kind, path)
+    return _in_range(_fit_flat(array, kind, path), array, kind, path, present)
 
 
 def _decoded(array: Any) -> Any:
@@ -248,6 +235,19 @@ def _may_hold(source: Any, kind: t.IcebergType) -> bool:
         return is_uuid(source) or is_text(source) or source == pa.binary(16)
     checks = {"boolean": pt.is_boolean, "date": pt.is_date, "time": pt.is_time, "string": is_text}
     return bool(checks[name](source))
+
+
+def _in_range(fitted: Any, array: Any, kind: t.IcebergType, path: str, present: Any) -> Any:
+    """The fitted array; of dates and times, none may be outside the range that can be stored.
+
+    Raises:
+        MisfitError: one is.
+    """
+    row = first_outside(fitted, str(kind), present)
+    if row >= 0:
+        text = stored_text(fitted.view("int32" if str(kind) == "date" else "int64")[row].as_py(), str(kind))
+        raise MisfitError(path, f"{text} of Arrow type {array.type} is not {kind}: {RULES[str(kind)]}", row)
+    return fitted
 
 
 def _fit_flat(array: Any, kind: t.IcebergType, path: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from itertools import count
@@ -12,7 +13,7 @@ from typing import Any
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
 from datashard_core.format import types as t
 from datashard_core.format.schema import assign_ids
-from datashard_core.format.values import plain, shown
+from datashard_core.format.values import UnusableError, plain, shown
 
 _LONG = range(-(2**63), 2**63)
 
@@ -54,14 +55,21 @@ def _fields_of_columns(data: Any) -> tuple[t.NestedField, ...]:
     import pyarrow as pa
 
     from datashard_core.format.arrow_types import fields_from_arrow
+    from datashard_core.format.pandas_index import with_index, without_row_numbers
 
+    pandas = sys.modules.get("pandas")
     try:
-        if hasattr(data, "__arrow_c_stream__"):
+        if pandas is not None and isinstance(data, pandas.DataFrame):
+            schema = pa.Schema.from_pandas(with_index(data), preserve_index=False)
+        elif hasattr(data, "__arrow_c_stream__"):
             schema = pa.RecordBatchReader.from_stream(data).schema
         else:
             schema = pa.record_batch(data).schema
+        schema = without_row_numbers(schema.empty_table(), ()).schema
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InvalidRecordsError(f"the {type(data).__name__} is no table with named columns: {error}") from error
+    except UnusableError as error:
+        raise InvalidRecordsError(f"cannot infer a schema: {error}") from error
     return fields_from_arrow(schema)
 
 

@@ -198,15 +198,15 @@ def _columns_with_statistics(schema: Schema, metrics: Metrics | None) -> list[st
     ``x <> 5`` it would pass over row groups that hold NaN. So columns with NaN get none; where rows
     are still to come (no ``metrics`` yet), no column of floating-point numbers does.
     """
-    chosen, left_out = [], False
-    for path, leaf in _leaves("", schema.fields):
-        is_float = leaf.type in FLOATS
+    leaves = list(_leaves("", schema.fields))
+    left_out = {
+        path
+        for path, leaf in leaves
         # elements of lists and maps are not counted
-        if is_float and (metrics is None or metrics.nan_value_counts.get(leaf.field_id, 1)):
-            left_out = True
-        else:
-            chosen.append(path)
-    return chosen if left_out else True
+        if leaf.type in FLOATS and (metrics is None or metrics.nan_value_counts.get(leaf.field_id, 1))
+    }
+    # By path: in a table of another writer a column "a.b" and a field b of a struct a have the same one.
+    return [path for path, _ in leaves if path not in left_out] if left_out else True
 
 
 def _columns_with_dictionary(schema: Schema, rows: pa.Table | None) -> list[str] | bool:
@@ -231,6 +231,11 @@ def _columns_with_dictionary(schema: Schema, rows: pa.Table | None) -> list[str]
 
 
 def _all_differ(values: pa.ChunkedArray) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_temporal(values.type):
+        # As numbers: a table of another writer may hold days that Python does not have.
+        values = values.cast(pa.int32() if values.type.bit_width == 32 else pa.int64())
     found = values.to_pylist()
     return len(set(found)) == len(found)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Union
 from msgspec import Struct
 
 from datashard_core.format import types as t
+from datashard_core.format.ranges import STORED
 from datashard_core.format.schema import Schema
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ _FIRST_DAY = dt.date(1970, 1, 1).toordinal()
 _EPOCH = dt.datetime(1970, 1, 1)
 _EPOCH_UTC = _EPOCH.replace(tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
+_FIRST_INSTANT, _LAST_INSTANT = STORED["timestamptz"]
 
 
 def _days(values: list[dt.date]) -> list[int]:
@@ -249,7 +251,10 @@ def _moments(values: list[dt.datetime]) -> list[int]:
 
 
 def _instants(values: list[dt.datetime]) -> list[int]:
-    return [(value - _EPOCH_UTC) // _MICROSECOND for value in values]  # TypeError where one has no time zone
+    instants = [(value - _EPOCH_UTC) // _MICROSECOND for value in values]  # TypeError where one has no time zone
+    if instants and not _FIRST_INSTANT <= min(instants) <= max(instants) <= _LAST_INSTANT:
+        raise ValueError("a time zone moves a datetime out of Python's years")
+    return instants
 
 
 def _texts(values: list[str]) -> list[str]:

@@ -53,7 +53,11 @@ def _column(batch: pa.RecordBatch, reference: Reference) -> Any:
     column = batch.column(reference.names[0])
     if len(reference.names) > 1:
         pc = kernels()
-        column = pc.call_function("struct_field", [column], pc.StructFieldOptions(list(reference.names[1:])))
+        places, kind = [], column.type
+        for name in reference.names[1:]:  # by place: Arrow takes a name with a dot in front for a path
+            places.append(kind.get_field_index(name))
+            kind = kind.field(places[-1]).type
+        column = pc.call_function("struct_field", [column], pc.StructFieldOptions(places))
     return column.storage if isinstance(column.type, pa.BaseExtensionType) else column
 
 

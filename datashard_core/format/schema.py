@@ -136,7 +136,10 @@ class Schema:
         """A schema that fits the rows; all fields are optional.
 
         Args:
-            records: a list of dicts, or an Arrow, pandas or Polars table (then as :meth:`from_arrow`).
+            records: a list of dicts, or an Arrow, pandas or Polars table (then as :meth:`from_arrow`). The index of a
+                pandas frame is a column for each level, under its name. Without a name, row numbers are left out, and
+                anything else is an error: name it with ``frame.rename_axis("name")``, or drop it with
+                ``frame.reset_index(drop=True)``.
             schema_id: number of the schema.
 
         Of Python's types bool becomes boolean, int long, float double, Decimal the narrowest decimal that

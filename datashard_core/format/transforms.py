@@ -19,6 +19,7 @@ _PARAMETER = re.compile(r"(bucket|truncate)\[(\d+)\]")
 _DAY = 86_400_000_000
 _HOUR = 3_600_000_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
+_CYCLE_YEARS, _CYCLE_DAYS = 400, 146_097  # after so many, the calendar repeats itself
 _MAX_CHARACTER = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -66,8 +67,7 @@ def source_range(transform: Transform, kind: t.IcebergType, low: Any, high: Any)
         return None
     # Some writers rounded values before 1970 towards zero instead of down: what they wrote is one too high.
     lower = start(low - 1 if low <= 0 else low, micros) if low is not None else None
-    following = start(high + 1, micros) if high is not None else None
-    return lower, following - 1 if following is not None else None
+    return lower, start(high + 1, micros) - 1 if high is not None else None
 
 
 def _truncated_top(kind: t.IcebergType, value: Any, width: int) -> Any:
@@ -98,22 +98,22 @@ def _after_prefix_bytes(prefix: bytes) -> bytes | None:
     return None
 
 
-def _year(number: int, micros: bool) -> int | None:
+def _year(number: int, micros: bool) -> int:
     return _day_of(1970 + number, 1, micros)
 
 
-def _month(number: int, micros: bool) -> int | None:
+def _month(number: int, micros: bool) -> int:
     return _day_of(1970 + number // 12, number % 12 + 1, micros)
 
 
-def _day_of(year: int, month: int, micros: bool) -> int | None:
-    if not 1 <= year <= 9999:
-        return None
-    day = date(year, month, 1).toordinal() - _EPOCH_DAY
+def _day_of(year: int, month: int, micros: bool) -> int:
+    """The first day of a month, also of a year that Python's dates do not have."""
+    cycles, rest = divmod(year - 1, _CYCLE_YEARS)
+    day = date(rest + 1, month, 1).toordinal() - _EPOCH_DAY + cycles * _CYCLE_DAYS
     return day * _DAY if micros else day
 
 
-_STARTS: dict[str, Callable[[int, bool], int | None]] = {
+_STARTS: dict[str, Callable[[int, bool], int]] = {
     "year": _year,
     "month": _month,
     "day": lambda number, micros: number * _DAY if micros else number,

@@ -17,12 +17,15 @@ from typing import Any
 
 from datashard_core.errors import InvalidRecordsError
 from datashard_core.format import types as t
+from datashard_core.format.ranges import RULES
 
 _INT_BITS = {"int": 32, "long": 64}
 _EXACT = decimal.Context(prec=100, traps=[decimal.Inexact, decimal.InvalidOperation])
 _SHOWN_CHARACTERS = 80
 _DAYS_OR_LONGER = ("[D]", "[W]", "[M]", "[Y]")
 _DATETIME64 = "M"
+_FIRST = dt.datetime.min.replace(tzinfo=dt.UTC)
+_LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 class MisfitError(Exception):
@@ -86,6 +89,19 @@ def clean_field(value: Any, field: t.NestedField, path: str) -> Any:
             raise missing(path, field.type)
         return None
     return _cleaner(field.type)(value, field.type, path)
+
+
+def clean_literal(value: Any, field: t.NestedField, path: str) -> Any:
+    """A value that stored ones are compared with, cleaned as for a field.
+
+    It may lie outside the range that can be stored: ``datetime.max`` west of UTC is above every stored instant.
+
+    Raises:
+        MisfitError: it is of another type.
+    """
+    if isinstance(value, dt.datetime) and field.type == t.PrimitiveType("timestamptz"):
+        return _timestamp(value, field.type, path)
+    return clean_field(value, field, path)
 
 
 def _cleaner(kind: t.IcebergType) -> Callable[[Any, Any, str], Any]:
@@ -212,14 +228,24 @@ def _timestamp(value: Any, kind: t.PrimitiveType, path: str) -> dt.datetime:
         raise misfit(path, given, kind, "it has a time zone and the field has none; use timestamptz, or drop it")
     if not aware and kind.name == "timestamptz":
         raise misfit(path, given, kind, "it has no time zone; pass a datetime with tzinfo, such as datetime.UTC")
-    return _exact_datetime(value)
+    return _exact_datetime(value, kind, path)
 
 
-def _exact_datetime(value: dt.datetime) -> dt.datetime:
+def _instant(value: Any, kind: t.PrimitiveType, path: str) -> dt.datetime:
+    moment = _timestamp(value, kind, path)
+    if not _FIRST <= moment <= _LAST:
+        raise MisfitError(path, f"{moment.isoformat()} is not {kind}: {RULES[kind.name]}")
+    return moment
+
+
+def _exact_datetime(value: dt.datetime, kind: t.PrimitiveType, path: str) -> dt.datetime:
     """Python's own datetime, of pandas' subclass."""
     if type(value) is dt.datetime:
         return value
-    return dt.datetime.combine(value.date(), value.timetz()).replace(fold=value.fold)
+    try:
+        return dt.datetime.combine(value.date(), value.timetz()).replace(fold=value.fold)
+    except (ValueError, OverflowError, NotImplementedError):  # pandas holds years that Python does not
+        raise misfit(path, value, kind, RULES[kind.name]) from None
 
 
 def _from_datetime64(value: Any, kind: t.IcebergType, path: str) -> Any:
@@ -228,6 +254,8 @@ def _from_datetime64(value: Any, kind: t.IcebergType, path: str) -> Any:
         raise misfit(path, value, kind, "it is not null; for a missing value pass None")
     if micros.astype(value.dtype) != value:
         raise misfit(path, value, kind, "microseconds do not hold it exactly; round it first")
+    if not isinstance(micros.item(), dt.datetime):
+        raise misfit(path, value, kind, RULES[str(kind)])
     return micros.item()
 
 
@@ -330,7 +358,7 @@ _PRIMITIVES: dict[str, Callable[[Any, Any, str], Any]] = {
     "date": _date,
     "time": _time,
     "timestamp": _timestamp,
-    "timestamptz": _timestamp,
+    "timestamptz": _instant,
     "string": _string,
     "uuid": _uuid,
     "binary": _binary,

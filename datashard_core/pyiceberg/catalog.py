@@ -37,7 +37,14 @@ from datashard_core.commit.external import commit_external, first_external
 from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.pyiceberg.settings import config_of, file_io_properties
-from datashard_core.pyiceberg.updates import check_properties, check_updates, next_metadata, only_appends, raw_of
+from datashard_core.pyiceberg.updates import (
+    check_properties,
+    check_schema,
+    check_updates,
+    next_metadata,
+    only_appends,
+    raw_of,
+)
 from datashard_core.storage import check_conditional, open_storage
 from datashard_core.storage.driver import call, run
 from datashard_core.table.names import TableName, is_part
@@ -90,6 +97,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
             sort_order=sort_order,
             properties={"format-version": "2", **properties},
         )
+        check_schema(raw_of(metadata), str(name))
         return self._create(name, raw_of(metadata))
 
     def _create_staged_table(
@@ -162,7 +170,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
             seen = run(commit_external(target, build, TIMEOUT), storage)
         except (errors.NoSuchTableError, errors.CommitTimeoutError) as error:
             raise CommitFailedException(str(error)) from error
-        except errors.UnsupportedTableError as error:
+        except (errors.UnsupportedTableError, errors.ConfigurationError) as error:
             raise ValueError(str(error)) from error
         except errors.CommitStateUnknownError as error:
             raise CommitStateUnknownException(str(error)) from error
@@ -248,6 +256,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
         for requirement in requirements:
             requirement.validate(None)
         metadata = update_table_metadata(self._empty_table_metadata(), updates, enforce_validation=True)
+        check_schema(raw_of(metadata), str(name))
         try:
             table = self._create(name, raw_of(metadata))
         except TableAlreadyExistsError as error:

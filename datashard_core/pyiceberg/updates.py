@@ -20,7 +20,8 @@ from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
 from datashard_core.commit.settings import check_settings
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.table_metadata import FORMAT_VERSION
+from datashard_core.format.distinct import check_distinct
+from datashard_core.format.table_metadata import FORMAT_VERSION, metadata_from
 
 KEPT = frozenset({PROPERTY, PROTOCOL_PROPERTY})
 ELSEWHERE = frozenset({"write.data.path", "write.metadata.path", "write.object-storage.path"})
@@ -97,6 +98,18 @@ def check_properties(properties: Mapping[str, str], table: str) -> None:
     _check_format(properties.get("format-version", FORMAT_VERSION))
     try:
         check_settings({name: str(text) for name, text in properties.items()}, table)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+def check_schema(raw: Mapping[str, Any], table: str) -> None:
+    """Refuse the metadata of a new table whose fields engines cannot tell apart by their names.
+
+    Raises:
+        ValueError: it names the fields.
+    """
+    try:
+        check_distinct(metadata_from(raw, table).schema, table)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
 

@@ -6,7 +6,7 @@ earlier state is named as ``orders at (version => 3)`` or ``orders at (timestamp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,17 @@ import msgspec
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
+from datashard_core.format.ranges import STORED
 from datashard_core.query.duck import connect
+from datashard_core.query.references import (
+    Reference,
+    prefix_for,
+    quoted,
+    references,
+    rename,
+    suggestion,
+    to_rename,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,15 +49,29 @@ class At(Struct, frozen=True):
 
 NOW = At()
 Resolver = Callable[[str, At], Any]
-"""Name in a query and state -> an Arrow dataset, table or reader; None if there is no such table."""
+"""Name in a query and state -> an Arrow dataset; None if there is no such table."""
 
 
-def run_sql(query: str, resolve: Resolver, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+class Source(Struct, frozen=True):
+    """Where the tables of a query are.
+
+    Attributes:
+        place: its name for messages.
+        resolve: finds the rows of the tables that the query names.
+        tables: lists their names, for the message about one that is not there.
+    """
+
+    place: str
+    resolve: Resolver
+    tables: Callable[[], Sequence[str]]
+
+
+def run_sql(query: str, source: Source, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
     """Answer a query.
 
     Args:
         query: one SELECT, in DuckDB's SQL.
-        resolve: finds the rows of the tables that the query names.
+        source: the tables that it may name.
         params: values for ``?`` or ``$name`` in the query.
 
     Returns:
@@ -63,14 +87,14 @@ def run_sql(query: str, resolve: Resolver, params: Sequence[Any] | Mapping[str, 
     read: list[Any] = []
 
     def rows(name: str, at: At) -> Any:
-        read.append(resolve(name, at))
+        read.append(source.resolve(name, at))
         return read[-1]
 
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise ConfigurationError(f"pass one SELECT; tables are changed by appends only: {query!r:.200}")
-        rewritten = _with_tables(connection, query, rows)
+        rewritten = _with_tables(connection, query, source, rows)
         answer = connection.execute(rewritten, params) if params is not None else connection.execute(rewritten)
         return answer.to_arrow_table()
     except duckdb.Error as error:
@@ -83,26 +107,60 @@ def run_sql(query: str, resolve: Resolver, params: Sequence[Any] | Mapping[str, 
         connection.close()
 
 
-def _with_tables(connection: Any, query: str, resolve: Resolver) -> str:
-    """Make the tables of a query known to DuckDB; the query, with names of their own for earlier states."""
+def _with_tables(connection: Any, query: str, source: Source, resolve: Resolver) -> str:
+    """Make the tables of a query known to DuckDB; the query, with other names where DuckDB would mistake ours."""
     parsed = _parsed(connection, query)
-    known: dict[tuple[str, At], str] = {}
-    earlier = False
-    for node in list(_tables_in(parsed)):
-        name = ".".join(filter(None, (node["catalog_name"], node["schema_name"], node["table_name"])))
-        clause = node.get("at_clause")
-        at = NOW if clause is None else _at(connection, clause, name)
-        if (name, at) not in known:
-            known[name, at] = f"datashard_{len(known)}"
-            _register(connection, name, at, resolve, known[name, at])
-        if clause is not None:
-            earlier = True
-            node["alias"] = node["alias"] or node["table_name"]
-            node["table_name"], node["schema_name"], node["at_clause"] = known[name, at], "", None
-    if not earlier:
+    found = references(parsed)
+    schemas = connection.execute(
+        "select lower(schema_name) from duckdb_schemas() union select lower(database_name) from duckdb_databases()"
+    ).fetchall()
+    renamed = {id(one.node) for one in to_rename(found, {name for (name,) in schemas})}
+    prefix = prefix_for(query)
+    known: dict[tuple[str, At], str | None] = {}
+    views: list[tuple[Reference, str]] = []
+    for one in found:
+        clause = one.node.get("at_clause")
+        at = NOW if clause is None else _at(connection, clause, one.name)
+        if (one.name, at) not in known:
+            rows = resolve(one.name, at)
+            known[one.name, at] = None if rows is None else f"{prefix}_{len(known)}"
+            if rows is None:
+                _check_known(connection, one, source)
+            else:
+                connection.register(known[one.name, at], rows)
+                if id(one.node) not in renamed:
+                    _create_view(connection, one, f"{prefix}_{len(known) - 1}")
+        view = known[one.name, at]
+        if view is not None and id(one.node) in renamed:
+            views.append((one, view))
+    if not views:
         return query
+    rename(parsed, found, views)
     row = connection.execute("select json_deserialize_sql(?)", [msgspec.json.encode(parsed).decode()]).fetchone()
     return str(row[0])
+
+
+def _create_view(connection: Any, reference: Reference, rows: str) -> None:
+    for namespace in reference.parts[:-1]:
+        connection.execute(f"create schema if not exists {quoted([namespace])}")
+    connection.execute(f"create view {quoted(reference.parts)} as select * from {rows}")
+
+
+def _check_known(connection: Any, reference: Reference, source: Source) -> None:
+    """Refuse a name that is neither one of our tables nor a view that every DuckDB has, such as ``duckdb_types``.
+
+    Raises:
+        ConfigurationError: it names our tables that are called alike.
+    """
+    import duckdb
+
+    try:
+        connection.execute(f"select 1 from {quoted(reference.parts)} limit 0")
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        raise ConfigurationError(
+            f"the query names {reference.name!r}, and {source.place} has no such table (names are case-sensitive): "
+            f"{suggestion(reference.name, source.tables())}"
+        ) from error
 
 
 def _parsed(connection: Any, query: str) -> Any:
@@ -111,19 +169,6 @@ def _parsed(connection: Any, query: str) -> Any:
     if parsed.get("error"):
         raise ConfigurationError(f"the query cannot be answered: {parsed.get('error_message')}\n{query}")
     return parsed
-
-
-def _tables_in(parsed: Any) -> Iterator[dict[str, Any]]:
-    """The places where a query names a table, by DuckDB's own parser."""
-    left = [parsed]
-    while left:
-        node = left.pop()
-        if isinstance(node, list):
-            left += node
-        elif isinstance(node, dict):
-            left += node.values()
-            if node.get("type") == "BASE_TABLE":
-                yield node
 
 
 def _at(connection: Any, clause: Mapping[str, Any], name: str) -> At:
@@ -140,23 +185,10 @@ def _at(connection: Any, clause: Mapping[str, Any], name: str) -> At:
     value = connection.execute(text).fetchone()[0]
     if unit == "VERSION" and isinstance(value, int) and not isinstance(value, bool):
         return At(snapshot_id=value) if value >= _LEAST_SNAPSHOT_ID else At(version=value)
-    if unit == "TIMESTAMP" and isinstance(value, int):
+    first, last = STORED["timestamptz"]
+    if unit == "TIMESTAMP" and isinstance(value, int) and first <= value <= last:
         return At(as_of=datetime.fromtimestamp(0, UTC) + timedelta(microseconds=value))
     raise ConfigurationError(
         f"{name} at ({unit.lower()} => {value!r}): pass the number of a version or a snapshot id, as in "
         "at (version => 3), or a time, as in at (timestamp => timestamp '2026-01-01')"
     )
-
-
-def _register(connection: Any, name: str, at: At, resolve: Resolver, view: str) -> None:
-    rows = resolve(name, at)
-    if rows is None:
-        return  # DuckDB's own message names what it does not know, with its nearest neighbours
-    connection.register(view, rows)
-    if at != NOW:
-        return
-    namespace, _, table = name.rpartition(".")
-    if namespace:
-        connection.execute(f'create schema if not exists "{namespace}"')
-    target = f'"{namespace}"."{table}"' if namespace else f'"{table}"'
-    connection.execute(f"create view {target} as select * from {view}")

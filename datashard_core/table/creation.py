@@ -16,6 +16,7 @@ from datashard_core.commit.state import Target, settle
 from datashard_core.commit.updates import first_version
 from datashard_core.commit.version import HINT_KEY, version_key
 from datashard_core.errors import ConfigurationError, TableExistsError
+from datashard_core.format.distinct import check_distinct
 from datashard_core.format.schema import Schema
 from datashard_core.storage import check_conditional
 from datashard_core.storage.base import ObjectNotFoundError, Storage
@@ -78,6 +79,7 @@ def create(
     Raises:
         TableExistsError: a namespace has the table's name, or a table that of its namespace.
         StoreNotConditionalError: the store cannot keep tables safely.
+        ConfigurationError: the schema has names that engines cannot tell apart.
     """
     found: Found | None
     if likely:
@@ -90,6 +92,7 @@ def create(
         return lifecycle.Created(settle(found, None, Target(storage.root, str(name), "")), made=False)
     assert looked is not None
     looked.check_free()
+    check_distinct(schema, str(name))
     call(check_conditional, storage)
     first = partial(first_version, location=storage.root, schema=schema, properties=properties)
     return run(lifecycle.create_after(found, storage.root, str(name), first, timeout), storage, clock)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import decimal
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from datashard_core.format.data_file import DataFile
 from datashard_core.format.parquet_reader import ParquetFile
 from datashard_core.format.projection import columns_to_read, first_leaves, id_of, project, with_ids
 from datashard_core.format.pruning import Known, certain, holds_whole, might_match, must_match, possible, presence
+from datashard_core.format.ranges import STORED
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.cache import small_files
@@ -322,10 +323,6 @@ _STATISTICS: dict[str, tuple[type, ...]] = {
     "long": (int,),
     "float": (float,),
     "double": (float,),
-    "date": (dt.date,),
-    "time": (dt.time,),
-    "timestamp": (dt.datetime,),
-    "timestamptz": (dt.datetime,),
     "string": (str,),
     "binary": (bytes,),
 }
@@ -337,7 +334,9 @@ def _known(kind: t.IcebergType, column: Any) -> Known:
         return Known(nans=True)
     nulls = statistics.null_count if statistics.has_null_count else None
     low = high = None
-    if statistics.has_min_max:
+    if statistics.has_min_max and str(kind) in STORED:
+        low, high = _moments(kind, statistics)
+    elif statistics.has_min_max:
         low, high = _bound(kind, statistics.min), _bound(kind, statistics.max)
     return Known(low, high, *presence(kind, column.num_values, nulls, None), exact=holds_whole(kind))
 
@@ -347,6 +346,34 @@ def _bound(kind: t.IcebergType, value: Any) -> Any:
     types = (decimal.Decimal,) if isinstance(kind, t.DecimalType) else _STATISTICS.get(str(kind), ())
     if type(value) not in types or value != value:
         return None
-    if isinstance(value, dt.datetime) and (value.tzinfo is None) == (str(kind) == "timestamptz"):
-        return None
     return canonical(kind, value)
+
+
+_NANOS_PER_UNIT = {"milliseconds": 1_000_000, "microseconds": 1000, "nanoseconds": 1}
+
+
+def _moments(kind: t.IcebergType, statistics: Any) -> tuple[int | None, int | None]:
+    """Lowest and highest date, time or timestamp of a file's statistics, as stored; None for what is not known.
+
+    From the file's own numbers: to Python's values Arrow cannot bring all of them, and of a time of 24:00 it makes
+    00:00.
+    """
+    logical = json.loads(statistics.logical_type.to_json())
+    name = _LOGICAL.get((logical["Type"], logical.get("isAdjustedToUTC") if logical["Type"] == "Timestamp" else None))
+    low, high = statistics.min_raw, statistics.max_raw
+    if name != str(kind) or type(low) is not int or type(high) is not int:
+        return None, None
+    if name == "date":
+        return low, high
+    nanos = _NANOS_PER_UNIT.get(logical["timeUnit"])
+    if nanos is None:
+        return None, None
+    return low * nanos // 1000, -(-high * nanos // 1000)
+
+
+_LOGICAL: dict[tuple[str, bool | None], str] = {
+    ("Date", None): "date",
+    ("Time", None): "time",
+    ("Timestamp", False): "timestamp",
+    ("Timestamp", True): "timestamptz",
+}

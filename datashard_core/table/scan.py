@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from datashard_core.commit.paths import key_of
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest
+from datashard_core.format.ranges import check_python
 from datashard_core.format.schema import Schema
 from datashard_core.query.where import EVERY_ROW, RowCondition, columns_for, renewed
 from datashard_core.storage.requests import Get, Steps, each
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from datashard_core.format.snapshot import Snapshot
     from datashard_core.format.table_metadata import TableMetadata
     from datashard_core.storage.base import Storage
+
+
+_READ_BY_ARROW = "read it with to_arrow(), or leave the column out"
 
 
 class Scan(Struct, frozen=True):
@@ -112,7 +116,9 @@ class Scan(Struct, frozen=True):
             import pandas  # noqa: F401 - the error below tells how to get it
         except ImportError as error:
             raise ConfigurationError("to_pandas() needs pandas: pip install 'datashard-core[pandas]'") from error
-        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        rows = self.to_arrow()
+        check_python(rows.select(_as_objects(rows.schema)), self.table_name, _READ_BY_ARROW)
+        frame: pd.DataFrame = rows.to_pandas()
         return frame
 
     def to_polars(self) -> pl.DataFrame:
@@ -137,8 +143,14 @@ class Scan(Struct, frozen=True):
         return (connection or connect()).from_arrow(arrow_dataset(self))
 
     def to_records(self) -> list[dict[str, Any]]:
-        """The rows as dictionaries of Python values."""
-        records: list[dict[str, Any]] = self.to_arrow().to_pylist()
+        """The rows as dictionaries of Python values.
+
+        Raises:
+            UnsupportedTableError: another writer stored a date or time that Python has no value for.
+        """
+        rows = self.to_arrow()
+        check_python(rows, self.table_name, _READ_BY_ARROW)
+        records: list[dict[str, Any]] = rows.to_pylist()
         return records
 
     def arrow_schema(self) -> pa.Schema:
@@ -256,6 +268,13 @@ def check_limit(limit: int | None) -> int | None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise ConfigurationError(f"limit={limit!r}: pass a number of rows, 0 or more, or None")
     return limit
+
+
+def _as_objects(schema: pa.Schema) -> list[int]:
+    """The columns that pandas holds as Python objects: not timestamps, for which it has a type of its own."""
+    import pyarrow as pa
+
+    return [place for place, column in enumerate(schema) if not pa.types.is_timestamp(column.type)]
 
 
 def _limited(batches: Generator[pa.RecordBatch, None, None], limit: int | None) -> Iterator[pa.RecordBatch]:

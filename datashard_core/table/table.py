@@ -296,7 +296,7 @@ class Table(Maintenance):
         return self.scan().count()
 
     def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Answer a SELECT over this table, under its own name (needs the extra ``sql``).
+        """Answer a SELECT over this table, under its name with or without the namespace (needs the extra ``sql``).
 
         Args:
             query: DuckDB's SQL; only the files that may hold rows that it asks for are read. An earlier state is
@@ -310,12 +310,14 @@ class Table(Maintenance):
             >>> table.sql("select state, count(*) as n from workflow_log group by state").to_pylist()
             [{'state': 'success', 'n': 1}]
         """
-        from datashard_core.query.sql import run_sql
+        from datashard_core.query.sql import Source, run_sql
+
+        names = (self._name, self._name.rpartition(".")[2])
 
         def rows(name: str, at: At) -> Any:
-            return self.dataset(at.snapshot_id, at.as_of, at.version) if name == self._name else None
+            return self.dataset(at.snapshot_id, at.as_of, at.version) if name in names else None
 
-        return run_sql(query, rows, params)
+        return run_sql(query, Source(f"table {self._name}", rows, lambda: [self._name]), params)
 
     def dataset(self, snapshot_id: int | None = None, as_of: datetime | None = None, version: int | None = None) -> Any:
         """The rows for an Arrow consumer such as DuckDB, which reads only what it needs."""

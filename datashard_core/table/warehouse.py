@@ -71,7 +71,8 @@ class Warehouse:
         Raises:
             TableExistsError: the name is taken, or the table there has other fields.
             StoreNotConditionalError: the store cannot keep tables safely.
-            ConfigurationError: the name, a property or ``if_exists`` is not usable.
+            ConfigurationError: the name, a property or ``if_exists`` is not usable, or engines cannot tell the
+                names of the schema's fields apart.
         """
         from datashard_core.table import creation
 
@@ -189,9 +190,9 @@ class Warehouse:
             >>> warehouse.sql("select count(*) as n from workflow_log").to_pylist()
             [{'n': 14}]
         """
-        from datashard_core.query.sql import run_sql
+        from datashard_core.query.sql import Source, run_sql
 
-        return run_sql(query, self._rows_of, params)
+        return run_sql(query, Source(self.uri, self._rows_of, self.list_tables), params)
 
     def _table(self, storage: Storage, name: TableName, seen: Seen) -> Table:
         """A table object; those of one table share their commits, whichever thread holds them."""
@@ -208,7 +209,7 @@ class Warehouse:
         try:
             return self.load_table(name).dataset(at.snapshot_id, at.as_of, at.version)
         except NoSuchTableError:
-            return None  # DuckDB says which name it does not know; it may be a function or a CTE
+            return None  # it may be a view of DuckDB's own
 
     def _tables_in(self, namespace: str) -> list[str]:
         names = [f"{namespace}.{part}" for part in call(self._storage.folders, namespace) if is_part(part)]

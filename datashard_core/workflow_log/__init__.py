@@ -102,7 +102,7 @@ def log_row(
         try_number: 1 for the first try.
         state: how the try ended, one of :data:`STATES`.
         started: when it began, with its time zone.
-        finished: when it ended, with its time zone.
+        finished: when it ended, with its time zone; None where that is not known.
         map_index: index of a mapped task.
         rows: how many rows it wrote.
         error: why it failed; an exception is written as its type and message.
@@ -113,11 +113,9 @@ def log_row(
     """
     if state not in STATES:
         raise InvalidRecordsError(f"workflow log: state={state!r} is none of {', '.join(STATES)}")
-    for name, moment in (("started", started), ("finished", finished)):
-        if moment is not None and moment.tzinfo is None:
-            raise InvalidRecordsError(
-                f"workflow log: {name}={moment.isoformat()} has no time zone; use datetime.now(timezone.utc)"
-            )
+    _check_time("started", started)
+    if finished is not None:
+        _check_time("finished", finished)
     return {
         "orchestrator": orchestrator,
         "workflow": workflow,
@@ -132,3 +130,15 @@ def log_row(
         "error": f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error,
         "host": host,
     }
+
+
+def _check_time(name: str, moment: Any) -> None:
+    # NaT of pandas is a datetime that is not itself.
+    if not isinstance(moment, datetime) or moment != moment:
+        raise InvalidRecordsError(
+            f"workflow log: {name}={moment!r} is no time; pass a datetime with a time zone, such as datetime.now(UTC)"
+        )
+    if moment.utcoffset() is None:
+        raise InvalidRecordsError(
+            f"workflow log: {name}={moment.isoformat()} has no time zone; use datetime.now(timezone.utc)"
+        )

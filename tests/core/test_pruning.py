@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import operator
 from collections import Counter
@@ -265,7 +266,6 @@ def test_columns_of_partition_values_are_judged_as_values_one_by_one(
 
 def test_partition_values_tell_ranges_of_the_column() -> None:
     date, stamp, text, number = (t.PrimitiveType(name) for name in ("date", "timestamp", "string", "int"))
-    import datetime as dt
 
     def day(text: str) -> int:
         return int(canonical(date, dt.date.fromisoformat(text)))
@@ -278,6 +278,44 @@ def test_partition_values_tell_ranges_of_the_column() -> None:
     assert source_range(parse_transform("truncate[2]"), text, "ab", "ab") == ("ab", "ac")
     assert source_range(parse_transform("truncate[3]"), text, "ab", "ab") == ("ab", "ab")
     assert source_range(parse_transform("zorder"), number, 1, 1) is None
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp", "timestamptz"])
+@pytest.mark.parametrize("year", [9999, 9998, 10_000, 10_001, 12_345, 2, 1, 0, -1, -400, -5000, 1970, 1969])
+def test_partitions_of_years_at_the_edges_of_the_calendar_are_exact(kind: str, year: int) -> None:
+    """Also of years that Python has no dates for: an engine may have written them."""
+    scale = 1 if kind == "date" else 86_400_000_000
+
+    def start(of: int) -> int:
+        # The calendar repeats itself every 400 years, of 146,097 days.
+        return ((dt.date(of % 400 + 2000, 1, 1) - dt.date(1970, 1, 1)).days + (of // 400 - 5) * 146_097) * scale
+
+    column = t.NestedField(1, "d", t.PrimitiveType(kind), False)
+    number = year - 1970
+    first = start(year - 1) if number <= 0 else start(year)  # see above for those before 1970
+    assert source_range(parse_transform("year"), column.type, number, number) == (first, start(year + 1) - 1)
+    december, january = number * 12 + 11, number * 12
+    _, last = source_range(parse_transform("month"), column.type, december, december) or (None, None)
+    assert last == start(year + 1) - 1
+    low, _ = source_range(parse_transform("month"), column.type, january + 12, january + 12) or (None, None)
+    assert low == (start(year + 1) if january + 12 > 0 else start(year + 1) - 31 * scale)
+
+    def allows(operator: Any, value: int) -> bool:
+        check = Check(Reference(("d",), column), operator, value)
+        return allowed_by_partition(check, parse_transform("year"), number)
+
+    assert allows("==", start(year)) and allows("==", start(year + 1) - 1)
+    assert not allows("==", start(year + 1)) and not allows("==", first - 1)
+    assert allows(">", start(year + 1) - 2) and not allows(">", start(year + 1) - 1)
+    assert allows("<", first + 1) and not allows("<", first)
+    assert allows(">=", start(year + 1) - 1) and not allows(">=", start(year + 1))
+
+
+def test_the_years_of_partitions_end_where_python_does() -> None:
+    assert source_range(parse_transform("year"), t.PrimitiveType("date"), 8029, 8029) == (
+        (dt.date(9999, 1, 1) - dt.date(1970, 1, 1)).days,
+        (dt.date.max - dt.date(1970, 1, 1)).days,
+    )
 
 
 def test_transforms_that_are_not_known_prune_nothing() -> None:

@@ -113,6 +113,32 @@ def test_a_creation_in_a_transaction(catalog: Catalog, any_warehouse: Warehouse)
     assert any_warehouse.load_table("shop.t").schema.names == ["k", "text", "n"]
 
 
+def test_names_that_engines_cannot_tell_apart_are_refused(catalog: Catalog, any_warehouse: Warehouse) -> None:
+    cased = Schema(NestedField(1, "k", LongType(), required=False), NestedField(2, "K", LongType(), required=False))
+    with pytest.raises(ValueError, match=r"'k' \(id 1\) and 'K' \(id 2\)"):
+        catalog.create_table("shop.cased", cased)
+    with (
+        pytest.raises(ValueError, match=r"'text' \(id 2\) and 'TEXT' \(id 3\)"),
+        catalog.create_table_transaction("shop.cased", SCHEMA) as transaction,
+        transaction.update_schema() as update,
+    ):
+        update.add_column("TEXT", LongType())
+    assert not catalog.table_exists("shop.cased")
+    table = catalog.create_table("shop.t", SCHEMA)
+    for name in ("K", "te\x00xt"):
+        with (
+            pytest.raises(ValueError, match="which engines cannot tell apart or write"),
+            table.update_schema() as update,
+        ):
+            update.add_column(name, LongType())
+    assert any_warehouse.load_table("shop.t").version == 0
+    with pytest.raises(ValueError, match="which engines cannot tell apart"), table.update_schema() as update:
+        update.rename_column("text", "K")
+    with table.update_schema() as update:
+        update.add_column("n", LongType())
+    assert any_warehouse.load_table("shop.t").schema.names == ["k", "text", "n"]
+
+
 def test_of_two_creations_at_once_one_fails(catalog: Catalog) -> None:
     transaction = catalog.create_table_transaction("shop.t", SCHEMA)
     transaction.set_properties(who="late")
