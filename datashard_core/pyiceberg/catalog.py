@@ -36,6 +36,7 @@ from datashard_core.commit import deferred, lifecycle
 from datashard_core.commit.external import commit_external, first_external
 from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.version import VersionBody, version_key
+from datashard_core.pyiceberg.inside import keep_inside
 from datashard_core.pyiceberg.settings import config_of, file_io_properties
 from datashard_core.pyiceberg.updates import (
     check_properties,
@@ -324,13 +325,14 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
         return part
 
     def _table(self, name: TableName, body: VersionBody) -> Table:
-        location = f"{self._warehouse.uri}/{name.folder}/{version_key(body.version)}"
+        root = f"{self._warehouse.uri}/{name.folder}"
+        location = f"{root}/{version_key(body.version)}"
         metadata = TableMetadataUtil.parse_raw(body.table.to_json().decode())
         return Table(
             identifier=tuple(str(name).split(".")),
             metadata=metadata,
             metadata_location=location,
-            io=self._load_file_io(metadata.properties, location),
+            io=keep_inside(self._load_file_io(metadata.properties, location), metadata.location, root),
             catalog=self,
         )
 

@@ -128,6 +128,12 @@ def test_unusable_values_are_named_with_their_connection(field: str) -> None:
         settings({**BUCKET, **KEYS, field: "not//ok"}).config()
 
 
+@pytest.mark.parametrize(("prefix", "meant"), [("a/../c", "c"), ("./a", "a"), ("a/b/..", "a")])
+def test_a_prefix_with_dots_is_refused_with_the_one_that_is_meant(prefix: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"connection 'c': .*write prefix='{meant}'"):
+        settings({**BUCKET, **KEYS, "prefix": prefix}).config()
+
+
 def test_no_secret_is_shown() -> None:
     found = settings({**BUCKET, **KEYS, "session_token": "the-token"})
     for shown in (repr(found), repr(found.config())):

@@ -45,6 +45,12 @@ class TestBlockStandards(BlockStandardTestSuite):
 # -- fields -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("prefix", "meant"), [("a/../c", "c"), ("./a", "a"), ("a/b/..", "a")])
+def test_a_prefix_with_dots_is_refused_with_the_one_that_is_meant(prefix: str, meant: str) -> None:
+    with pytest.raises(ValidationError, match=f"write prefix='{meant}'"):
+        DataShardBlock(bucket="tables", prefix=prefix, access_key="a", secret_key="s")
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
