@@ -51,6 +51,10 @@ class Group(Struct):
         """The version up to which nothing has to be looked up, whichever append asks."""
         return min((-1 if item.base is None else item.base for item in self.waiting.values()), default=-1)
 
+    def base_of(self, item: Append) -> int:
+        """The base to ask again with: the newest one found, else the caller's own; -1 where nothing is known."""
+        return self.bases.get(item.id, -1 if item.base is None else item.base)
+
     @property
     def known(self) -> Seen:
         """The newest version known; there is one as soon as the group has arrived."""

@@ -82,13 +82,13 @@ def append(
         yield from _append(group, seen, now)
     except GaveUpError as gave_up:
         for own, item in group.waiting.items():
-            group.results[own] = unknown(group.target, item, group.bases.get(item.id, -1), gave_up.cause)
+            group.results[own] = unknown(group.target, item, group.base_of(item), gave_up.cause)
     except DataShardError as error:
         for own, item in group.waiting.items():
             # Once anything was sent, nothing is reported as failed: it could show up later. Rows
             # of a table that is gone cannot.
             known = not group.sent or isinstance(error, NoSuchTableError)
-            group.results[own] = error if known else unknown(group.target, item, group.bases.get(item.id, -1), error)
+            group.results[own] = error if known else unknown(group.target, item, group.base_of(item), error)
     return group.results, group.state
 
 
@@ -239,14 +239,23 @@ def _enter(
             del group.waiting[own]
     above = group.lowest_base if earlier is None else max(group.lowest_base, earlier.body.version)
     later = yield from _words(group, state, above, found)
-    told = later if words is None else Remembered({**words.words, **later.words}, max(words.since, later.since))
+    told = later if words is None else _joined(words, later, above)
     yield from finish_named(group, told.words, found, before=True)
     for own, item in list(group.waiting.items()):
-        if item.base is not None and item.digest and item.base < told.since - 1:
+        if item.base is not None and item.base >= 0 and item.digest and item.base < told.since - 1:
             # A caller's second try, so late that nobody remembers the first one.
             group.results[own] = unknown(group.target, item, item.base, ForgottenError(told.since, group.target.root))
             del group.waiting[own]
     group.bases = dict.fromkeys(group.waiting, version)
+
+
+def _joined(earlier: Remembered, later: Remembered, above: int) -> Remembered:
+    """Two look-ups as one, of which the later one began after version ``above``, where the earlier one ended.
+
+    Only where the later one did not reach back to there is anything between them forgotten.
+    """
+    since = later.since if later.since > above + 1 else earlier.since
+    return Remembered({**earlier.words, **later.words}, since)
 
 
 def _try(group: Group, listed: Sequence[StagedName], draft: Beside[Draft] | None = None) -> Steps[None]:
