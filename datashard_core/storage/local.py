@@ -300,12 +300,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+_descriptors: set[int] = set()
+"""Folders that threads of this process hold open to lock them."""
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Serialises the replacement of a hint among the processes of this machine."""
     descriptor = os.open(folder, os.O_RDONLY)
+    _descriptors.add(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        # A child forked meanwhile has a copy of the descriptor, and with it the lock for as long as it lives: closing
+        # this one alone would leave every process of the machine waiting for it.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        _descriptors.discard(descriptor)
         os.close(descriptor)
+
+
+def _close_inherited() -> None:
+    """In a forked child: its copies keep a lock if the parent is killed while it holds it."""
+    for descriptor in tuple(_descriptors):
+        os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
