@@ -104,6 +104,8 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
     nonce: str = yield from ask(Unique())
     name = StagedName(base, "d", item.id, nonce)
     outcomes = yield (Put(name.key, encode_body(body_of(item, state))),)
+    if isinstance(outcomes[0], StorageError) and outcomes[0].reason == "not-found":
+        raise outcomes[0]  # the folder is gone, and is not made again for a staged append
     if isinstance(outcomes[0], DataShardError):
         raise CommitStateUnknownError(
             f"table {target.name} at {target.root}: it is not known whether append {item.append_id!r} was staged "

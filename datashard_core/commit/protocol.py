@@ -19,7 +19,16 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from datashard_core.commit.carry import Draft, Outcome, commit, create, draft_alone
-from datashard_core.commit.group import GaveUpError, Group, breathe, check_deadline, finish_named, read_on
+from datashard_core.commit.group import (
+    GaveUpError,
+    Group,
+    breathe,
+    check_deadline,
+    doubt,
+    finish_named,
+    follow_with_hint,
+    read_on,
+)
 from datashard_core.commit.history import ForgottenError
 from datashard_core.commit.lead import finish
 from datashard_core.commit.line import first_page, stage, turn_in_line
@@ -27,6 +36,7 @@ from datashard_core.commit.lookup import Remembered, recall
 from datashard_core.commit.pointer import Found, find_current
 from datashard_core.commit.staging import StagedName, parse_listed
 from datashard_core.commit.state import Append, Committed, Seen, Target, is_hot, newest, settle
+from datashard_core.commit.vanished import VanishedTableError
 from datashard_core.commit.verdict import Result, unknown
 from datashard_core.errors import (
     ConfigurationError,
@@ -89,7 +99,7 @@ def append(
             # of a table that is gone cannot.
             known = not group.sent or isinstance(error, NoSuchTableError)
             group.results[own] = error if known else unknown(group.target, item, group.base_of(item), error)
-    return group.results, group.state
+    return group.results, seen if group.vanished else group.state
 
 
 def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
@@ -104,10 +114,14 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
         if seen is not None and not seen.contested:
             # Most tables are quiet: the files are on their way while we look whether this one is.
             draft = Beside(draft_alone(group.target, seen, dict(group.waiting)))
-        expected = frozenset(group.waiting)
+        expected, items = frozenset(group.waiting), dict(group.waiting)
         listed = yield from with_beside(_arrived(group, seen), sent, *([draft] if draft is not None else []))
         yield from _all_sent(group, sent)
         if not group.waiting:
+            done = [group.results.get(own) for own in items]
+            if seen is not None and any(isinstance(one, Committed) and one.version > seen.body.version for one in done):
+                # A second try, committed since we looked: the first may have had nobody to move the hint.
+                yield from follow_with_hint(group, items, seen.body.version)
             return
         alone = seen is not None and group.known.body.version == seen.body.version and not listed
         group.state = replace(group.known, contested=not alone)
@@ -268,8 +282,7 @@ def _try(group: Group, listed: Sequence[StagedName], draft: Beside[Draft] | None
         if outcome is None:
             outcome = yield from commit(group.target, group.known, listed, group.waiting, staged, leads=True)
         if outcome.created is not None:
-            _all_committed(group, outcome.created)
-            group.state = yield from finish(group.target, outcome, group.deadline)
+            yield from _finish(group, outcome, outcome.created)
             return
         if outcome.cause is not None:
             group.sent = True
@@ -298,6 +311,16 @@ def _by_draft(group: Group, draft: Beside[Draft]) -> Steps[Outcome | None]:
         return (yield from create(group.target, draft.outcome, ()))
     log.info("table %s: its files are written again: %s", group.target.name, draft.outcome)
     return None
+
+
+def _finish(group: Group, outcome: Outcome, created: Seen) -> Steps[None]:
+    """The appends are committed; do what is left to do, by which it is seen whether there still is a table."""
+    items = dict(group.waiting)
+    _all_committed(group, created)
+    try:
+        group.state = yield from finish(group.target, outcome, group.deadline)
+    except VanishedTableError as error:
+        doubt(group, items, error)
 
 
 def _all_committed(group: Group, created: Seen) -> None:

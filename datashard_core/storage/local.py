@@ -48,6 +48,7 @@ class LocalStorage:
     def __init__(self, folder: str | os.PathLike[str], clock: Clock = SYSTEM_CLOCK) -> None:
         self._folder = Path(os.path.realpath(folder))
         self._clock = clock
+        self._opened = False
 
     @property
     def root(self) -> str:
@@ -63,6 +64,7 @@ class LocalStorage:
         with self._reading(key), open(self._path(key), "rb") as file:
             modified = os.fstat(file.fileno()).st_mtime
             body = file.read()
+        self._opened = True
         version = _version(body)
         return StoredObject(body if byte_range is None else body[slice(*byte_range)], version, modified)
 
@@ -129,6 +131,7 @@ class LocalStorage:
                     os.link(temporary, path)
                 except FileExistsError as error:
                     raise PreconditionFailedError(f"{self.root}/{key} exists", key=key) from error
+            self._opened = True
             try:
                 _sync_folder(path.parent)
             except OSError as error:
@@ -239,6 +242,13 @@ class LocalStorage:
         missing = [folder]
         while not missing[-1].parent.exists():
             missing.append(missing[-1].parent)
+        if self._opened and not self._folder.is_dir():
+            raise StorageError(
+                f"the folder {self._folder} is gone: it was removed or renamed while this process had it open. Nothing "
+                "was written. Move it back, or restore it from a backup, and try again.",
+                reason="not-found",
+                key=str(self._folder),
+            )
         with self._writing(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
             for made in missing:
