@@ -205,12 +205,11 @@ def _without_hint(search: _Search) -> Steps[None]:
         newest = yield from _gallop(search.highest)
         if newest > search.highest:
             yield from _read(search, [newest])
-    else:
-        listed = yield from _listed()
-        if not listed:
-            return
+        return
+    listed = yield from _listed()
+    if listed:
         yield from _read(search, sorted({min(listed), max(listed)}))
-    _check_founded(search)
+        _check_founded(search)
 
 
 def _check_founded(search: _Search) -> None:

@@ -77,10 +77,11 @@ def _check_vanishing(any_warehouse: Warehouse, appends: int, lost: str, fresh: b
         # The history of a handed-in id may have to be read first, and is gone.
         with pytest.raises((CommitStateUnknownError, CorruptTableError), match=r"on top of nothing|is missing"):
             again.append([{"n": 102}], append_id="mine")
-    with pytest.raises(CorruptTableError, match="are gone"):
-        any_warehouse.load_table("t")
-    with pytest.raises(CorruptTableError, match="are gone"):
-        any_warehouse.create_table("t", SCHEMA)
+    if appends:  # else it had no rows that a reader could miss
+        with pytest.raises(CorruptTableError, match="are gone"):
+            any_warehouse.load_table("t")
+        with pytest.raises(CorruptTableError, match="are gone"):
+            any_warehouse.create_table("t", SCHEMA)
     later = _held(place)
     for key, body in whole.items():
         if key not in later:
