@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from datashard_core.commit.fresh import YOUNG
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.row_accounting import check_rewritten, gone_and_new
+from datashard_core.commit.row_accounting import adds_up, check_rewritten, gone_and_new
 from datashard_core.commit.state import Target, manifests_of
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import CommitTimeoutError
-from datashard_core.format.manifest import ADDED, ManifestFile, decode_manifest
+from datashard_core.format.manifest import ADDED, ManifestEntry, ManifestFile, decode_manifest
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Head, Steps, each, value
 
@@ -57,7 +57,7 @@ def _new_files(target: Target, parent: VersionBody, body: VersionBody) -> Steps[
     """Keys of the data files that the version's own snapshots add; what those replace has to add up."""
     location = body.table.location
     before = {snapshot.snapshot_id: snapshot for snapshot in parent.table.snapshots}
-    lists: dict[int, Sequence[ManifestFile]] = {}
+    lists: dict[int | None, Sequence[ManifestFile]] = {None: ()}
     keys: list[str] = []
     for snapshot in body.table.snapshots:
         if snapshot.snapshot_id in before:
@@ -66,16 +66,26 @@ def _new_files(target: Target, parent: VersionBody, body: VersionBody) -> Steps[
         built_on = snapshot.parent_snapshot_id
         if built_on is not None and built_on not in lists and built_on in before:
             lists[built_on] = yield from manifests_of(target.root, location, before[built_on])
-        known = built_on is None or built_on in lists
-        earlier = lists[built_on] if built_on is not None and known else ()
-        new = [one for one in gone_and_new(earlier, listed)[1] if not one.content] if known else []
         own = [one for one in listed if one.added_snapshot_id == snapshot.snapshot_id and not one.content]
-        read = list({one.manifest_path: one for one in (*new, *own)}.values())
-        stored = yield from each([Get(key_of(one.manifest_path, location, target.root)) for one in read])
-        entries = {one.manifest_path: decode_manifest(found.body, one) for one, found in zip(read, stored, strict=True)}
-        if known:
+        known = lists.get(built_on)  # None: it was built on what is not kept any more
+        gone, new = ([one for one in side if not one.content] for side in gone_and_new(known or (), listed))
+        read = yield from _entries(target, location, [*own, *(new if known is not None else ())])
+        if known is not None:
             where = f"table {target.name} at {target.root}, version {body.version}"
-            check_rewritten(where, snapshot.snapshot_id, earlier, listed, entries)
-        added = (entry for one in own for entry in entries[one.manifest_path] if entry.status == ADDED)
+            entries = [entry for one in new for entry in read[one.manifest_path]]
+            if not adds_up(snapshot.snapshot_id, gone, entries):
+                were = yield from _entries(target, location, gone)
+                lost = [entry for one in gone for entry in were[one.manifest_path]]
+                check_rewritten(where, snapshot.snapshot_id, lost, entries)
+        added = (entry for one in own for entry in read[one.manifest_path] if entry.status == ADDED)
         keys += [key_of(entry.data_file.file_path, location, target.root) for entry in added]
     return [key for key in dict.fromkeys(keys) if key.startswith(FOLDER)]
+
+
+def _entries(
+    target: Target, location: str, manifests: Sequence[ManifestFile]
+) -> Steps[dict[str, Sequence[ManifestEntry]]]:
+    """The entries of manifests, by their paths."""
+    each_once = list({one.manifest_path: one for one in manifests}.values())
+    stored = yield from each([Get(key_of(one.manifest_path, location, target.root)) for one in each_once])
+    return {one.manifest_path: decode_manifest(found.body, one) for one, found in zip(each_once, stored, strict=True)}

@@ -78,8 +78,12 @@ def empty(manifests: Sequence[ManifestFile]) -> tuple[ManifestFile, ...]:
 
 
 def without_empty(manifests: Sequence[ManifestFile], known: Known) -> tuple[ManifestFile, ...]:
-    """Those that have live files. A manifest leaves the list only if its entries were read: its counts may be wrong."""
-    return tuple(one for one in manifests if live_files(one) != 0 or known.of(one) is None)
+    """Those that have live files. A manifest leaves the list only by its entries: its counts may be wrong."""
+    return tuple(one for one in manifests if live_files(one) != 0 or _may_hold(known.of(one)))
+
+
+def _may_hold(entries: Entries | None) -> bool:
+    return entries is None or any(entry.status != DELETED for entry in entries)
 
 
 class _Specs:

@@ -81,46 +81,56 @@ def check_rows(
         )
 
 
-def check_rewritten(
-    where: str,
-    snapshot_id: int,
-    before: Sequence[ManifestFile],
-    after: Sequence[ManifestFile],
-    entries: Mapping[str, Entries],
-) -> None:
-    """The same for a snapshot of another library, as far as its own manifests tell.
+def adds_up(snapshot_id: int, gone: Sequence[ManifestFile], new: Iterable[ManifestEntry]) -> bool:
+    """Whether the counts alone tell that the manifests of another library's snapshot replace others without a loss.
 
     What the library meant to delete is not known here. But each file of a manifest that leaves the list has to
-    be in one that enters it, as existing or as deleted by this snapshot: a file that is in neither is lost.
+    be in one that enters it, as existing or as deleted by this snapshot.
+
+    Args:
+        snapshot_id: the snapshot.
+        gone: the data manifests that leave the list.
+        new: the entries of those that enter it.
+    """
+    counts = [(one.added_files_count, one.existing_files_count) for one in gone]
+    rows = [(one.added_rows_count, one.existing_rows_count) for one in gone]
+    if any(None in pair for pair in (*counts, *rows)):
+        return False  # its writer did not say how many there are
+    kept = [entry.data_file.record_count for entry in new if _speaks_of(entry, snapshot_id)]
+    had = sum(count or 0 for pair in counts for count in pair), sum(count or 0 for pair in rows for count in pair)
+    return had == (len(kept), sum(kept))
+
+
+def check_rewritten(where: str, snapshot_id: int, gone: Iterable[ManifestEntry], new: Sequence[ManifestEntry]) -> None:
+    """The same by the entries, where the counts do not tell.
 
     Args:
         where: the table, for the message.
         snapshot_id: the snapshot.
-        before: the manifest list of its parent.
-        after: its own manifest list.
-        entries: by manifest path, the entries of the data manifests that are new in it.
+        gone: the entries of the manifests that leave the list.
+        new: the entries of those that enter it.
 
     Raises:
         CorruptTableError: files would be lost or doubled. Nothing was committed.
     """
-    gone, new = ([one for one in manifests if not one.content] for manifests in gone_and_new(before, after))
-    files = [(one.added_files_count, one.existing_files_count) for one in gone]
-    rows = [(one.added_rows_count, one.existing_rows_count) for one in gone]
-    if any(None in pair for pair in (*files, *rows)):
-        return  # its writer did not say how many there are
-    kept = [
-        entry.data_file.record_count
-        for one in new
-        for entry in entries[one.manifest_path]
-        if entry.status == EXISTING or (entry.status == DELETED and entry.snapshot_id == snapshot_id)
-    ]
-    had = sum(count or 0 for pair in files for count in pair), sum(count or 0 for pair in rows for count in pair)
-    if had != (len(kept), sum(kept)):
-        raise _refused(
-            where,
-            f"snapshot {snapshot_id} replaces manifests of {had[0]} files with {had[1]} rows, and its own name "
-            f"{len(kept)} files with {sum(kept)} rows as existing or deleted",
-        )
+    had = Counter(_named_as(entry) for entry in gone if entry.status != DELETED)
+    existing = Counter(_named_as(entry) for entry in new if entry.status == EXISTING)
+    named = Counter(_named_as(entry) for entry in new if _speaks_of(entry, snapshot_id))
+    for what, wrong in (("without being deleted", had - named), ("though it was not there so often", existing - had)):
+        for (path, rows), count in wrong.items():
+            verb = "lost" if what.startswith("without") else "named as existing"
+            raise _refused(
+                where, f"in snapshot {snapshot_id} {path}, of {rows} rows, would be {verb} {count} times {what}"
+            )
+
+
+def _speaks_of(entry: ManifestEntry, snapshot_id: int) -> bool:
+    """Whether an entry says what became of a file that was there before."""
+    return entry.status == EXISTING or (entry.status == DELETED and entry.snapshot_id == snapshot_id)
+
+
+def _named_as(entry: ManifestEntry) -> tuple[str, int]:
+    return entry.data_file.file_path, entry.data_file.record_count
 
 
 def gone_and_new(
