@@ -9,6 +9,7 @@ import pytest
 
 from datashard_core import Schema
 from datashard_core.storage.base import Storage
+from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 
@@ -102,3 +103,40 @@ def test_a_restored_copy_goes_on_in_the_place_of_the_original(any_warehouse: War
     restored.append([{"n": 20, "at": "t"}])
     assert _numbers(restored) == list(range(21))
     assert _numbers(any_warehouse.load_table("backup")) == list(range(20))
+
+
+def test_a_copy_made_beside_writers_in_the_order_of_the_documentation_is_whole() -> None:
+    """Between any two steps others append, and write id nodes that speak of versions that the copy does not have."""
+    storage = MemoryStorage("memory://copied")
+    warehouse = Warehouse(storage)
+    table = warehouse.create_table("t", SCHEMA)
+    number = 0
+
+    def more() -> None:
+        nonlocal number
+        for _ in range(18):
+            table.append([{"n": number, "at": "t"}], append_id=f"id/{number}")
+            number += 1
+
+    more()
+    steps = (
+        lambda key: key.startswith("_datashard/ids/"),
+        lambda key: key == "metadata/version-hint.text",
+        lambda key: key.startswith("metadata/v") and key.endswith(".metadata.json"),
+        lambda key: not key.startswith(("_datashard/", "metadata/v")),
+    )
+    copied: set[str] = set()
+    for step in steps:
+        for key, body in _held(storage, "t").items():
+            if step(key) and key not in copied:
+                storage.at("copy").put(key, body)
+                copied.add(key)
+        more()
+        table.append([{"n": -1, "at": "staged"}], commit="deferred")
+    copy = warehouse.load_table("copy")
+    have = _numbers(copy)
+    assert [n for n in have if n >= 0] == list(range(54)), "what was there when its versions were copied"
+    for again in range(number):
+        done = copy.append([{"n": again, "at": "t"}], append_id=f"id/{again}")
+        assert done.already_appended == (again < 54)
+    assert [n for n in _numbers(copy) if n >= 0] == list(range(number))
