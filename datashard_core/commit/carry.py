@@ -16,10 +16,11 @@ from msgspec.structs import replace
 
 from datashard_core.commit.fold import Load, judge_listed, size_of, take, take_own, within_limits
 from datashard_core.commit.fresh import young_own
-from datashard_core.commit.live import known_after, learn, merge_known
+from datashard_core.commit.live import account_for, known_after, learn, merge_known
 from datashard_core.commit.merge import Known
 from datashard_core.commit.node_store import upkeep
 from datashard_core.commit.pointer import Hint, move_hint, read_hint
+from datashard_core.commit.row_accounting import Change
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Seen, Target
 from datashard_core.commit.sweep import Sweep, bury, due, look, noted
@@ -284,6 +285,8 @@ def _prepare(
         live, merged = merge_known(target, state, for_merged, added.snapshot_id)
         snapshot = append_snapshot(table, live, totals_of(table, state.manifests or (), state.known), added)
         written = [added] if merged is None else [added, merged]
+        given = sum(rows.num_rows for rows in load.tables) + sum(file.record_count for file in load.files)
+        account_for(target, state, snapshot.manifests, written, Change(added=files, new_rows=given))
     prepared = next_version(
         state.body,
         snapshot,
@@ -359,7 +362,7 @@ def _chores(
 ) -> Steps[Hint | None]:
     version = created.body.version
     hint, *_ = yield from together(
-        move_hint(version, created.hint, target.root),
+        move_hint(version, created.hint, target.root, parent=parent.version),
         _clean(tuple(sorted(named))),
         upkeep(version, parent, target.history),
         *([bury(target, swept, created.body)] if swept is not None else []),

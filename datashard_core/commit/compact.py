@@ -15,10 +15,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.commit.fresh import is_young
-from datashard_core.commit.live import known_after, learn_entries
+from datashard_core.commit.live import account_for, known_after, learn_entries
 from datashard_core.commit.merge import FAN_IN, Entries, replaced, without_empty
 from datashard_core.commit.own_version import create, landed, pause
 from datashard_core.commit.paths import key_of
+from datashard_core.commit.row_accounting import Change
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.small_files import AFTER_APPEND, CALLED_FOR, chosen, rewritten, rows_of
 from datashard_core.commit.state import Seen, Target, is_hot, manifests_of, newest
@@ -217,22 +218,27 @@ def _planned(
     before = state.manifests or ()
     snapshot = NewSnapshot(
         manifest.snapshot_id,
-        without_empty(replaced(before, [one for one, _ in holders], listed)),
+        without_empty(replaced(before, [one for one, _ in holders], listed), state.known),
         replace_summary(
             table.current_snapshot, rewrite.sources, [rewrite.new], parent_totals=totals_of(table, before, state.known)
         ),
     )
+    account_for(target, state, snapshot.manifests, [manifest], Change(removed=rewrite.sources, added=[rewrite.new]))
     prepared = next_version(state.body, snapshot, commit_id=commit_id, names={}, unique=for_list, now_ms=now.wall_ms)
     puts: list[Request] = [Put(manifest.key, manifest.data), Put(prepared.manifest_list_key, prepared.manifest_list)]
     return prepared, puts, manifest
 
 
 def _holders(state: Seen, sources: Sequence[DataFile]) -> list[tuple[ManifestFile, Entries]]:
-    """The manifests of a version that hold sources, as far as their entries are known."""
+    """The manifests of a version that hold sources, as far as their entries are known.
+
+    A manifest of another partition spec may name a source too; the new one cannot stand in its place.
+    """
     paths = {file.file_path for file in sources}
+    spec = state.body.table.spec.spec_id
     holders: list[tuple[ManifestFile, Entries]] = []
     for manifest in state.manifests or ():
-        entries = state.known.of(manifest)
+        entries = state.known.of(manifest) if manifest.partition_spec_id == spec else None
         if entries is not None and any(entry.data_file.file_path in paths for entry in entries):
             holders.append((manifest, entries))
     return holders

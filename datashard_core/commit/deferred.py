@@ -91,7 +91,7 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
 
         state, told = yield from on_newest(target, seen, asked)
         word = told.words.get(item.id)
-        if word is None and item.base is not None and item.base < told.since - 1:
+        if word is None and item.base is not None and 0 <= item.base < told.since - 1:
             return unknown(target, item, item.base, ForgottenError(told.since, target.root)), state
         if word is not None and isinstance(word.record, Refusal) and item.base is not None:
             return refusal_of(target, item, word), state  # with a base, the caller asks what became of it
@@ -104,6 +104,8 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
     nonce: str = yield from ask(Unique())
     name = StagedName(base, "d", item.id, nonce)
     outcomes = yield (Put(name.key, encode_body(body_of(item, state))),)
+    if isinstance(outcomes[0], StorageError) and outcomes[0].reason == "not-found":
+        raise outcomes[0]  # the folder is gone, and is not made again for a staged append
     if isinstance(outcomes[0], DataShardError):
         raise CommitStateUnknownError(
             f"table {target.name} at {target.root}: it is not known whether append {item.append_id!r} was staged "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datashard_core.commit import names as names_module
-from datashard_core.commit.external_files import check_age
+from datashard_core.commit.external_files import check_files
 from datashard_core.commit.names import CommitNames
 from datashard_core.commit.node_store import upkeep
 from datashard_core.commit.pointer import find_current, move_hint
@@ -60,6 +60,7 @@ def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen 
         UnsupportedTableError: the metadata is not what our tables hold.
         ConfigurationError: its schema brings names that engines cannot tell apart.
         CommitTimeoutError: files that it names as new are so old that they may be removed as orphans.
+        CorruptTableError: its rows do not add up, or a manifest of it is damaged.
         CommitStateUnknownError: whether it was committed could not be learnt in time.
     """
     now, commit_id = yield from each((Now(), Unique()))
@@ -70,11 +71,12 @@ def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen 
     if raw is None:
         return state
     body = following_version(state.body, raw, commit_id, target.root)
-    yield from check_age(target, state.body, body)
+    yield from check_files(target, state.body, body)
     if not (yield from _create(target, body, commit_id, instant.monotonic + timeout)):
         return None
     hint, _ = yield from together(
-        move_hint(body.version, state.hint, target.root), upkeep(body.version, state.body, target.history)
+        move_hint(body.version, state.hint, target.root, parent=state.body.version),
+        upkeep(body.version, state.body, target.history),
     )
     return Seen(body, None, hint)
 

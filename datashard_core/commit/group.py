@@ -14,7 +14,8 @@ from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import Found, find_current, move_hint, read_next
 from datashard_core.commit.staging import StagedName
 from datashard_core.commit.state import Append, Committed, Seen, Target, newest, read_version, settle
-from datashard_core.commit.verdict import Result, conflict, refusal_of
+from datashard_core.commit.vanished import VanishedTableError
+from datashard_core.commit.verdict import Result, conflict, refusal_of, unknown
 from datashard_core.commit.version import VersionBody
 from datashard_core.errors import CommitTimeoutError, CorruptTableError, DataShardError, StorageError, StorageReason
 from datashard_core.storage.requests import Instant, Now, Random, Sleep, Steps, ask, each
@@ -44,12 +45,17 @@ class Group(Struct):
     unlisted: int = 0
     said: bool = False
     cause: DataShardError | None = None
+    vanished: bool = False
     state: Seen | None = None
 
     @property
     def lowest_base(self) -> int:
         """The version up to which nothing has to be looked up, whichever append asks."""
         return min((-1 if item.base is None else item.base for item in self.waiting.values()), default=-1)
+
+    def base_of(self, item: Append) -> int:
+        """The base to ask again with: the newest one found, else the caller's own; -1 where nothing is known."""
+        return self.bases.get(item.id, -1 if item.base is None else item.base)
 
     @property
     def known(self) -> Seen:
@@ -68,7 +74,7 @@ class GaveUpError(DataShardError):
 
 def read_on(group: Group, *, whole: bool = True) -> Steps[bool]:
     """Look for newer versions, and for our ids in every one of them; whether there was any."""
-    state = group.known
+    state, items = group.known, dict(group.waiting)
     found = yield from (find_current if whole else read_next)(group.target.root, state.body)
     if found is None or found.newest.version == state.body.version:
         return False
@@ -94,9 +100,32 @@ def read_on(group: Group, *, whole: bool = True) -> Steps[bool]:
         group.state = settle(found, state, group.target)
     if not group.waiting and group.tried and found.newest.state == "table":
         # It may have been our own try that landed, with nobody to move the hint after it.
-        hint = yield from move_hint(found.newest.version, group.known.hint, group.target.root)
-        group.state = replace(group.known, hint=hint)
+        yield from follow_with_hint(group, items, state.body.version)
     return True
+
+
+def follow_with_hint(group: Group, items: Mapping[str, Append], parent: int) -> Steps[None]:
+    """Move the hint to the version that the group knows, after appends that versions before it name.
+
+    Args:
+        group: the appends.
+        items: those that were found to be committed.
+        parent: a version that was known before they were.
+    """
+    known = group.known
+    try:
+        hint = yield from move_hint(known.body.version, known.hint, group.target.root, parent=parent)
+        group.state = replace(known, hint=hint)
+    except VanishedTableError as error:
+        doubt(group, items, error)
+
+
+def doubt(group: Group, items: Mapping[str, Append], error: VanishedTableError) -> None:
+    """Take back that appends are committed: the version that names them stands on nothing, and is not built on."""
+    group.vanished = True
+    for own, item in items.items():
+        if isinstance(group.results.get(own), Committed):
+            group.results[own] = unknown(group.target, item, group.base_of(item), error)
 
 
 def finish_named(group: Group, words: Mapping[str, Named], found: Found, *, before: bool) -> Steps[None]:

@@ -14,8 +14,8 @@ from msgspec import Struct
 from datashard_core.commit.names import BLOCK, Record, Refusal
 from datashard_core.commit.version import VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, DataShardError
-from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Steps, ask, value
+from datashard_core.storage.base import ObjectNotFoundError, StoredObject
+from datashard_core.storage.requests import Get, Steps, value
 
 MAX_READS = 16
 
@@ -189,6 +189,9 @@ def _read_back(version: int, above: int, known: dict[int, VersionBody], root: st
 def _begins(version: int, known: dict[int, VersionBody], root: str) -> Steps[bool]:
     """Whether a version that exists is the first of its table."""
     if version not in known:
-        stored = yield from ask(Get(version_key(version)))
+        outcomes = yield (Get(version_key(version)),)
+        if isinstance(outcomes[0], ObjectNotFoundError):
+            return False  # both are gone
+        stored: StoredObject = value(outcomes[0])
         known[version] = parse_version(stored.body, version, f"{root}/{version_key(version)}")
     return known[version].is_a_beginning

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from datashard_core.commit.carry import Chores, Outcome, carry
 from datashard_core.commit.pointer import Hint
 from datashard_core.commit.state import Seen, Target
+from datashard_core.commit.vanished import VanishedTableError
 from datashard_core.errors import DataShardError
 from datashard_core.storage.requests import Instant, Now, Steps, ask, rest
 
@@ -33,6 +34,9 @@ def finish(target: Target, outcome: Outcome, deadline: float) -> Steps[Seen]:
 
     Returns:
         The newest version created. Nothing that fails here is the caller's: its rows are committed.
+
+    Raises:
+        VanishedTableError: but for this: they were committed on top of nothing.
     """
     created, chores = _made(outcome)
     begun: Instant = yield from ask(Now())
@@ -56,6 +60,8 @@ def finish(target: Target, outcome: Outcome, deadline: float) -> Steps[Seen]:
             break  # another was faster, or nobody knows: those who wait find out
         created, chores = _made(outcome)
     yield from rest(chores)
+    if isinstance(chores.outcome, VanishedTableError):
+        raise chores.outcome
     return replace(created, hint=chores.outcome if isinstance(chores.outcome, Hint) else None)
 
 

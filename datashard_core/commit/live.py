@@ -10,20 +10,21 @@ from msgspec.structs import replace
 from datashard_core.commit import merge
 from datashard_core.commit.merge import Entries, Known
 from datashard_core.commit.paths import key_of
+from datashard_core.commit.row_accounting import Change, check_rows
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.state import Seen, Target, manifests_of
 from datashard_core.commit.totals import gap
 from datashard_core.commit.updates import NewManifest, NextVersion
 from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
-from datashard_core.format.manifest import ManifestFile, decode_manifest
+from datashard_core.format.manifest import ManifestEntry, ManifestFile, decode_manifest
 from datashard_core.storage.requests import Get, Steps, value
 
 log = logging.getLogger(__name__)
 
 
 def learn(target: Target, state: Seen) -> Steps[Seen]:
-    """Read what is not known yet: the manifest list, the manifests that the next commit merges, and
-    those that tell the totals which another engine left out of its snapshot.
+    """Read what is not known yet: the manifest list, the manifests that the next commit merges or leaves out,
+    and those that tell the totals which another engine left out of its snapshot.
 
     Returns:
         The same version with what was read. A manifest that could not be read is not among it, and
@@ -38,7 +39,8 @@ def learn(target: Target, state: Seen) -> Steps[Seen]:
         listed = yield from manifests_of(target.root, table.location, table.current_snapshot)
         state = replace(state, manifests=listed)
     manifests = state.manifests or ()
-    chosen = {one.manifest_path: one for one in merge.sources(manifests, table, settings_of(table.properties))}
+    wanted = (*merge.sources(manifests, table, settings_of(table.properties)), *merge.empty(manifests))
+    chosen = {one.manifest_path: one for one in wanted}
     missing = gap(table, manifests)
     if missing is not None:
         chosen |= {one.manifest_path: one for one in missing.manifests}
@@ -78,7 +80,7 @@ def merge_known(
     """
     table = state.body.table
     before = state.manifests or ()
-    manifests = merge.without_empty(before)
+    manifests = merge.without_empty(before, state.known)
     read: list[tuple[ManifestFile, Entries]] = []
     for manifest in merge.sources(before, table, settings_of(table.properties)):
         entries = state.known.of(manifest)
@@ -93,6 +95,28 @@ def merge_known(
         return manifests, None
     listed = written.listed(table.location, table.last_sequence_number + 1)
     return merge.replaced(manifests, [manifest for manifest, _ in read], listed), written
+
+
+def account_for(
+    target: Target, state: Seen, after: Sequence[ManifestFile], written: Sequence[NewManifest], change: Change
+) -> None:
+    """Refuse a manifest list that loses or doubles rows: see :mod:`datashard_core.commit.row_accounting`.
+
+    Args:
+        target: the table.
+        state: the version that is built on.
+        after: the manifest list of the next one.
+        written: the manifests that are new in it.
+        change: what the commit is meant to do.
+
+    Raises:
+        CorruptTableError: it does not add up. Nothing was committed.
+    """
+    location = state.body.table.location
+    entries: dict[str, Sequence[ManifestEntry]] = dict(state.known.entries)
+    entries.update({f"{location}/{manifest.key}": manifest.entries for manifest in written})
+    where = f"table {target.name} at {target.root}, version {state.body.version + 1}"
+    check_rows(where, state.manifests or (), after, entries, change)
 
 
 def known_after(known: Known, prepared: NextVersion, written: Sequence[NewManifest]) -> Known:

@@ -8,6 +8,7 @@ wrong without them, are in ``docs/design/maintenance.md``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -71,9 +72,18 @@ def live_rows(manifest: ManifestFile) -> int:
     return (manifest.added_rows_count or 0) + (manifest.existing_rows_count or 0)
 
 
-def without_empty(manifests: Sequence[ManifestFile]) -> tuple[ManifestFile, ...]:
-    """Those that have live files: the entries of deleted ones speak to one snapshot only."""
-    return tuple(manifest for manifest in manifests if live_files(manifest) != 0)
+def empty(manifests: Sequence[ManifestFile]) -> tuple[ManifestFile, ...]:
+    """Those without live files, as the list says: the entries of deleted ones speak to one snapshot only."""
+    return tuple(manifest for manifest in manifests if live_files(manifest) == 0)
+
+
+def without_empty(manifests: Sequence[ManifestFile], known: Known) -> tuple[ManifestFile, ...]:
+    """Those that have live files. A manifest leaves the list only by its entries: its counts may be wrong."""
+    return tuple(one for one in manifests if live_files(one) != 0 or _may_hold(known.of(one)))
+
+
+def _may_hold(entries: Entries | None) -> bool:
+    return entries is None or any(entry.status != DELETED for entry in entries)
 
 
 class _Specs:
@@ -170,12 +180,19 @@ def as_existing(entry: ManifestEntry) -> ManifestEntry:
 def replaced(
     manifests: Sequence[ManifestFile], gone: Sequence[ManifestFile], new: ManifestFile
 ) -> tuple[ManifestFile, ...]:
-    """The list with ``new`` in the place of the first of ``gone``, and without the others."""
-    paths = {manifest.manifest_path for manifest in gone}
+    """The list with ``new`` in the place of the first of ``gone``, and without the others.
+
+    A manifest that is listed more often than it is gone stays for the rest: readers count it each time.
+    """
+    left = Counter(manifest.manifest_path for manifest in gone)
     result: list[ManifestFile] = []
+    placed = False
     for manifest in manifests:
-        if manifest.manifest_path not in paths:
+        if not left[manifest.manifest_path]:
             result.append(manifest)
-        elif manifest.manifest_path == gone[0].manifest_path:
+            continue
+        left[manifest.manifest_path] -= 1
+        if not placed:
             result.append(new)
+            placed = True
     return tuple(result)

@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from datashard_core.commit.ahead import warn_if_ahead
 from datashard_core.commit.origin import with_origin
 from datashard_core.commit.settings import settings_of
+from datashard_core.commit.vanished import check_still_there
 from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
@@ -205,23 +206,40 @@ def _without_hint(search: _Search) -> Steps[None]:
         if newest > search.highest:
             yield from _read(search, [newest])
         return
-    highest = yield from _highest_listed()
-    if highest is not None:
-        yield from _read(search, [highest])
+    listed = yield from _listed()
+    if listed:
+        yield from _read(search, sorted({min(listed), max(listed)}))
+        _check_founded(search)
 
 
-def _highest_listed() -> Steps[int | None]:
+def _check_founded(search: _Search) -> None:
+    """Refuse versions of ours that stand on nothing: their table began earlier, and that is gone with the hint.
+
+    A process that held a table has committed after its folder vanished (:mod:`datashard_core.commit.vanished`).
+    """
+    lowest, newest = search.bodies[min(search.bodies)], search.bodies[search.highest]
+    if newest.metadata is None or newest.names is None or newest.names.version != newest.version:
+        return
+    if lowest.version <= newest.first or lowest.metadata is None or lowest.is_a_beginning:
+        return
+    raise CorruptTableError(
+        f"{search.root}/{version_key(lowest.version - 1)} and all before it are gone, and so is {HINT_KEY}: the "
+        "folder was removed while a process held the table and went on. Restore the table from a backup beside what is "
+        "there now, or remove what is left and create the table again. If its old versions were removed on purpose, "
+        f"write {newest.version} into {HINT_KEY}."
+    )
+
+
+def _listed() -> Steps[set[int]]:
     """The one listing: a table made by another engine need not begin with v0."""
-    highest: int | None = None
+    listed: set[int] = set()
     after: str | None = None
     while True:
         page = yield from ask(ListPage("metadata/v", after))
-        for info in page:
-            match = VERSION_NAME.fullmatch(info.key)
-            if match is not None:
-                highest = max(int(match[1]), highest if highest is not None else 0)
+        matches = [VERSION_NAME.fullmatch(info.key) for info in page]
+        listed.update(int(match[1]) for match in matches if match is not None)
         if len(page) < 1000:
-            return highest
+            return listed
         after = page[-1].key
 
 
@@ -235,7 +253,9 @@ def read_hint() -> Steps[Hint | None]:
     return Hint(int(text) if text.isdigit() else -1, stored.version)
 
 
-def move_hint(to: int, seen: Hint | None, root: str, *, absent: bool = False) -> Steps[Hint | None]:
+def move_hint(
+    to: int, seen: Hint | None, root: str, *, absent: bool = False, parent: int | None = None
+) -> Steps[Hint | None]:
     """Move the hint on to version ``to``, never backwards.
 
     A hint that cannot be moved never fails a commit: it is logged, and the next commit moves it.
@@ -245,15 +265,22 @@ def move_hint(to: int, seen: Hint | None, root: str, *, absent: bool = False) ->
         seen: the hint as this client last saw it, which saves a read.
         root: URI of the table, for the log.
         absent: there was none when this client last looked, which saves a read too.
+        parent: the version that ``to`` was built on: where the hint is gone or older, it has to be there.
 
     Returns:
         The hint as it is now, as far as known.
+
+    Raises:
+        VanishedTableError: the hint is gone or older, and a version that this client has seen is gone.
     """
     data = str(to).encode()
+    before = seen.number if seen is not None else -1
     try:
         for attempt in range(HINT_TRIES):
             if (seen is None and not absent) or attempt:
                 seen = yield from read_hint()
+                if parent is not None and (seen is None or seen.number < before):
+                    yield from check_still_there(root, to, (parent, before))
             if seen is not None and seen.number >= to:
                 return seen
             request: Any = PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)

@@ -19,7 +19,16 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from datashard_core.commit.carry import Draft, Outcome, commit, create, draft_alone
-from datashard_core.commit.group import GaveUpError, Group, breathe, check_deadline, finish_named, read_on
+from datashard_core.commit.group import (
+    GaveUpError,
+    Group,
+    breathe,
+    check_deadline,
+    doubt,
+    finish_named,
+    follow_with_hint,
+    read_on,
+)
 from datashard_core.commit.history import ForgottenError
 from datashard_core.commit.lead import finish
 from datashard_core.commit.line import first_page, stage, turn_in_line
@@ -27,6 +36,7 @@ from datashard_core.commit.lookup import Remembered, recall
 from datashard_core.commit.pointer import Found, find_current
 from datashard_core.commit.staging import StagedName, parse_listed
 from datashard_core.commit.state import Append, Committed, Seen, Target, is_hot, newest, settle
+from datashard_core.commit.vanished import VanishedTableError
 from datashard_core.commit.verdict import Result, unknown
 from datashard_core.errors import (
     ConfigurationError,
@@ -82,14 +92,14 @@ def append(
         yield from _append(group, seen, now)
     except GaveUpError as gave_up:
         for own, item in group.waiting.items():
-            group.results[own] = unknown(group.target, item, group.bases.get(item.id, -1), gave_up.cause)
+            group.results[own] = unknown(group.target, item, group.base_of(item), gave_up.cause)
     except DataShardError as error:
         for own, item in group.waiting.items():
             # Once anything was sent, nothing is reported as failed: it could show up later. Rows
             # of a table that is gone cannot.
             known = not group.sent or isinstance(error, NoSuchTableError)
-            group.results[own] = error if known else unknown(group.target, item, group.bases.get(item.id, -1), error)
-    return group.results, group.state
+            group.results[own] = error if known else unknown(group.target, item, group.base_of(item), error)
+    return group.results, seen if group.vanished else group.state
 
 
 def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
@@ -104,10 +114,14 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
         if seen is not None and not seen.contested:
             # Most tables are quiet: the files are on their way while we look whether this one is.
             draft = Beside(draft_alone(group.target, seen, dict(group.waiting)))
-        expected = frozenset(group.waiting)
+        expected, items = frozenset(group.waiting), dict(group.waiting)
         listed = yield from with_beside(_arrived(group, seen), sent, *([draft] if draft is not None else []))
         yield from _all_sent(group, sent)
         if not group.waiting:
+            done = [group.results.get(own) for own in items]
+            if seen is not None and any(isinstance(one, Committed) and one.version > seen.body.version for one in done):
+                # A second try, committed since we looked: the first may have had nobody to move the hint.
+                yield from follow_with_hint(group, items, seen.body.version)
             return
         alone = seen is not None and group.known.body.version == seen.body.version and not listed
         group.state = replace(group.known, contested=not alone)
@@ -239,14 +253,23 @@ def _enter(
             del group.waiting[own]
     above = group.lowest_base if earlier is None else max(group.lowest_base, earlier.body.version)
     later = yield from _words(group, state, above, found)
-    told = later if words is None else Remembered({**words.words, **later.words}, max(words.since, later.since))
+    told = later if words is None else _joined(words, later, above)
     yield from finish_named(group, told.words, found, before=True)
     for own, item in list(group.waiting.items()):
-        if item.base is not None and item.digest and item.base < told.since - 1:
+        if item.base is not None and item.base >= 0 and item.digest and item.base < told.since - 1:
             # A caller's second try, so late that nobody remembers the first one.
             group.results[own] = unknown(group.target, item, item.base, ForgottenError(told.since, group.target.root))
             del group.waiting[own]
     group.bases = dict.fromkeys(group.waiting, version)
+
+
+def _joined(earlier: Remembered, later: Remembered, above: int) -> Remembered:
+    """Two look-ups as one, of which the later one began after version ``above``, where the earlier one ended.
+
+    Only where the later one did not reach back to there is anything between them forgotten.
+    """
+    since = later.since if later.since > above + 1 else earlier.since
+    return Remembered({**earlier.words, **later.words}, since)
 
 
 def _try(group: Group, listed: Sequence[StagedName], draft: Beside[Draft] | None = None) -> Steps[None]:
@@ -259,8 +282,7 @@ def _try(group: Group, listed: Sequence[StagedName], draft: Beside[Draft] | None
         if outcome is None:
             outcome = yield from commit(group.target, group.known, listed, group.waiting, staged, leads=True)
         if outcome.created is not None:
-            _all_committed(group, outcome.created)
-            group.state = yield from finish(group.target, outcome, group.deadline)
+            yield from _finish(group, outcome, outcome.created)
             return
         if outcome.cause is not None:
             group.sent = True
@@ -289,6 +311,16 @@ def _by_draft(group: Group, draft: Beside[Draft]) -> Steps[Outcome | None]:
         return (yield from create(group.target, draft.outcome, ()))
     log.info("table %s: its files are written again: %s", group.target.name, draft.outcome)
     return None
+
+
+def _finish(group: Group, outcome: Outcome, created: Seen) -> Steps[None]:
+    """The appends are committed; do what is left to do, by which it is seen whether there still is a table."""
+    items = dict(group.waiting)
+    _all_committed(group, created)
+    try:
+        group.state = yield from finish(group.target, outcome, group.deadline)
+    except VanishedTableError as error:
+        doubt(group, items, error)
 
 
 def _all_committed(group: Group, created: Seen) -> None:

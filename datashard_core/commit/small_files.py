@@ -6,6 +6,7 @@ row is written again once for each tier, however many appends there are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -125,21 +126,28 @@ def rewritten(
         new: the file that holds their rows.
 
     Returns:
-        None if a source is not live any more.
+        None if a source is not live any more, or not as often as it was read.
     """
-    left = {file.file_path for file in sources}
+    left = Counter(map(_named_as, sources))  # a file that is named twice holds its rows twice
     snapshot_id = snapshot_id_from(unique)
     entries: list[ManifestEntry] = []
     added = ManifestEntry(ADDED, snapshot_id, None, None, new)
+    placed = False
     for _, held in holders:
         for entry in held:
             if entry.status == DELETED:
                 continue
-            if entry.data_file.file_path not in left:
+            if not left[_named_as(entry.data_file)]:
                 entries.append(as_existing(entry))
                 continue
-            if len(left) == len(sources):
+            if not placed:
                 entries.append(added)  # where the first of them was
-            left.discard(entry.data_file.file_path)
+                placed = True
+            left[_named_as(entry.data_file)] -= 1
             entries.append(replace(entry, status=DELETED, snapshot_id=snapshot_id))
-    return None if left else manifest_of(unique, snapshot_id, entries, table.schema, table.spec)
+    return None if left.total() else manifest_of(unique, snapshot_id, entries, table.schema, table.spec)
+
+
+def _named_as(file: DataFile) -> tuple[str, int]:
+    """What an entry has to say of a source to be the one that was read: its file, and how many rows it counts."""
+    return file.file_path, file.record_count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.state import Append, Committed, Target
+from datashard_core.commit.vanished import VanishedTableError
 from datashard_core.errors import AppendIdConflictError, AppendRefusedError, CommitStateUnknownError, DataShardError
 
 Result = Committed | DataShardError
@@ -39,6 +40,15 @@ def unknown(target: Target, item: Append, base: int, cause: DataShardError | Non
         return CommitStateUnknownError(
             f"table {target.name}: it is not known whether append {item.append_id!r}, begun at version {base}, is in "
             f"the table. {cause}",
+            append_id=item.append_id,
+            base=base,
+            table=target.root,
+        )
+    if isinstance(cause, VanishedTableError):
+        return CommitStateUnknownError(
+            f"table {target.name}: append {item.append_id!r} is in no table that can be read. {cause}, and append the "
+            f"rows there. After a restore call append again with the same rows, append_id={item.append_id!r} and "
+            f"base={base}: they end up in the table exactly once.",
             append_id=item.append_id,
             base=base,
             table=target.root,

@@ -34,6 +34,7 @@ from pyiceberg.table.update import update_table_metadata
 from datashard_core import errors
 from datashard_core.commit import deferred, lifecycle
 from datashard_core.commit.external import commit_external, first_external
+from datashard_core.commit.paths import key_of
 from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.pyiceberg.inside import keep_inside
@@ -326,6 +327,13 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
 
     def _table(self, name: TableName, body: VersionBody) -> Table:
         root = f"{self._warehouse.uri}/{name.folder}"
+        if not _is_spelled(body.table.location, root):
+            # Ours finds a table's files below the folder that it was opened by; PyIceberg goes by the metadata.
+            raise ValueError(
+                f"table {name} is a copy of a table whose files are at {body.table.location}, by its metadata: "
+                f"PyIceberg would read and write there, not at {root}. Use datashard_core for it, or copy its rows "
+                "into a new table."
+            )
         location = f"{root}/{version_key(body.version)}"
         metadata = TableMetadataUtil.parse_raw(body.table.to_json().decode())
         return Table(
@@ -339,6 +347,14 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
     def _response(self, name: TableName, seen: Seen) -> CommitTableResponse:
         table = self._table(name, seen.body)
         return CommitTableResponse(metadata=table.metadata, metadata_location=table.metadata_location)
+
+
+def _is_spelled(location: str, folder: str) -> bool:
+    """Whether a location is that folder, however an engine spells it."""
+    try:
+        return key_of(f"{location}/x", folder, folder) == "x"
+    except errors.UnsupportedTableError:
+        return False
 
 
 def _no_such_table(name: TableName, error: Exception) -> NoSuchTableError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
+from datashard_core.forks import renew_in_children
 from datashard_core.storage.base import Storage
 
 T = TypeVar("T")
@@ -32,8 +32,7 @@ class Kept(Generic[T]):
         self._values: OrderedDict[tuple[str, str], tuple[T, int]] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
-        # A child of a fork may have been made while another thread held the lock.
-        os.register_at_fork(after_in_child=self._renew)
+        renew_in_children(self)
 
     def find(self, storage: Storage, key: str) -> T | None:
         """What is kept under a key of a store; None if nothing is."""
@@ -70,8 +69,10 @@ class Kept(Generic[T]):
             self._values.clear()
             self._size = 0
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """In a forked child: another thread may have held the lock, in the middle of a change."""
         self._lock = threading.Lock()
+        self._size = sum(size for _, size in self._values.values())
 
 
 class ObjectCache(Kept[bytes]):

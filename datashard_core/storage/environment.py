@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 _lock = threading.Lock()
 _HARMLESS = frozenset({"AWS_EC2_METADATA_DISABLED"})
+_before: dict[str, str | None] = {}
+"""What the hidden variables hold, while they are hidden."""
 
 
 @contextmanager
@@ -20,18 +22,14 @@ def without_aws_variables(**given: str) -> Iterator[None]:
     """
     with _lock:
         names = {name for name in os.environ if name.startswith("AWS_") and name not in _HARMLESS} | set(given)
-        before = {name: os.environ.get(name) for name in names}
+        _before.update({name: os.environ.get(name) for name in names})
         for name in names:
             os.environ.pop(name, None)
         os.environ.update(given)
         try:
             yield
         finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            _restore()
 
 
 @contextmanager
@@ -41,9 +39,20 @@ def with_aws_variables() -> Iterator[None]:
         yield
 
 
-def _renew_lock() -> None:
+def _restore() -> None:
+    for name, value in _before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _before.clear()
+
+
+def _renew() -> None:
+    """In a forked child: the thread that held the lock, and hid the variables, is not here."""
     global _lock  # noqa: PLW0603 - a lock that another thread held when the process forked never opens
     _lock = threading.Lock()
+    _restore()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_renew)

@@ -57,6 +57,7 @@ class LocalStorage:
         self._below: tuple[str, ...] = ()
         self._folder = self._top
         self._clock = clock
+        self._was_there = False
 
     @property
     def root(self) -> str:
@@ -68,6 +69,7 @@ class LocalStorage:
         deeper._below = (*self._below, *self._parts(folder))
         deeper._folder = "/".join((self._top.rstrip("/"), *deeper._below))
         deeper._clock = self._clock
+        deeper._was_there = False
         return deeper
 
     def metrics(self) -> StorageMetrics:
@@ -77,6 +79,7 @@ class LocalStorage:
         with self._reading(key), open(self._open(key), "rb", buffering=0) as file:
             modified = os.fstat(file.fileno()).st_mtime
             body = file.readall()
+        self._was_there = True
         version = _version(body)
         return StoredObject(body if byte_range is None else body[slice(*byte_range)], version, modified)
 
@@ -138,6 +141,7 @@ class LocalStorage:
                     os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
                 except FileExistsError as error:
                     raise PreconditionFailedError(f"{self.root}/{key} exists", key=key) from error
+                self._was_there = True
                 try:
                     os.fsync(folder)
                 except OSError as error:
@@ -270,6 +274,13 @@ class LocalStorage:
     def _place(self, key: str) -> Iterator[tuple[int, str]]:
         """A descriptor of the folder that a file is written to, which is made if it is missing, and its name."""
         *above, name = self._parts(key)
+        if self._was_there and not os.path.isdir(self._folder):
+            raise StorageError(
+                f"the folder {self._folder} is gone: it was removed or renamed while this process had it open. Nothing "
+                "was written. Move it back, or restore it from a backup, and try again.",
+                reason="not-found",
+                key=self._folder,
+            )
         with self._opened(above, make=True) as folder:
             yield folder, name
 
@@ -383,11 +394,29 @@ def _is_plain(info: os.stat_result) -> bool:
     return stat.S_ISREG(info.st_mode)
 
 
+_descriptors: set[int] = set()
+"""Folders that threads of this process hold open to lock them."""
+
+
 @contextmanager
 def _locked(folder: int) -> Iterator[None]:
     """Serialises the replacement of a hint among the processes of this machine."""
+    _descriptors.add(folder)
     fcntl.flock(folder, fcntl.LOCK_EX)
     try:
         yield
     finally:
+        # A child forked meanwhile has a copy of the descriptor, and with it the lock for as long as it lives: closing
+        # this one alone would leave every process of the machine waiting for it.
         fcntl.flock(folder, fcntl.LOCK_UN)
+        _descriptors.discard(folder)
+
+
+def _close_inherited() -> None:
+    """In a forked child: its copies keep a lock if the parent is killed while it holds it."""
+    for descriptor in tuple(_descriptors):
+        os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
+from datashard_core.forks import ProcessLock
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -36,7 +36,7 @@ class MemoryStorage:
         self._root = root.rstrip("/")
         self._base = ""
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._objects: dict[str, StoredObject] = {}
         self._numbers = itertools.count()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
+
+from datashard_core.forks import ProcessLock
 
 
 class StorageMetrics(Struct, frozen=True):
@@ -39,7 +40,7 @@ class Meter:
     __slots__ = ("_down", "_lock", "_requests", "_up")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._requests: dict[str, int] = {}
         self._up = 0
         self._down = 0

@@ -7,11 +7,11 @@ so nothing but a trial in the table's own bucket and prefix tells.
 from __future__ import annotations
 
 import logging
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.errors import DataShardError, StorageError
+from datashard_core.forks import ProcessLock
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError, Storage
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.s3_errors import not_conditional
@@ -22,7 +22,7 @@ RACERS = 4
 PREFIX = "_datashard/probe-"
 
 _proved: set[str] = set()
-_proved_lock = threading.Lock()
+_proved_lock = ProcessLock()
 
 
 def check_conditional(storage: Storage, clock: Clock = SYSTEM_CLOCK) -> None:

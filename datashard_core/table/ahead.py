@@ -7,6 +7,7 @@ it leads to as soon as it is there, while the process goes on importing what it 
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
@@ -36,6 +37,7 @@ class _Ahead:
     def __init__(self, storage: Storage, following: int) -> None:
         self._storage = storage
         self._following = following
+        self._pid = os.getpid()
         self._sent: dict[str, Future[StoredObject]] = {}
         self._sent[HINT_KEY] = shared_pool().submit(self._read_hint)
 
@@ -50,7 +52,8 @@ class _Ahead:
 
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
         """As :meth:`Storage.get`."""
-        sent = self._sent.pop(key, None) if byte_range is None else None
+        # A forked child has none of the threads that would answer.
+        sent = self._sent.pop(key, None) if byte_range is None and self._pid == os.getpid() else None
         return self._storage.get(key, byte_range) if sent is None else sent.result()
 
     def __getattr__(self, name: str) -> Any:

@@ -15,6 +15,7 @@ from datashard_core.commit.fold import MAX_APPENDS
 from datashard_core.commit.state import Append, Committed
 from datashard_core.commit.verdict import Result
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError
+from datashard_core.forks import renew_in_children
 
 GRACE = 5.0
 """Seconds that a follower waits beyond its own timeout for its leader to say how it ended."""
@@ -32,9 +33,14 @@ class _Ticket(Struct, eq=False):
 
 
 class SharedCommits:
-    """The queue of one table in one process."""
+    """The queue of one table in one process; in a forked child it is empty, and nobody leads it."""
 
     def __init__(self) -> None:
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """In a forked child: who waits in the queue, and who leads it, are threads of the parent."""
         self._lock = threading.Lock()
         self._queue: list[_Ticket] = []
         self._led = False

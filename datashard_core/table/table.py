@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from datashard_core.commit.verdict import Result
 from datashard_core.commit.version import version_key
 from datashard_core.config import DEFAULT_TIMEOUT
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
+from datashard_core.forks import ProcessLock
 from datashard_core.format.schema import Schema
 from datashard_core.storage.driver import run
 from datashard_core.table.append import AppendId, AppendResult, check_append_id, checked_rows, plan_append
@@ -69,7 +69,7 @@ class Table(Maintenance):
         self._seen = seen
         self._clock = clock
         self._appended = None
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._shared = shared or SharedCommits()
         self._target = Target(storage.root, name, seen.body.table.table_uuid)
 

@@ -40,7 +40,7 @@ class Warehouse:
     def __init__(self, storage: Storage, clock: Clock = SYSTEM_CLOCK) -> None:
         self._storage = storage
         self._clock = clock
-        self._shared: dict[str, SharedCommits] = {}
+        self._shared: dict[tuple[str, str], SharedCommits] = {}
 
     def __repr__(self) -> str:
         return f"<Warehouse {self.uri}>"
@@ -199,7 +199,8 @@ class Warehouse:
         from datashard_core.table.shared import SharedCommits
         from datashard_core.table.table import Table
 
-        shared = self._shared.setdefault(seen.body.table.table_uuid, SharedCommits())
+        # By its place too: a copy of a table's folder has the uuid of the original.
+        shared = self._shared.setdefault((storage.root, seen.body.table.table_uuid), SharedCommits())
         return Table(storage, str(name), seen, self._clock, shared)
 
     def _rows_of(self, name: str, at: At) -> Any:

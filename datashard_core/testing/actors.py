@@ -23,7 +23,7 @@ from datashard_core.errors import DataShardError
 from datashard_core.storage.requests import Delete, Instant, ListPage, Now, Put, Sleep, Steps, Unique, ask
 from datashard_core.testing.foreign import foreign_commit
 from datashard_core.testing.history import ROOT, SCHEMA
-from datashard_core.testing.other_committers import add_a_column, delete_a_file
+from datashard_core.testing.other_committers import add_a_column, delete_a_file, name_again
 
 if TYPE_CHECKING:
     from datashard_core.testing.scenario import Scenario
@@ -49,6 +49,8 @@ def start_others(scenario: Scenario) -> None:
         scenario.launch(_schema_changer(scenario), f"schema changer {number}")
     for number in range(mix.deleters):
         scenario.launch(_deleter(scenario), f"deleter {number}")
+    for number in range(mix.namers):
+        scenario.launch(_namer(scenario), f"namer {number}")
     for number in range(mix.keepers):
         scenario.launch(_keeper(scenario), f"keeper {number}")
 
@@ -160,6 +162,19 @@ def _deleter(scenario: Scenario) -> Steps[None]:
         try:
             target = scenario.target_of(seen)
             scenario.counts["file deleted"] += yield from delete_a_file(target, seen, choices, scenario.deletes)
+        except DataShardError:
+            continue  # the judge finds out whether it was committed
+
+
+def _namer(scenario: Scenario) -> Steps[None]:
+    """Adds a data file that is live already: its rows count twice, and stay so whatever is merged or compacted."""
+    choices = _choices(scenario)
+    for _ in range(3):
+        yield from ask(Sleep(choices.expovariate(1.0)))
+        seen = yield from scenario.loaded()
+        try:
+            target = scenario.target_of(seen)
+            scenario.counts["file named again"] += yield from name_again(target, seen, choices, scenario.doubles)
         except DataShardError:
             continue  # the judge finds out whether it was committed
 

@@ -7,7 +7,7 @@ tombstones and files that were cleaned up since.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -95,6 +95,7 @@ class History:
         store: what was ever written.
         archive: what snapshots hold.
         deletes: snapshots that were meant to delete a data file, and its key; they may have been committed or not.
+        doubles: snapshots that were meant to name data files once more, and their keys; likewise.
 
     Attributes:
         violations: what is wrong with it.
@@ -103,10 +104,15 @@ class History:
     """
 
     def __init__(
-        self, store: ModelStore, archive: Archive | None = None, deletes: Mapping[int, str] | None = None
+        self,
+        store: ModelStore,
+        archive: Archive | None = None,
+        deletes: Mapping[int, str] | None = None,
+        doubles: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         self.store = store
         self.deletes = deletes or {}
+        self.doubles = doubles or {}
         self.archive = archive or Archive(store)
         self.violations: list[str] = []
         self.versions: list[VersionBody] = []
@@ -150,6 +156,10 @@ class History:
             lost = self.rows_at(number - 1) - self.rows_at(number) - self._deleted_by(number)
             if lost:
                 self.violations.append(f"version {number} lost rows of its parent: {dict(lost)}")
+            if snapshot is not None and snapshot.summary.get("operation") == "replace":
+                more = self.rows_at(number) - self.rows_at(number - 1)
+                if more:
+                    self.violations.append(f"version {number} doubled rows of its parent: {dict(more)}")
 
     def _deleted_by(self, version: int) -> Counter[str]:
         """The rows that a version was meant to delete, as far as its parent had them."""
@@ -159,13 +169,21 @@ class History:
 
     def deleted(self, era: Era) -> Counter[str]:
         """How often each append's row was deleted in a table."""
-        versions = range(era.first + 1, era.last + 1)
-        changed = (
+        return sum(map(self._deleted_by, self._changes(era)), Counter())
+
+    def doubled(self, era: Era) -> Counter[str]:
+        """How often each append's row was named once more in a table."""
+        snapshots = (self.versions[version].table.current_snapshot_id for version in self._changes(era))
+        keys = (key for snapshot in snapshots for key in self.doubles.get(snapshot or 0, ()))
+        return sum((tags_in(self.store.kept[key]) for key in keys), Counter())
+
+    def _changes(self, era: Era) -> list[int]:
+        """The versions of a table that have another snapshot than their parents."""
+        return [
             version
-            for version in versions
+            for version in range(era.first + 1, era.last + 1)
             if self.versions[version].table.current_snapshot_id != self.versions[version - 1].table.current_snapshot_id
-        )
-        return sum(map(self._deleted_by, changed), Counter())
+        ]
 
     def _check_files(self) -> None:
         """Whole versions: what the newest version's snapshots name has to exist still."""

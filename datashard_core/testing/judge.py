@@ -20,7 +20,7 @@ def judge(scenario: Scenario, report: Report) -> None:
     Raises:
         DataShardError: it cannot be read whole.
     """
-    history = History(scenario.simulation.store, scenario.archive, scenario.deletes)
+    history = History(scenario.simulation.store, scenario.archive, scenario.deletes, scenario.doubles)
     report.versions = len(history.versions)
     scenario.counts["tombstone of a version"] += 0 if scenario.mix.purge else history.tombstones
     scenario.counts["snapshot expired"] += history.expired
@@ -33,6 +33,7 @@ def judge(scenario: Scenario, report: Report) -> None:
 
 def _judge_era(scenario: Scenario, era: Era, history: History, report: Report) -> None:
     rows = history.rows_at(era.last) + history.deleted(era)
+    rows.subtract(history.doubled(era))
     told_here = scenario.told[era.uuid]
     for tag, told in told_here.items():
         count = rows[tag]

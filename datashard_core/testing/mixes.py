@@ -53,6 +53,7 @@ class Mix:
         spoilers: processes that put damaged copies beside staged appends.
         schema_changers: processes that each add a column now and then, through the commits of other libraries.
         deleters: processes that each delete a data file now and then, likewise.
+        namers: processes that each add a data file again that is live already, likewise.
         keepers: processes that remove orphans, compact, expire snapshots and make tombstones.
         turns: pieces of upkeep that each of them does.
         grace: their grace period in seconds; a commit copies a described file that is half as old.
@@ -89,6 +90,7 @@ class Mix:
     spoilers: int = 0
     schema_changers: int = 0
     deleters: int = 0
+    namers: int = 0
     keepers: int = 0
     turns: int = 4
     grace: float = 4.0
@@ -160,6 +162,7 @@ def mix_for(seed: int) -> Mix:
         schema_changers=dice.choice([0, 0, 1]),
         deleters=dice.choice([0, 0, 1]),
         room=dice.choice([names.MAX_PROPERTY_BYTES, names.MAX_PROPERTY_BYTES, 256]),
+        namers=dice.choice([0, 0, 1]),
     )
 
 

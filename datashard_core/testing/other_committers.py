@@ -1,4 +1,5 @@
-"""Commits of other libraries through our commit point, as PyIceberg makes them: schemas change, files are deleted."""
+"""Commits of other libraries through our commit point, as PyIceberg makes them: schemas change, files are
+deleted, or named again."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from datashard_core.commit.external import commit_external
 from datashard_core.commit.merge import as_existing
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.state import Seen, Target, manifests_of
-from datashard_core.commit.updates import NewManifest, manifest_of, snapshot_id_from
+from datashard_core.commit.updates import NewManifest, manifest_of, new_manifest, snapshot_id_from
 from datashard_core.commit.version import VersionBody
-from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest, encode_manifest_list
+from datashard_core.format.manifest import DELETED, ManifestEntry, ManifestFile, decode_manifest, encode_manifest_list
 from datashard_core.format.snapshot import Snapshot
 from datashard_core.storage.requests import Get, Now, Put, Steps, Unique, ask, each
 from datashard_core.testing.history import ROOT
@@ -53,54 +54,88 @@ def delete_a_file(target: Target, seen: Seen, choices: random.Random, tried: dic
         choices: chooses the file.
         tried: gets the snapshot that deletes the file, before anything is sent.
     """
-    table = seen.body.table
-    listed = [one for one in (yield from manifests_of(ROOT, table.location, table.current_snapshot)) if not one.content]
-    if not listed:
-        return False
-    holder = choices.choice(listed)
-    stored = yield from ask(Get(key_of(holder.manifest_path, table.location, ROOT)))
-    entries = [entry for entry in decode_manifest(stored.body, holder) if entry.status != DELETED]
-    if not entries:
+    listed, holder, entries = yield from _some_manifest(seen, choices)
+    if holder is None:
         return False
     gone = choices.choice(entries)
-    now, for_manifest, for_list = yield from each((Now(), Unique(), Unique()))
-    snapshot_id = snapshot_id_from(for_manifest)
+    unique: str = yield from ask(Unique())
+    snapshot_id = snapshot_id_from(unique)
     left = [
         replace(entry, status=DELETED, snapshot_id=snapshot_id) if entry is gone else as_existing(entry)
         for entry in entries
     ]
-    manifest = manifest_of(for_manifest, snapshot_id, left, table.schema, table.spec)
+    table = seen.body.table
+    manifest = manifest_of(unique, snapshot_id, left, table.schema, table.spec)
+    tried[snapshot_id] = key_of(gone.data_file.file_path, table.location, ROOT)
+    written = manifest.listed(table.location, table.last_sequence_number + 1)
+    after = [written if one is holder else one for one in listed]
+    return (yield from _commit(target, seen, manifest, after, "delete"))
+
+
+def name_again(target: Target, seen: Seen, choices: random.Random, tried: dict[int, list[str]]) -> Steps[bool]:
+    """Add a live data file again, once or twice, as PyIceberg does with ``check_duplicate_files=False``.
+
+    Every engine reads its rows once more for each time it is named. The arguments are those of :func:`delete_a_file`,
+    but that a snapshot may name several files.
+    """
+    listed, holder, entries = yield from _some_manifest(seen, choices)
+    if holder is None:
+        return False
+    named = [choices.choice(entries).data_file for _ in range(choices.choice((1, 2)))]
+    if choices.random() < 0.3:  # the same place, as another engine spells it
+        named[0] = replace(named[0], file_path=named[0].file_path.replace("s3://", "s3a://"))
+    unique: str = yield from ask(Unique())
+    table = seen.body.table
+    manifest = new_manifest(unique, table, named, table.schema)
+    tried[manifest.snapshot_id] = [key_of(file.file_path, table.location, ROOT) for file in named]
+    written = manifest.listed(table.location, table.last_sequence_number + 1)
+    return (yield from _commit(target, seen, manifest, [*listed, written], "append"))
+
+
+def _some_manifest(
+    seen: Seen, choices: random.Random
+) -> Steps[tuple[list[ManifestFile], ManifestFile | None, list[ManifestEntry]]]:
+    """The data manifests of a version, and one of them with its live entries; None where there is none."""
+    table = seen.body.table
+    listed = [one for one in (yield from manifests_of(ROOT, table.location, table.current_snapshot)) if not one.content]
+    if not listed:
+        return listed, None, []
+    holder = choices.choice(listed)
+    stored = yield from ask(Get(key_of(holder.manifest_path, table.location, ROOT)))
+    entries = [entry for entry in decode_manifest(stored.body, holder) if entry.status != DELETED]
+    return listed, holder if entries else None, entries
+
+
+def _commit(
+    target: Target, seen: Seen, manifest: NewManifest, after: list[ManifestFile], operation: str
+) -> Steps[bool]:
+    """Commit a manifest list through our commit point, if the version seen is still the newest."""
+    table = seen.body.table
+    now, for_list = yield from each((Now(), Unique()))
     key = f"metadata/manifests/manifest_list_{for_list}.avro"
     snapshot = Snapshot(
-        snapshot_id=snapshot_id,
+        snapshot_id=manifest.snapshot_id,
         parent_snapshot_id=table.current_snapshot_id,
         sequence_number=table.last_sequence_number + 1,
         timestamp_ms=now.wall_ms,
         manifest_list=f"{table.location}/{key}",
-        summary={"operation": "delete"},
+        summary={"operation": operation},
         schema_id=table.schema.schema_id,
     )
-    yield from each((Put(manifest.key, manifest.data), Put(key, _list_of(listed, holder, manifest, snapshot, table))))
-    tried[snapshot_id] = key_of(gone.data_file.file_path, table.location, ROOT)
-
-    def build(newest: VersionBody) -> dict[str, Any] | None:
-        if newest.version != seen.body.version:
-            return None
-        deleted = newest.table.with_snapshot(snapshot, now_ms=now.wall_ms, previous_metadata=None)
-        raw: dict[str, Any] = msgspec.json.decode(deleted.to_json())
-        return raw
-
-    made = yield from commit_external(target, build, PATIENT)
-    return made is not None and made.body.table.current_snapshot_id == snapshot_id
-
-
-def _list_of(
-    listed: list[ManifestFile], holder: ManifestFile, manifest: NewManifest, snapshot: Snapshot, table: Any
-) -> bytes:
-    written = manifest.listed(table.location, snapshot.sequence_number)
-    return encode_manifest_list(
-        [written if one is holder else one for one in listed],
+    encoded = encode_manifest_list(
+        after,
         snapshot_id=snapshot.snapshot_id,
         parent_snapshot_id=snapshot.parent_snapshot_id,
         sequence_number=snapshot.sequence_number,
     )
+    yield from each((Put(manifest.key, manifest.data), Put(key, encoded)))
+
+    def build(newest: VersionBody) -> dict[str, Any] | None:
+        if newest.version != seen.body.version:
+            return None
+        changed = newest.table.with_snapshot(snapshot, now_ms=now.wall_ms, previous_metadata=None)
+        raw: dict[str, Any] = msgspec.json.decode(changed.to_json())
+        return raw
+
+    made = yield from commit_external(target, build, PATIENT)
+    return made is not None and made.body.table.current_snapshot_id == snapshot.snapshot_id

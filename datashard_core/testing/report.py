@@ -40,6 +40,7 @@ ACTIONS = (
     "file compacted",
     "schema changed",
     "file deleted",
+    "file named again",
 )
 """What is done, as :attr:`Report.counts` names it; a mix that never does one of these proves nothing about it."""
 

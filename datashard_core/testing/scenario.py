@@ -59,6 +59,7 @@ class Scenario:
         self.processes: list[Process] = []
         self.foreign_tags: list[tuple[str, str]] = []
         self.deletes: dict[int, str] = {}
+        self.doubles: dict[int, list[str]] = {}
         self.calm_at = 0.0
         self.archive = Archive(simulation.store)
         simulation_faults, simulation.faults = simulation.faults, Faults()
@@ -191,6 +192,10 @@ class Scenario:
             if not bases:
                 break
             written = {tag: replace(one, unsent=(), on=-1) for tag, one in written.items()}
+            if choices.random() < 0.5:  # by another table object, which has seen what others have committed since
+                yield from ask(Sleep(choices.expovariate(1.0)))
+                newer = yield from self.loaded()
+                seen = newer if newer.body.table.table_uuid == target.uuid else seen
         for tag in tags:
             told[tag].running -= 1
         return seen if seen.body.state == "table" else (yield from self.loaded())
@@ -213,6 +218,8 @@ class Scenario:
         if isinstance(result, CorruptTableError) and not (calm or collected or self.mix.losers_of_nodes):
             self.errors.append(f"an append found the table damaged: {result}")
         if isinstance(result, CommitStateUnknownError):
+            if "not remembered any more" in str(result) and not self.mix.retention:
+                self.errors.append(f"an append was told that it is forgotten, within the retention: {result}")
             told.unknown += 1
             self.counts["unknown, and said so"] += 1
             return True
@@ -303,8 +310,13 @@ class Scenario:
             self.errors += [
                 f"a reader {what} sees append {tag} {n} times"
                 for tag, n in rows.items()
-                if n > 1 and not self.may_come_again(self.told[uuid][tag])
+                if n > 1 + self._named_again(tag) and not self.may_come_again(self.told[uuid][tag])
             ]
+
+    def _named_again(self, tag: str) -> int:
+        """How often somebody has tried to name the file of an append once more."""
+        kept = self.simulation.store.kept
+        return sum(tags_in(kept[key])[tag] for keys in self.doubles.values() for key in keys)
 
     def may_come_again(self, told: Told) -> bool:
         """Whether an append may be in the table twice, its id having been forgotten in between."""

@@ -215,7 +215,12 @@ def test_a_manifest_list_that_cannot_be_read_stops_the_append(any_warehouse: War
 def test_manifests_without_live_files_are_dropped_from_the_list() -> None:
     kept = [_manifest(1, number=0), _manifest(1, number=1, added_files_count=None)]
     dead = _manifest(0, files=0, number=2, deleted_files_count=3, deleted_rows_count=3)
-    assert merge.without_empty([kept[0], dead, kept[1]]) == tuple(kept)
+    assert merge.without_empty([kept[0], dead, kept[1]], merge.Known({dead.manifest_path: ()})) == tuple(kept)
+
+
+def test_a_manifest_stays_in_the_list_until_its_entries_were_read() -> None:
+    dead = _manifest(0, files=0, number=2, deleted_files_count=3, deleted_rows_count=3)
+    assert merge.without_empty([dead], merge.NOTHING_KNOWN) == (dead,)
 
 
 def test_entries_of_deleted_files_are_not_copied(warehouse: Warehouse) -> None:

@@ -34,7 +34,7 @@ def test_python_of_the_readme_runs_as_one_script(tmp_path: Path, monkeypatch: py
     assert text.count("append(") >= 3, "the README shows appends; were its blocks found?"
 
 
-@pytest.mark.parametrize(("page", "count"), [("reading", 5), ("appends", 3)])
+@pytest.mark.parametrize(("page", "count"), [("reading", 5), ("appends", 3), ("copies", 1)])
 def test_python_of_a_page_runs_as_one_script(page: str, count: int, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
     assert len(blocks) == count

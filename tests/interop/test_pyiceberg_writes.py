@@ -378,3 +378,53 @@ def test_properties_of_ours_are_checked_as_when_a_table_is_created(
     with theirs.transaction() as transaction:
         transaction.remove_properties("datashard.snapshots.max-count")
     assert "datashard.snapshots.max-count" not in ours.refresh().properties
+
+
+@pytest.mark.parametrize("times", (1, 2))
+@pytest.mark.parametrize("auto", (False, True))
+def test_a_file_that_is_named_twice_keeps_its_rows_twice(
+    catalog: Catalog, any_warehouse: Warehouse, times: int, auto: bool
+) -> None:
+    """``add_files(check_duplicate_files=False)`` of a live file: every reader has its rows again, compacted or not."""
+    catalog.create_table("shop.t", SCHEMA, properties={"datashard.auto-compact": "true"} if auto else {})
+    ours = any_warehouse.load_table("shop.t")
+    for k in range(6):
+        ours.append([{"k": k, "text": str(k)}])
+    theirs = catalog.load_table("shop.t")
+    file = next(task.file.file_path for task in theirs.scan(row_filter="k = 2").plan_files())
+    for _ in range(times):
+        catalog.load_table("shop.t").add_files([file], check_duplicate_files=False)
+    expected = sorted([*range(6), *[2] * times])
+    assert [one["k"] for one in both(catalog, ours)] == expected
+    if auto:
+        for k in range(10, 30):
+            ours.append([{"k": k, "text": str(k)}])
+        expected += range(10, 30)
+        assert len(list(catalog.load_table("shop.t").scan().plan_files())) < len(expected) / 2
+    else:
+        done = ours.compact()
+        assert (done.files, done.new_files) == (len(expected), 1)
+        assert len(list(catalog.load_table("shop.t").scan().plan_files())) == 1
+    assert [one["k"] for one in both(catalog, ours)] == expected
+    catalog.load_table("shop.t").delete("k = 2")
+    assert [one["k"] for one in both(catalog, ours)] == [k for k in expected if k != 2]
+
+
+def test_a_copy_of_a_folder_is_not_opened_with_the_files_of_the_original(
+    catalog: Catalog, any_warehouse: Warehouse
+) -> None:
+    """Its metadata names the original's folder, where PyIceberg would read and write."""
+    theirs = catalog.create_table("shop.t", SCHEMA)
+    theirs.append(ROWS)
+    source, copy = (any_warehouse._storage.at(folder) for folder in ("shop/t", "shop/copy"))
+    for info in source.list(""):
+        copy.put(info.key, source.get(info.key).body)
+    before = {info.key for info in source.list("")}
+    with pytest.raises(ValueError, match=r"shop\.copy is a copy of a table whose files are at .*shop/t"):
+        catalog.load_table("shop.copy")
+    ours = any_warehouse.load_table("shop.copy")
+    ours.append([{"k": 7, "text": "copy"}])
+    assert [one["k"] for one in records(ours.scan().to_arrow())] == [1, 2, 7]
+    assert {info.key for info in source.list("")} == before
+    catalog.drop_table("shop.copy")
+    assert [one["k"] for one in both(catalog, any_warehouse.load_table("shop.t"))] == [1, 2]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from datashard_core.commit.names import MAX_PROPERTY_BYTES
+from datashard_core.testing.accounting_teeth import ACCOUNTING_TEETH
 from datashard_core.testing.memory_teeth import FORGETFUL, MEMORY_TEETH
 from datashard_core.testing.mixes import Mix, mix_for
 from datashard_core.testing.scenario import run_seed
@@ -110,7 +111,9 @@ def test_a_seed_replays_exactly() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("tooth", (*TEETH, *UPKEEP_TEETH, *MEMORY_TEETH), ids=lambda tooth: tooth.rule)
+@pytest.mark.parametrize(
+    "tooth", (*TEETH, *UPKEEP_TEETH, *MEMORY_TEETH, *ACCOUNTING_TEETH), ids=lambda tooth: tooth.rule
+)
 def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
     with tooth.off():
         noticed = next((seed for seed in range(24) if _violates(seed, tooth.mix)), None)

@@ -17,6 +17,16 @@ _lock = threading.Lock()
 _warehouses: dict[tuple[int, S3Config | LocalConfig], Warehouse] = {}
 
 
+def _renew_lock() -> None:
+    """In a forked child: a thread of the parent may have held the lock."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def shared_warehouse(config: S3Config | LocalConfig) -> Warehouse:
     """The warehouse of a configuration, made when it is first asked for."""
     from datashard_core import connect  # the tables' modules: only when one is used

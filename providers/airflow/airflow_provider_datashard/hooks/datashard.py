@@ -22,6 +22,16 @@ _lock = threading.Lock()
 _warehouses: dict[Hashable, Warehouse] = {}
 
 
+def _renew_lock() -> None:
+    """In a forked child: a thread of the parent may have held the lock."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class DataShardHook(BaseHook):
     """Tables of the warehouse that a connection of the type ``datashard`` describes.
 
