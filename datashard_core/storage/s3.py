@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from datashard_core.clock import SYSTEM_CLOCK
 from datashard_core.config import S3Config
 from datashard_core.errors import DataShardError, StorageError
+from datashard_core.storage.arrow_errors import is_of_arrow, read_arrow
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -26,7 +27,6 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
-from datashard_core.storage.arrow_errors import is_of_arrow, read_arrow
 from datashard_core.storage.metrics import Meter, StorageMetrics
 from datashard_core.storage.redact import clean
 from datashard_core.storage.retry import with_retries
