@@ -200,8 +200,8 @@ class DataShardBlock(Block):
         name = self._block_document_name
         if name is None or self._is_anonymous:
             raise TypeError(
-                f"a DataShard block that holds credentials (bucket {self.bucket}) is not pickled: they would lie in the "
-                "clear in a kept result or a task's parameters. Save the block, and return or pass its name, to be "
+                f"a DataShard block that holds credentials (bucket {self.bucket}) is not pickled: they would lie in "
+                "the clear in a kept result or a task's parameters. Save the block, and return or pass its name, to be "
                 "loaded with DataShardBlock.load(name) where it is used."
             )
         plain = {field: getattr(self, field) for field in type(self).model_fields if field not in WITH_SECRETS}
