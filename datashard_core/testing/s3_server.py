@@ -1,8 +1,9 @@
 """An S3 server on loopback for tests and trials: moto's, made atomic, in a process of its own.
 
 moto checks a condition and writes without a lock, so two writers can both win; one lock around its
-app makes it exact. Requests that do not carry the one access key are refused, so that a test (or the
-demonstration) notices credentials that come from somewhere else.
+app makes it exact. Modes (:mod:`datashard_core.testing.store_modes`) make it as odd as other stores.
+Requests that do not carry the one access key are refused, so that a test (or the demonstration)
+notices credentials that come from somewhere else.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from datashard_core.config import S3Config
 from datashard_core.errors import StorageError
+from datashard_core.testing.store_modes import App, Mode, mode_of, respond
 
 START_SECONDS = 60.0
 _CONTROL = "/_control/requests"
 _CLOCK = "/_control/clock"
+_MODES = "/_control/modes"
 _REFUSED = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>InvalidAccessKeyId</Code>'
     b"<Message>The AWS Access Key Id you provided does not exist in our records.</Message></Error>"
@@ -38,6 +42,7 @@ class S3Server:
         bucket: the bucket that it begins with.
         access_key: the only access key that it accepts.
         secret_key: its secret.
+        modes: oddities of the store, by name (:mod:`datashard_core.testing.store_modes`).
 
     Attributes:
         endpoint: URL of the running server.
@@ -56,10 +61,12 @@ class S3Server:
         bucket: str = "datashard",
         access_key: str = "datashard-key",
         secret_key: str = "datashard-secret",
+        modes: Sequence[str] = (),
     ) -> None:
         self.bucket = bucket
         self.access_key = access_key
         self.secret_key = secret_key
+        self._first_modes = tuple(modes)
         self.endpoint = ""
         self._process: subprocess.Popen[str] | None = None
 
@@ -92,6 +99,8 @@ class S3Server:
                 reason="unreachable",
             )
         self.endpoint = json.loads(line)["endpoint"]
+        if self._first_modes:
+            self._set_modes(self._first_modes)
         return self
 
     @property
@@ -139,6 +148,30 @@ class S3Server:
         with urlopen(Request(self.endpoint + _CLOCK, data=json.dumps(seconds).encode(), method="POST")) as answer:
             answer.read()
 
+    @contextmanager
+    def modes(self, *names: str) -> Iterator[S3Server]:
+        """Behave like a store with these oddities until the block ends, and then as at the start.
+
+        Args:
+            names: as in :mod:`datashard_core.testing.store_modes`; counters begin at zero.
+
+        Raises:
+            ValueError: there is no such mode.
+        """
+        self._set_modes(names)
+        try:
+            yield self
+        finally:
+            self._set_modes(self._first_modes)
+
+    def _set_modes(self, names: Sequence[str]) -> None:
+        from urllib.request import Request, urlopen
+
+        for name in names:
+            mode_of(name)  # refused here, where the traceback shows the caller
+        with urlopen(Request(self.endpoint + _MODES, data=json.dumps(names).encode(), method="PUT")) as answer:
+            answer.read()
+
     def stop(self) -> None:
         """End the process."""
         if self._process is None:
@@ -158,8 +191,6 @@ class S3Server:
 
 _HANDED_OUT = re.compile(rb"<AccessKeyId>(\w+)</AccessKeyId>")
 
-App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
 
 class _Guard:
     """The WSGI app that stands before moto's: one request at a time, and only with the right key."""
@@ -170,6 +201,7 @@ class _Guard:
         self._lock = threading.Lock()
         self._log: list[tuple[str, str]] = []
         self._ahead = 0.0
+        self._modes: Sequence[Mode] = ()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -177,18 +209,29 @@ class _Guard:
             return self._control(method, start_response)
         if path == _CLOCK:
             return self._move_clock(environ, start_response)
+        if path == _MODES:
+            return self._set_modes(environ, start_response)
         _, _, signed = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")
         if signed.partition("/")[0] not in self._keys:
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
             return [_REFUSED]
-        # The body is taken from the socket before the lock: a slow client must not hold it.
         with self._lock:
             self._log.append((method, path))
+        return respond(self._one_at_a_time, self._modes, environ, start_response)
+
+    def _one_at_a_time(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Moto's app under the lock. The body has been read before: a slow client must not hold the lock."""
+        with self._lock:
             answer = list(self._app(environ, start_response))
-            if (method, path) == ("POST", "/"):
-                # The same server is STS: whoever assumes a role gets keys of its own.
+            if (environ["REQUEST_METHOD"], environ["PATH_INFO"]) == ("POST", "/"):
+                # The same server is STS: a role that is assumed gets keys of its own.
                 self._keys |= {key.decode() for key in _HANDED_OUT.findall(b"".join(answer))}
             return answer
+
+    def _set_modes(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        self._modes = [mode_of(name) for name in json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))]
+        start_response("204 No Content", [])
+        return []
 
     def _control(self, method: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
