@@ -7,6 +7,7 @@ commits the version after that with a new uuid, and a purge leaves the names as 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ from datashard_core.storage.requests import (
     Get,
     Head,
     Instant,
+    KeepsVersions,
     ListPage,
     Now,
     PutIfAbsent,
@@ -41,6 +43,8 @@ from datashard_core.storage.requests import (
     each,
     value,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_WAIT = 1.0
 PURGE_BATCH = 1000
@@ -176,6 +180,9 @@ def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> S
     for start in range(0, len(doomed), PURGE_BATCH):
         yield from ask(Delete(tuple(doomed[start : start + PURGE_BATCH])))
     superseded = [info.key for info in versions if info.key in listed_before]
+    if superseded and not (yield from ask(KeepsVersions())):
+        log.warning("%s: the old versions of the dropped table stay: the store has no usable If-Match", root)
+        superseded = []
     for start in range(0, len(superseded), 16):
         keys = superseded[start : start + 16]
         bodies = yield from each([Get(key) for key in keys])

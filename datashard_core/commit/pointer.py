@@ -15,12 +15,13 @@ from typing import Any
 from msgspec import Struct, field
 
 from datashard_core.commit.ahead import warn_if_ahead
+from datashard_core.commit.chain import BrokenChainError, check_link, check_neighbours, check_own
 from datashard_core.commit.origin import with_origin
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
-from datashard_core.storage.requests import Get, Head, ListPage, Now, PutIfAbsent, Replace, Steps, ask, value
+from datashard_core.storage.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace, Steps, ask, value
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class _Search(Struct):
         body = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
         warn_if_ahead(self.root, body, stored.last_modified)
         self.bodies[version] = body
+        check_neighbours(self.bodies, version, self.root)
 
     @property
     def highest(self) -> int:
@@ -74,6 +76,7 @@ def find_current(root: str, seen: VersionBody | None = None) -> Steps[Found | No
     Raises:
         CorruptTableError: a version is not readable, or the newest is a tombstone.
         StorageError: a read failed; never taken for an absent version.
+        StoreNotConditionalError: a version was built on another one than was read or is known here.
     """
     search = _Search(root)
     hint: Hint | None = None
@@ -128,6 +131,7 @@ def read_next(root: str, seen: VersionBody) -> Steps[Found | None]:
     if not search.bodies:
         return None
     following = search.bodies[search.highest]
+    check_link(seen, following, root)
     if following.state == "tombstone":  # we have slept for days
         return (yield from find_current(root, seen))
     following = yield from with_origin(following, {seen.version: seen}, root)
@@ -235,7 +239,9 @@ def read_hint() -> Steps[Hint | None]:
     return Hint(int(text) if text.isdigit() else -1, stored.version)
 
 
-def move_hint(to: int, seen: Hint | None, root: str, *, absent: bool = False) -> Steps[Hint | None]:
+def move_hint(
+    to: int, seen: Hint | None, root: str, *, absent: bool = False, own: VersionBody | None = None
+) -> Steps[Hint | None]:
     """Move the hint on to version ``to``, never backwards.
 
     A hint that cannot be moved never fails a commit: it is logged, and the next commit moves it.
@@ -245,15 +251,22 @@ def move_hint(to: int, seen: Hint | None, root: str, *, absent: bool = False) ->
         seen: the hint as this client last saw it, which saves a read.
         root: URI of the table, for the log.
         absent: there was none when this client last looked, which saves a read too.
+        own: the version, where it was just created here: another writer that has moved the hint to the same
+            number may have created it as well.
 
     Returns:
         The hint as it is now, as far as known.
+
+    Raises:
+        StoreNotConditionalError: the store holds another version under the name of the own one.
     """
     data = str(to).encode()
     try:
         for attempt in range(HINT_TRIES):
             if (seen is None and not absent) or attempt:
                 seen = yield from read_hint()
+                if own is not None and seen is not None and seen.number == to:
+                    check_own(own, (yield from _read_again(own, root)), root)
             if seen is not None and seen.number >= to:
                 return seen
             request: Any = PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)
@@ -261,8 +274,31 @@ def move_hint(to: int, seen: Hint | None, root: str, *, absent: bool = False) ->
                 return Hint(to, (yield from ask(request)))
             except PreconditionFailedError:
                 continue
+            except StorageError as error:
+                if error.reason != "unsupported" or seen is None:
+                    raise
+                return (yield from _move_hint_by_looking(to, data))
+    except BrokenChainError:
+        raise
     except StorageError as error:
         log.warning("%s: the version hint could not be moved to %d: %s", root, to, error)
         return None
     log.warning("%s: the version hint was not moved to %d: others moved it %d times", root, to, HINT_TRIES)
     return None
+
+
+def _read_again(own: VersionBody, root: str) -> Steps[VersionBody]:
+    key = version_key(own.version)
+    stored: StoredObject = yield from ask(Get(key))
+    return parse_version(stored.body, own.version, f"{root}/{key}")
+
+
+def _move_hint_by_looking(to: int, data: bytes) -> Steps[Hint]:
+    """For stores without If-Match: look, and write. Of two writers at once the slower may set it back.
+
+    Then it lags until the next commit, which moves it on.
+    """
+    seen = yield from read_hint()
+    if seen is not None and seen.number >= to:
+        return seen
+    return Hint(to, (yield from ask(Put(HINT_KEY, data))))

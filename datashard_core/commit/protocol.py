@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from datashard_core.commit.carry import Draft, Outcome, commit, create, draft_alone
+from datashard_core.commit.chain import BrokenChainError
 from datashard_core.commit.group import GaveUpError, Group, breathe, check_deadline, finish_named, read_on
 from datashard_core.commit.history import ForgottenError
 from datashard_core.commit.lead import finish
@@ -86,8 +87,8 @@ def append(
     except DataShardError as error:
         for own, item in group.waiting.items():
             # Once anything was sent, nothing is reported as failed: it could show up later. Rows
-            # of a table that is gone cannot.
-            known = not group.sent or isinstance(error, NoSuchTableError)
+            # of a table that is gone cannot; where versions overwrite each other nothing can be promised.
+            known = not group.sent or isinstance(error, (NoSuchTableError, BrokenChainError))
             group.results[own] = error if known else unknown(group.target, item, group.bases.get(item.id, -1), error)
     return group.results, group.state
 
@@ -259,8 +260,12 @@ def _try(group: Group, listed: Sequence[StagedName], draft: Beside[Draft] | None
         if outcome is None:
             outcome = yield from commit(group.target, group.known, listed, group.waiting, staged, leads=True)
         if outcome.created is not None:
+            committed = tuple(group.waiting)
             _all_committed(group, outcome.created)
-            group.state = yield from finish(group.target, outcome, group.deadline)
+            try:
+                group.state = yield from finish(group.target, outcome, group.deadline)
+            except BrokenChainError as error:
+                group.results |= dict.fromkeys(committed, error)
             return
         if outcome.cause is not None:
             group.sent = True

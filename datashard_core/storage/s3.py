@@ -25,6 +25,7 @@ from datashard_core.storage.base import (
     StoredObject,
     Version,
 )
+from datashard_core.storage.if_match import IfMatch, forms_of, same, unusable
 from datashard_core.storage.metrics import Meter, StorageMetrics
 from datashard_core.storage.retry import with_retries
 from datashard_core.storage.s3_client import S3Clients, clients_for
@@ -50,6 +51,10 @@ T = TypeVar("T")
 DELETE_BATCH = 1000
 ONE_PUT = 16 * 2**20
 """Data files up to this many bytes are one PUT of the transport; larger ones are Arrow's."""
+_OF_ETAGS = frozenset({"precondition-failed", "other"})
+"""Answers to a right ETag that may be due to the form in which it is sent."""
+_OF_IF_MATCH = _OF_ETAGS | {"unsupported", "access-denied"}
+"""Answers to a PUT with If-Match that may be due to that header."""
 
 
 class S3Storage:
@@ -159,13 +164,54 @@ class S3Storage:
     def put_if_absent(self, key: str, data: bytes) -> Version:
         return self._write("put_if_absent", key, data, ABSENT, len(data))
 
+    @property
+    def if_match(self) -> IfMatch:
+        """What this process knows of If-Match in the bucket."""
+        return self._clients.if_match
+
     def replace(self, key: str, data: bytes, version: Version) -> Version:
+        known = self.if_match
+        refusal: StorageError | None = None
+        for form, sent in forms_of(version, known.form):
+            if known.why or not sent:
+                break
+            try:
+                written = self._write("replace", key, data, Condition(sent), len(data))
+            except StorageError as error:
+                if known.form or not self._is_of_if_match(error):
+                    known.refuses |= isinstance(error, PreconditionFailedError)
+                    raise
+                refusal = error
+                # No ETag has held in this process yet: is this one stale, or does the store refuse a right one?
+                self._check_unchanged(key, version, refusal)
+                if error.reason not in _OF_ETAGS:
+                    break
+            else:
+                known.form = form
+                return written
+        if not known.why:
+            if not version:
+                self._check_unchanged(key, version, None)
+            known.why = _why_unusable(refusal)
+        raise unusable(self.root, key, known.why)
+
+    def _is_of_if_match(self, error: StorageError) -> bool:
+        """Whether an error may be due to the header If-Match, or to the form of its ETag."""
+        if error.reason == "unsupported" and self._config.sse is not None:
+            return False  # it was written, and not encrypted
+        return error.reason in _OF_IF_MATCH
+
+    def _check_unchanged(self, key: str, version: Version, refusal: StorageError | None) -> None:
+        """Refuse to replace an object that has another version by now, or is gone."""
+        known = self.if_match
         try:
-            return self._write("replace", key, data, Condition(version), len(data))
-        except StorageError as error:
-            if error.reason != "unsupported" or self._config.sse is not None:
-                raise
-            return self._replace_by_looking(key, data, version)
+            current = self.head(key).version
+        except ObjectNotFoundError as error:
+            known.refuses |= isinstance(refusal, PreconditionFailedError)
+            raise PreconditionFailedError(f"{self.root}/{key} is gone", key=key) from error
+        if current and not same(current, version):
+            known.refuses |= isinstance(refusal, PreconditionFailedError)
+            raise PreconditionFailedError(f"{self.root}/{key} is not {version} any more", key=key) from refusal
 
     def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), DELETE_BATCH):
@@ -211,15 +257,6 @@ class S3Storage:
                 key=key,
             )
         return written.version
-
-    def _replace_by_looking(self, key: str, data: bytes, version: Version) -> Version:
-        """For stores without If-Match: look before and after. Good enough for a hint, which may lag."""
-        if self.head(key).version != version:
-            raise PreconditionFailedError(f"{self.root}/{key} is not {version} any more", key=key)
-        written = self.put(key, data)
-        if self.head(key).version != written:
-            raise PreconditionFailedError(f"{self.root}/{key} was replaced by another writer", key=key)
-        return written
 
     def _ask(self, operation: str, key: str, call: Callable[[Transport], T], size: int = 0) -> T:
         """Send a request; again where that cannot do harm and may help."""
@@ -273,6 +310,15 @@ class S3Storage:
             raise StorageError(
                 f"put of {self.root}/{key} failed: {text[:300]}", reason="unreachable", key=key
             ) from error
+
+
+def _why_unusable(refusal: StorageError | None) -> str:
+    """Why If-Match cannot be used, by how a PUT with a right ETag was refused; None: there is no ETag to name."""
+    if refusal is None:
+        return "the store sends no ETags, which If-Match could name"
+    answers = {"precondition-failed": "412 Precondition Failed", "unsupported": "501 Not Implemented"}
+    answer = answers.get(refusal.reason) or ("403" if refusal.reason == "access-denied" else str(refusal))
+    return f"the store refuses a PUT whose If-Match names the current ETag: {answer}"
 
 
 def _delete(keys: Sequence[str], transport: Transport) -> Sequence[tuple[str, Answer]]:

@@ -16,6 +16,7 @@ from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError, DataShardError, StorageError
 from datashard_core.storage.choice import Choice, choose
 from datashard_core.storage.environment import with_aws_variables
+from datashard_core.storage.if_match import IfMatch
 from datashard_core.storage.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class S3Clients:
     Attributes:
         config: the same; with the default chain also what AWS's settings say of the endpoint.
         pid: the process that it belongs to.
+        if_match: what this process knows of If-Match in the bucket.
 
     Raises:
         ConfigurationError: as :func:`clients_for`.
@@ -65,6 +67,7 @@ class S3Clients:
     def __init__(self, config: S3Config) -> None:
         self.config = config
         self.pid = os.getpid()
+        self.if_match = IfMatch()
         self._lock = threading.RLock()
         self._session: Any = None
         self._transport: Transport | None = None

@@ -90,7 +90,7 @@ def create(
         return lifecycle.Created(settle(found, None, Target(storage.root, str(name), "")), made=False)
     assert looked is not None
     looked.check_free()
-    call(check_conditional, storage)
+    call(check_conditional, storage, warehouse)
     first = partial(first_version, location=storage.root, schema=schema, properties=properties)
     return run(lifecycle.create_after(found, storage.root, str(name), first, timeout), storage, clock)
 

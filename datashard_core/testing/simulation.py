@@ -30,6 +30,7 @@ from datashard_core.storage.requests import (
     Get,
     Head,
     Instant,
+    KeepsVersions,
     ListPage,
     Now,
     Put,
@@ -265,6 +266,8 @@ class Simulation:
             return f"{self.random.getrandbits(128):032x}"
         if isinstance(request, Random):
             return self.random.random()
+        if isinstance(request, KeepsVersions):
+            return self.store.keeps_versions
         return _REMOTE
 
     def _fate(self, running: _Running, index: int, request: Request, sent: float, took: float) -> None:
