@@ -28,6 +28,7 @@ TransportChoice = Literal["auto", "boto3", "obstore"]
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9._=-]+(/[A-Za-z0-9._=-]+)*")
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~%:+,=-]+)*")
 _BROKEN_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?!//)")
 _SECRETS = frozenset({"secret_key", "session_token", "credentials_provider"})
 
@@ -66,7 +67,7 @@ class S3Config(Struct, frozen=True):
     Attributes:
         bucket: name of the bucket.
         prefix: folder within it, without slashes at the ends; "" for the whole bucket.
-        endpoint: URL of the store; None for AWS.
+        endpoint: URL of the store, which may have a path; None for AWS.
         region: region; None: found out once for AWS, ``us-east-1`` for other stores.
         access_key: access key id.
         secret_key: secret access key.
@@ -134,10 +135,8 @@ class S3Config(Struct, frozen=True):
                 f"prefix={self.prefix!r} cannot be a folder of tables: use the characters A-Z a-z 0-9 . _ = - and "
                 "single slashes, so that every Iceberg reader finds them"
             )
-        if self.endpoint is not None and not re.fullmatch(r"https?://[^/?#]+", self.endpoint):
-            raise ConfigurationError(
-                f"endpoint={self.endpoint!r} is not a URL such as http://localhost:9000 or https://s3.example.com"
-            )
+        if self.endpoint is not None:
+            check_endpoint(self.endpoint)
 
     def _check_credentials(self) -> None:
         if bool(self.access_key) != bool(self.secret_key):
@@ -182,7 +181,54 @@ class S3Config(Struct, frozen=True):
     @property
     def uses_path_style(self) -> bool:
         """Whether the bucket goes into the path of a request, not into its host name."""
+        if self.addressing_style == "virtual" and self.endpoint is not None:
+            return is_address(self.endpoint)  # a bucket cannot stand before an IP address
         return self.addressing_style == "path" or (self.addressing_style == "auto" and self.endpoint is not None)
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Refuse what is no URL of a store; what may be a secret in it is not repeated.
+
+    Raises:
+        ConfigurationError: it is none, or it holds a user, a password or a query.
+    """
+    from urllib.parse import urlsplit
+
+    example = "such as http://localhost:9000, https://s3.example.com or https://host/storage/v1/s3"
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigurationError(f"endpoint={_without_user(endpoint)!r} is not a URL {example}") from None
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    if "@" in endpoint:
+        raise ConfigurationError(
+            f"the endpoint {_without_user(shown)} holds a user or a password: pass access_key= and secret_key= instead, "
+            "and the URL without them"
+        )
+    if parts.query or parts.fragment or "?" in endpoint or "#" in endpoint:
+        raise ConfigurationError(f"the endpoint {shown} has a query or a fragment: pass the URL without it")
+    fits = parts.scheme in ("http", "https") and host and port != 0 and _ENDPOINT.fullmatch(endpoint)
+    if not fits or (host.rpartition(".")[2].isdigit() and not is_address(endpoint)):
+        raise ConfigurationError(f"endpoint={endpoint!r} is not a URL {example}")
+
+
+def is_address(endpoint: str) -> bool:
+    """Whether an endpoint's host is an IP address."""
+    from ipaddress import ip_address
+    from urllib.parse import urlsplit
+
+    try:
+        ip_address(urlsplit(endpoint).hostname or "")
+    except ValueError:
+        return False
+    return True
+
+
+def _without_user(text: str) -> str:
+    """A text without what stands before an ``@``, and without a query."""
+    shown = re.sub(r"(?s)^([a-zA-Z0-9+.-]*://)?.*@", lambda found: f"{found[1] or ''}***@", text)
+    return re.sub(r"(?s)[?#].*", "", shown)
 
 
 def _rebuild(kind: type[S3Config], values: dict[str, Any]) -> S3Config:

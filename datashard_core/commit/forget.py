@@ -100,11 +100,9 @@ def remove_nodes(target: Target, newest: VersionBody) -> Steps[int]:
     headers = yield from _opened([name for name in old if name.level == nodes.TOP_LEVEL], old, target)
     doomed = choose(old, headers, horizon_ms(newest), min((name.base for name in staged), default=newest.version))
     forgotten = doomed.forgotten
-    if forgotten and not (yield from ask(KeepsVersions())):
+    if forgotten and not (yield from _may_forget(target, doomed.before)):
         log.info("table %s: append ids are not forgotten: the store has no usable If-Match", target.name)
         forgotten = ()
-    if forgotten:
-        yield from _move_mark(target, doomed.before)
     keys = sorted(name.key for name in {*forgotten, *doomed.covered})
     for start in range(0, len(keys), DELETE_BATCH):
         yield from ask(Delete(tuple(keys[start : start + DELETE_BATCH])))
@@ -149,6 +147,19 @@ def _opened(
             if infos[node.name].size == nodes.size_of(node.count):
                 opened[node.name] = node
     return opened
+
+
+def _may_forget(target: Target, before: int) -> Steps[bool]:
+    """Move the mark on; False in a store that cannot keep it from moving back."""
+    if not (yield from ask(KeepsVersions())):
+        return False
+    try:
+        yield from _move_mark(target, before)
+    except StorageError as error:
+        if error.reason != "unsupported":
+            raise
+        return False
+    return True
 
 
 def _move_mark(target: Target, before: int) -> Steps[None]:

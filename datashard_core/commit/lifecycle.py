@@ -18,7 +18,7 @@ from datashard_core.commit.history import look_back
 from datashard_core.commit.pointer import Found, find_current, move_hint
 from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.commit.version import HINT_KEY, VersionBody, dropped_marker, tombstone, version_key
-from datashard_core.errors import CommitStateUnknownError, DataShardError
+from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -191,9 +191,14 @@ def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> S
         ]
         for outcome in outcomes:
             # Somebody else's tombstone is as good as ours.
-            if not isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)):
+            if not isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)) and not _is_unsupported(outcome):
                 value(outcome)
     return len(doomed)
+
+
+def _is_unsupported(outcome: object) -> bool:
+    """Whether the store turned out to have no usable If-Match, so that the version stays as it is."""
+    return isinstance(outcome, StorageError) and outcome.reason == "unsupported"
 
 
 def list_all(prefix: str) -> Steps[list[ObjectInfo]]:

@@ -35,7 +35,7 @@ def make_filesystem(config: S3Config, credentials: Credentials, region: str) -> 
     if config.endpoint is not None:
         parts = urlsplit(config.endpoint)
         options["scheme"] = parts.scheme
-        options["endpoint_override"] = parts.netloc
+        options["endpoint_override"] = parts.netloc + parts.path
     proxy = proxy_for(config)
     if proxy is not None:
         options["proxy_options"] = proxy

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from datashard_core.storage.base import Storage
 
 T = TypeVar("T")
+Body = TypeVar("Body", bytes, bytes | memoryview)
+FETCHES = 3
+"""Requests for an object whose body is shorter than the object."""
+
 MAX_BYTES = 64 * 2**20
 MAX_OBJECT = 16 * 2**20
 """A larger object is not kept: one of them would push out everything else."""
@@ -74,22 +79,43 @@ class Kept(Generic[T]):
         self._lock = threading.Lock()
 
 
+def whole(fetch: Callable[[], Body], size: int | None) -> Body:
+    """A body, fetched again where it is shorter than the object: a proxy may call a part of an object the whole.
+
+    Args:
+        fetch: asks the store.
+        size: bytes of the object; None: not known, so what comes is taken.
+    """
+    body = fetch()
+    for _ in range(FETCHES - 1):
+        if size is None or len(body) >= size:
+            break
+        body = fetch()
+    return body
+
+
 class ObjectCache(Kept[bytes]):
     """The bodies of objects that never change, as :class:`Kept` keeps them."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, max_object: int = MAX_OBJECT) -> None:
         super().__init__(max_bytes, max_object)
 
-    def get(self, storage: Storage, key: str) -> bytes:
+    def get(self, storage: Storage, key: str, size: int | None = None) -> bytes:
         """The body of an object that never changes, from memory or from the store.
+
+        Args:
+            storage: the store.
+            key: the object.
+            size: its bytes, where they are known. A body of another length is returned, and not kept.
 
         Raises:
             StorageError: as :meth:`Storage.get`.
         """
         body = self.find(storage, key)
-        if body is None:
-            body = storage.get(key).body
-            self.keep(storage, key, body)
+        if body is None or (size is not None and len(body) != size):
+            body = whole(lambda: storage.get(key).body, size)
+            if size is None or len(body) == size:
+                self.keep(storage, key, body)
         return body
 
     def keep(self, storage: Storage, key: str, body: bytes) -> None:

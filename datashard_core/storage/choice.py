@@ -55,7 +55,7 @@ def choose(config: S3Config, session: Callable[[], Any]) -> tuple[Choice, str]:
 
 
 def _obstacle(config: S3Config, session: Callable[[], Any]) -> str | None:
-    if not _installed("obstore"):
+    if not is_installed("obstore"):
         return "obstore is not installed (pip install 'datashard-core[s3]')"
     if _obstore_pid not in (None, os.getpid()):
         return "this process was forked from one that used obstore, whose threads are not here"
@@ -93,11 +93,11 @@ def note_use_of_obstore() -> None:
 
 
 def _need_boto3(config: S3Config) -> None:
-    if not (_installed("boto3") and _installed("botocore")):
+    if not (is_installed("boto3") and is_installed("botocore")):
         raise ConfigurationError(f"tables in s3://{config.bucket} need boto3: pip install 'datashard-core[s3]'")
 
 
-def _installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     """Look for a package without importing it: connecting stays quick."""
     try:
         return find_spec(name) is not None

@@ -6,8 +6,10 @@ every transport. Large data files go through Arrow's own client, in parts and in
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,24 +19,33 @@ from msgspec.structs import replace
 from datashard_core.clock import SYSTEM_CLOCK
 from datashard_core.config import S3Config
 from datashard_core.errors import DataShardError, StorageError
+from datashard_core.storage.arrow_errors import is_of_arrow, read_arrow
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
-    OutcomeUnknownError,
-    PreconditionFailedError,
     StoredObject,
     Version,
 )
-from datashard_core.storage.if_match import IfMatch, forms_of, same, unusable
+from datashard_core.storage.if_match import IfMatch, replace_by
 from datashard_core.storage.metrics import Meter, StorageMetrics
+from datashard_core.storage.redact import clean
 from datashard_core.storage.retry import with_retries
 from datashard_core.storage.s3_client import S3Clients, clients_for
-from datashard_core.storage.s3_errors import CONDITIONAL, Answer, meaning, wrong_region
+from datashard_core.storage.s3_errors import (
+    CONDITIONAL,
+    Answer,
+    is_redirect,
+    may_lack_bulk_delete,
+    meaning,
+    wrong_region,
+)
+from datashard_core.storage.s3_failures import of_all, of_arrow, without_answer
 from datashard_core.storage.transport import (
     ABSENT,
-    BrokenError,
+    UNKNOWN_SIZE,
+    UNKNOWN_TIME,
+    CannotError,
     Condition,
-    NotSentError,
     Page,
     RefusedError,
     Transport,
@@ -46,15 +57,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.fs as pafs
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 DELETE_BATCH = 1000
+SINGLE_DELETES = 8
+"""Requests at once where objects are deleted one by one."""
 ONE_PUT = 16 * 2**20
 """Data files up to this many bytes are one PUT of the transport; larger ones are Arrow's."""
-_OF_ETAGS = frozenset({"precondition-failed", "other"})
-"""Answers to a right ETag that may be due to the form in which it is sent."""
-_OF_IF_MATCH = _OF_ETAGS | {"unsupported", "access-denied"}
-"""Answers to a PUT with If-Match that may be due to that header."""
 
 
 class S3Storage:
@@ -96,6 +107,8 @@ class S3Storage:
     def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
         found: StoredObject = self._ask("get", key, lambda transport: transport.get(self._base + key, byte_range))
         self._meter.received(len(found.body))
+        if found.last_modified == UNKNOWN_TIME:
+            return replace(found, last_modified=self._listed(key).last_modified)
         return found
 
     def get_data(self, key: str) -> bytes | memoryview:
@@ -104,7 +117,22 @@ class S3Storage:
         return body
 
     def head(self, key: str) -> ObjectInfo:
-        return replace(self._ask("head", key, lambda transport: transport.head(self._base + key)), key=key)
+        found: ObjectInfo = self._ask("head", key, lambda transport: transport.head(self._base + key))
+        if found.last_modified == UNKNOWN_TIME or found.size == UNKNOWN_SIZE:
+            listed = self._listed(key)
+            return replace(listed, version=found.version or listed.version)
+        return replace(found, key=key)
+
+    def _listed(self, key: str) -> ObjectInfo:
+        """An object as a listing shows it, for a store whose answers about one object lack its time or size.
+
+        Raises:
+            ObjectNotFoundError: it was deleted meanwhile.
+        """
+        for found in self._page(key, None).objects:
+            if found.key == self._base + key:
+                return replace(found, key=key)
+        raise ObjectNotFoundError(f"{self.root}/{key} does not exist", key=key)
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
         start = None if after is None else self._base + after
@@ -146,20 +174,19 @@ class S3Storage:
                 size = spool.tell()
                 self._write("put", key, spool, None, size)
             return
-        with self._arrow(key):
-            filesystem = self._clients.filesystem()
-            sink = filesystem.open_output_stream(f"{self._config.bucket}/{self._base}{key}")
+        sink = self._by_arrow("put", key, self._open_sink, key)
         try:
             yield sink
         except BaseException as error:
             # Arrow uploads what there is when the stream goes: a leftover that no table names.
             del sink
-            if isinstance(error, OSError) and _ARROW_SAYS in str(error):
-                with self._arrow(key):
-                    raise
+            if isinstance(error, OSError) and is_of_arrow(error):
+                raise self.arrow_failure(error, "put", key) from error
             raise
-        with self._arrow(key):
-            sink.close()
+        self._by_arrow("put", key, sink.close)
+
+    def _open_sink(self, key: str) -> Any:
+        return self._clients.filesystem().open_output_stream(f"{self._config.bucket}/{self._base}{key}")
 
     def put_if_absent(self, key: str, data: bytes) -> Version:
         return self._write("put_if_absent", key, data, ABSENT, len(data))
@@ -170,63 +197,55 @@ class S3Storage:
         return self._clients.if_match
 
     def replace(self, key: str, data: bytes, version: Version) -> Version:
-        known = self.if_match
-        refusal: StorageError | None = None
-        for form, sent in forms_of(version, known.form):
-            if known.why or not sent:
-                break
-            try:
-                written = self._write("replace", key, data, Condition(sent), len(data))
-            except StorageError as error:
-                if known.form or not self._is_of_if_match(error):
-                    known.refuses |= isinstance(error, PreconditionFailedError)
-                    raise
-                refusal = error
-                # No ETag has held in this process yet: is this one stale, or does the store refuse a right one?
-                self._check_unchanged(key, version, refusal)
-                if error.reason not in _OF_ETAGS:
-                    break
-            else:
-                known.form = form
-                return written
-        if not known.why:
-            if not version:
-                self._check_unchanged(key, version, None)
-            known.why = _why_unusable(refusal)
-        raise unusable(self.root, key, known.why)
+        def write(sent: Version) -> Version:
+            return self._write("replace", key, data, Condition(sent), len(data))
 
-    def _is_of_if_match(self, error: StorageError) -> bool:
-        """Whether an error may be due to the header If-Match, or to the form of its ETag."""
-        if error.reason == "unsupported" and self._config.sse is not None:
-            return False  # it was written, and not encrypted
-        return error.reason in _OF_IF_MATCH
-
-    def _check_unchanged(self, key: str, version: Version, refusal: StorageError | None) -> None:
-        """Refuse to replace an object that has another version by now, or is gone."""
-        known = self.if_match
-        try:
-            current = self.head(key).version
-        except ObjectNotFoundError as error:
-            known.refuses |= isinstance(refusal, PreconditionFailedError)
-            raise PreconditionFailedError(f"{self.root}/{key} is gone", key=key) from error
-        if current and not same(current, version):
-            known.refuses |= isinstance(refusal, PreconditionFailedError)
-            raise PreconditionFailedError(f"{self.root}/{key} is not {version} any more", key=key) from refusal
+        # With encryption, "unsupported" may mean that it was written and not encrypted.
+        told_apart = self._config.sse is None
+        return replace_by(self.if_match, version, write, lambda: self.head(key).version, self.root, key, told_apart)
 
     def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), DELETE_BATCH):
-            batch = [self._base + key for key in keys[start : start + DELETE_BATCH]]
-            refused = self._ask("delete", keys[start], partial(_delete, batch))
-            for key, answer in refused:
-                if answer.code not in ("NoSuchKey", "NotFound"):
-                    raise meaning(answer, "delete", key, self._config)
+            batch = keys[start : start + DELETE_BATCH]
+            failed = self._delete_one_by_one(batch) if self._clients.lacks_bulk_delete else self._delete_batch(batch)
+            if failed:
+                raise of_all(failed)
+
+    def _delete_batch(self, keys: Sequence[str]) -> Sequence[DataShardError]:
+        """Delete by DeleteObjects, or one by one where the store does not offer that; what failed."""
+        whole = [self._base + key for key in keys]
+        try:
+            refused = self._ask("delete", keys[0], partial(_delete, whole), quietly=may_lack_bulk_delete)
+        except RefusedError as error:
+            why = error.answer
+        else:
+            left = [(key, answer) for key, answer in refused if answer.code not in ("NoSuchKey", "NotFound")]
+            if not left or left[0][1].code != "NotImplemented":
+                return [self._meaning(answer, "delete", key) for key, answer in left]
+            why = left[0][1]
+        failed = self._delete_one_by_one(keys)
+        if not failed:
+            text = "bucket %s: objects are deleted one by one: the store answered %d %s to DeleteObjects"
+            log.info(text, self._config.bucket, why.status, why.code)
+            self._clients.lacks_bulk_delete = True
+        return failed
+
+    def _delete_one_by_one(self, keys: Sequence[str]) -> Sequence[DataShardError]:
+        def one(key: str) -> DataShardError | None:
+            try:
+                self._ask("delete", key, lambda transport: transport.delete_one(self._base + key))
+            except ObjectNotFoundError:
+                return None
+            except DataShardError as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(min(SINGLE_DELETES, len(keys))) as pool:
+            return [error for error in pool.map(one, keys) if error is not None]
 
     def open_input(self, key: str) -> pa.NativeFile:
         filesystem, root = self.filesystem()
-        try:
-            return filesystem.open_input_file(f"{root}/{key}")
-        except FileNotFoundError as error:
-            raise ObjectNotFoundError(f"{self.root}/{key} does not exist", key=key) from error
+        return self._by_arrow("get", key, filesystem.open_input_file, f"{root}/{key}")
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """Arrow's file system for the bucket, and the path of the root in it."""
@@ -258,89 +277,92 @@ class S3Storage:
             )
         return written.version
 
-    def _ask(self, operation: str, key: str, call: Callable[[Transport], T], size: int = 0) -> T:
-        """Send a request; again where that cannot do harm and may help."""
-        attempts = 1 if operation in CONDITIONAL else self._config.max_attempts
-        return with_retries(lambda: self._ask_once(operation, key, call, size), attempts, SYSTEM_CLOCK)
+    def _ask(
+        self,
+        operation: str,
+        key: str,
+        call: Callable[[Transport], T],
+        size: int = 0,
+        quietly: Callable[[Answer], bool] | None = None,
+    ) -> T:
+        """Send a request; again where that cannot do harm and may help.
 
-    def _ask_once(self, operation: str, key: str, call: Callable[[Transport], T], size: int) -> T:
-        clients = self._clients
-        transport = clients.transport
+        Raises:
+            RefusedError: ``quietly`` is true of the store's answer.
+        """
+        attempts = 1 if operation in CONDITIONAL else self._config.max_attempts
+        return with_retries(lambda: self._ask_once(operation, key, call, size, quietly), attempts, SYSTEM_CLOCK)
+
+    def _ask_once(
+        self,
+        operation: str,
+        key: str,
+        call: Callable[[Transport], T],
+        size: int,
+        quietly: Callable[[Answer], bool] | None,
+    ) -> T:
+        self._meter.sent(operation, size)
         try:
+            return call(self._clients.transport)
+        except TransportError as error:
+            failed = error
+        # Out of the handler: what a client raised may hold the request, and is not to be the context of an error.
+        if isinstance(failed, RefusedError) and quietly is not None and quietly(failed.answer):
+            raise failed.with_traceback(None)
+        again = self._again(failed)
+        if again is not None:
             self._meter.sent(operation, size)
             try:
-                return call(transport)
-            except RefusedError as error:
-                # Refused where it arrived, so without effect: once more, to where the bucket is.
-                if not wrong_region(error.answer) or not clients.correct_region():
-                    raise
-            self._meter.sent(operation, size)
-            return call(transport)
-        except TransportError as error:
-            raise self._translated(error, operation, key) from error.__cause__
+                return call(again)
+            except TransportError as error:
+                failed = error
+        raise self._translated(failed, operation, key)
+
+    def _again(self, failed: TransportError) -> Transport | None:
+        """What to send a request through once more that was refused where it arrived, so without effect."""
+        clients = self._clients
+        if isinstance(failed, CannotError):
+            return clients.use_boto3(str(failed))
+        if isinstance(failed, RefusedError) and wrong_region(failed.answer) and clients.correct_region():
+            return clients.transport
+        return None
 
     def _translated(self, error: TransportError, operation: str, key: str) -> DataShardError:
-        """What a failure of the transport means to whoever asked."""
-        if isinstance(error, RefusedError):
-            return meaning(error.answer, operation, self._base + key, self._config)
-        where = f"{self.root}/{key}"
-        if isinstance(error, NotSentError):
-            return StorageError(
-                f"{self._config.endpoint or 'AWS S3'} cannot be reached ({error}): check the endpoint, the network and "
-                "that the store runs",
-                reason="unreachable",
-                key=where,
-            )
-        assert isinstance(error, BrokenError)
-        if operation in CONDITIONAL:
-            return OutcomeUnknownError(f"{where}: {error}: the write may have landed or not", key=key)
-        return StorageError(f"{operation} of {where} failed: {error}", reason="unreachable", key=where)
+        """What a failure of the transport means to its caller."""
+        if not isinstance(error, RefusedError):
+            return without_answer(error, operation, f"{self.root}/{key}", self._config, self._clients.secrets)
+        answer = error.answer
+        if is_redirect(answer) and not (answer.region or answer.endpoint):
+            place = self._clients.place()
+            answer = replace(answer, region=place.region, endpoint=place.location)
+        return self._meaning(answer, operation, self._base + key)
 
-    @contextmanager
-    def _arrow(self, key: str) -> Iterator[None]:
-        """Turn what Arrow raises into what it means; its messages carry S3's codes as text."""
+    def _meaning(self, answer: Answer, operation: str, key: str) -> DataShardError:
+        return meaning(answer, operation, key, self._config, self._clients.secrets)
+
+    def _by_arrow(self, operation: str, key: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something by Arrow's client, and turn what it raises into what it means."""
         try:
-            yield
+            return work(*arguments)
         except OSError as error:
-            text = str(error)
-            for code, status in _ARROW_CODES.items():
-                if code in text:
-                    answer = Answer(_ARROW_NAMES.get(code, code), status, "")
-                    raise meaning(answer, "put", self._base + key, self._config) from error
-            raise StorageError(
-                f"put of {self.root}/{key} failed: {text[:300]}", reason="unreachable", key=key
-            ) from error
+            failed = error
+        raise self.arrow_failure(failed, operation, key)
 
+    def arrow_failure(self, error: OSError, operation: str, key: str) -> DataShardError:
+        """What an error of Arrow's S3 client means; the error itself keeps no secret.
 
-def _why_unusable(refusal: StorageError | None) -> str:
-    """Why If-Match cannot be used, by how a PUT with a right ETag was refused; None: there is no ETag to name."""
-    if refusal is None:
-        return "the store sends no ETags, which If-Match could name"
-    answers = {"precondition-failed": "412 Precondition Failed", "unsupported": "501 Not Implemented"}
-    answer = answers.get(refusal.reason) or ("403" if refusal.reason == "access-denied" else str(refusal))
-    return f"the store refuses a PUT whose If-Match names the current ETag: {answer}"
+        Args:
+            error: it.
+            operation: "get" or "put", where its text does not say more.
+            key: the data file.
+        """
+        text = clean(str(error), self._clients.secrets)
+        error.args = (text,)
+        told = None if isinstance(error, FileNotFoundError) else read_arrow(text)
+        if told is not None:
+            return self._meaning(told[0], told[1], self._base + key)
+        return of_arrow(error, operation, f"{self.root}/{key}")
 
 
 def _delete(keys: Sequence[str], transport: Transport) -> Sequence[tuple[str, Answer]]:
     return transport.delete(keys)
-
-
-_ARROW_SAYS = "AWS Error"
-_ARROW_CODES = {
-    "NoSuchBucket": 404,
-    "NO_SUCH_BUCKET": 404,
-    "InvalidAccessKeyId": 403,
-    "INVALID_ACCESS_KEY_ID": 403,
-    "SignatureDoesNotMatch": 403,
-    "ExpiredToken": 403,
-    "ACCESS_DENIED": 403,
-    "AccessDenied": 403,
-    "SLOW_DOWN": 503,
-    "SlowDown": 503,
-}
-_ARROW_NAMES = {
-    "NO_SUCH_BUCKET": "NoSuchBucket",
-    "INVALID_ACCESS_KEY_ID": "InvalidAccessKeyId",
-    "ACCESS_DENIED": "AccessDenied",
-    "SLOW_DOWN": "SlowDown",
-}

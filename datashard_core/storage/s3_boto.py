@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo, StoredObject, Version
-from datashard_core.storage.s3_errors import Answer
+from datashard_core.storage.s3_errors import Answer, read_answer
 from datashard_core.storage.transport import (
     PAGE,
+    UNKNOWN_SIZE,
+    UNKNOWN_TIME,
     BrokenError,
     Condition,
     NotSentError,
     Page,
     RefusedError,
     TransportError,
+    UnfitError,
     Written,
 )
 
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 POOL = 64
 SMALL = 1 << 20
+_USUAL_HEADERS = ("content-length", "transfer-encoding", "connection", "date", "etag", "last-modified")
+_BODY = "DatashardBody"
 
 
 class BotoTransport:
@@ -48,16 +53,19 @@ class BotoTransport:
         self._clients = clients
         self._config = clients.config
         self._lock = threading.Lock()
-        self._made: Any = None
+        self._made: tuple[str, Any] | None = None
 
     @property
     def _client(self) -> Any:
-        if self._made is None:
-            region = self._clients.region
+        """The client for the bucket's region, which may turn out to be another one than was thought."""
+        region = self._clients.region
+        made = self._made
+        if made is None or made[0] != region:
             with self._lock:
-                if self._made is None:
-                    self._made = self._make(region)
-        return self._made
+                made = self._made
+                if made is None or made[0] != region:
+                    made = self._made = (region, self._make(region))
+        return made[1]
 
     def get(self, key: str, byte_range: tuple[int, int] | None) -> StoredObject:
         extra: dict[str, str] = {}
@@ -66,8 +74,11 @@ class BotoTransport:
             extra["Range"] = f"bytes={start}-{end - 1}"
         with self._told():
             answer = self._client.get_object(Bucket=self._config.bucket, Key=key, **extra)
+            _check_whole(answer)
             body: bytes = answer["Body"].read()
-            return StoredObject(body, Version(answer["ETag"]), answer["LastModified"].timestamp())
+            if byte_range is not None and answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
+                body = body[byte_range[0] : byte_range[1]]  # the store has no ranges, and sent all
+            return StoredObject(body, _version(answer), _seconds(answer))
 
     def get_data(self, key: str) -> bytes:
         return self.get(key, None).body
@@ -75,16 +86,14 @@ class BotoTransport:
     def head(self, key: str) -> ObjectInfo:
         with self._told():
             answer = self._client.head_object(Bucket=self._config.bucket, Key=key)
-            return ObjectInfo(key, answer["ContentLength"], Version(answer["ETag"]), answer["LastModified"].timestamp())
+            _check_whole(answer)
+            return ObjectInfo(key, answer.get("ContentLength", UNKNOWN_SIZE), _version(answer), _seconds(answer))
 
     def page(self, prefix: str, after: str | None) -> Page:
         more = {} if after is None else {"StartAfter": after}
         with self._told():
             answer = self._client.list_objects_v2(Bucket=self._config.bucket, Prefix=prefix, MaxKeys=PAGE, **more)
-        objects = [
-            ObjectInfo(found["Key"], found["Size"], Version(found["ETag"]), found["LastModified"].timestamp())
-            for found in answer.get("Contents", ())
-        ]
+        objects = [_listed(found) for found in answer.get("Contents", ())]
         return Page(objects, objects[-1].key if answer.get("IsTruncated") and objects else None)
 
     def folders(self, prefix: str) -> list[str]:
@@ -108,7 +117,8 @@ class BotoTransport:
             arguments["SSEKMSKeyId"] = self._config.sse_kms_key_id
         with self._told():
             answer = self._client.put_object(**arguments)
-            return Written(Version(answer["ETag"]), answer.get("ServerSideEncryption"))
+            _check_whole(answer)
+            return Written(_version(answer), answer.get("ServerSideEncryption"))
 
     def delete(self, keys: Sequence[str]) -> Sequence[tuple[str, Answer]]:
         wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
@@ -119,26 +129,9 @@ class BotoTransport:
             for refused in answer.get("Errors", ())
         ]
 
-    def discover_region(self) -> str:
-        """AWS tells a bucket's region to whoever asks, whichever region is asked.
-
-        Raises:
-            StorageError: it cannot be asked.
-        """
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            answer = self._make("us-east-1").head_bucket(Bucket=self._config.bucket)
-            headers = answer["ResponseMetadata"]["HTTPHeaders"]
-        except ClientError as error:
-            headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        except BotoCoreError as error:
-            raise StorageError(
-                f"the region of bucket {self._config.bucket} could not be found out ({error}): pass region=",
-                reason="unreachable",
-                key=self._config.uri,
-            ) from error
-        return str(headers.get("x-amz-bucket-region") or "us-east-1")
+    def delete_one(self, key: str) -> None:
+        with self._told():
+            self._client.delete_object(Bucket=self._config.bucket, Key=key)
 
     # -----------------------------------------------------------------------------------------
 
@@ -166,6 +159,8 @@ class BotoTransport:
             ),
         )
         client.meta.events.register("before-call.s3.PutObject", _without_expect)
+        client.meta.events.register("before-call.s3", _without_redirects)
+        client.meta.events.register("response-received.s3", _with_page)
         return client
 
     @contextmanager
@@ -173,32 +168,71 @@ class BotoTransport:
         """Turn what botocore raises into how it failed."""
         try:
             yield
+        except TransportError:
+            raise
         except Exception as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> Exception:
         from botocore import exceptions as botocore
+        from botocore.parsers import ResponseParserError
         from urllib3.exceptions import HTTPError
 
         if isinstance(error, botocore.ClientError):
-            detail = error.response.get("Error", {})
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return RefusedError(Answer(str(detail.get("Code", status)), int(status), str(detail.get("Message", ""))))
+            return RefusedError(_answer(error.response))
         if isinstance(error, (botocore.NoCredentialsError, botocore.PartialCredentialsError)):
             return StorageError(
                 f"no credentials for bucket {self._config.bucket}: {error}",
                 reason="credentials-missing",
                 key=self._config.uri,
             )
-        if isinstance(error, KeyError):
-            # Headers that were cut off on the way: botocore takes what there is for the whole answer.
-            return BrokenError(f"the answer was cut short: it has no {error}")
+        if isinstance(error, ResponseParserError) or (isinstance(error, ValueError) and "timestamp" in str(error)):
+            return UnfitError(f"a value in the answer cannot be read: {error}")
         kind: type[TransportError] | None = None
         if isinstance(error, (botocore.EndpointConnectionError, botocore.ConnectTimeoutError)):
             kind = NotSentError
         elif isinstance(error, (botocore.BotoCoreError, HTTPError)):
             kind = BrokenError
         return error if kind is None else kind(str(error))
+
+
+def _version(found: Any) -> Version:
+    """An ETag, or "" where the store has none."""
+    return Version(found.get("ETag") or "")
+
+
+def _seconds(found: Any) -> float:
+    changed = found.get("LastModified")
+    return UNKNOWN_TIME if changed is None else float(changed.timestamp())
+
+
+def _listed(found: Any) -> ObjectInfo:
+    for name in ("Key", "Size", "LastModified"):
+        if found.get(name) in (None, ""):
+            raise UnfitError(f"an object in the store's listing has no {name}")
+    return ObjectInfo(found["Key"], found["Size"], _version(found), _seconds(found))
+
+
+def _check_whole(answer: Any) -> None:
+    """Notice headers that were cut off on the way: botocore takes what there is for all of them.
+
+    Raises:
+        BrokenError: not one header is there that every server sends.
+    """
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    if not any(name in headers for name in _USUAL_HEADERS):
+        raise BrokenError("the answer was cut short in its headers")
+
+
+def _answer(response: Any) -> Answer:
+    """A refusal as the store sent it; botocore's reading of it where the body is not at hand."""
+    told = response.get("ResponseMetadata", {})
+    headers, status, body = told.get("HTTPHeaders", {}), int(told.get("HTTPStatusCode", 0)), told.get(_BODY)
+    region, location = headers.get("x-amz-bucket-region", ""), headers.get("location", "")
+    if body is not None:
+        return read_answer(status, body.decode("utf-8", "replace"), region, location)
+    detail = response.get("Error", {})
+    return Answer(str(detail.get("Code") or status), status, "", region, location)
 
 
 def _body(data: Any) -> Any:
@@ -244,3 +278,19 @@ def _without_expect(params: Any, **_: Any) -> None:
     body = params.get("body")
     if isinstance(body, bytes) and len(body) < SMALL:
         params["headers"].pop("Expect", None)
+
+
+def _without_redirects(params: Any, **_: Any) -> None:
+    """Let the answer 301 or 307 come back: botocore follows it, and for one that leads to itself until the stack ends."""
+    params.get("context", {}).setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _with_page(response_dict: Any = None, parsed_response: Any = None, **_: Any) -> None:
+    """Keep the body of a refusal, of which botocore keeps nothing if it is no XML of S3."""
+    if parsed_response is None or response_dict is None or "Error" not in parsed_response:
+        return
+    told = parsed_response.setdefault("ResponseMetadata", {})
+    told["HTTPStatusCode"] = response_dict["status_code"]
+    body = response_dict.get("body")
+    if isinstance(body, bytes) and body:
+        told[_BODY] = body

@@ -1,16 +1,23 @@
 """What an S3 store's answer means, and what to do about it. Pure.
 
 Codes decide where there are any: a status alone does not tell a missing bucket from a missing key,
-nor a lost race from a store that knows no conditions.
+nor a lost race from a store that knows no conditions. What the store wrote is quoted without secrets.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from datashard_core.config import S3Config
 from datashard_core.errors import DataShardError, StorageError, StoreNotConditionalError
 from datashard_core.storage.base import ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError
+
+if TYPE_CHECKING:
+    from datashard_core.storage.s3_codes import Known
 
 PERMISSIONS = {
     "get": "s3:GetObject",
@@ -20,45 +27,94 @@ PERMISSIONS = {
     "put_if_absent": "s3:PutObject",
     "replace": "s3:PutObject",
     "delete": "s3:DeleteObject",
+    "abort": "s3:AbortMultipartUpload",
 }
-_DENIED = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "403", "UnauthorizedAccess"})
-_BAD_KEYS = frozenset(
-    {
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "InvalidToken",
-        "InvalidTokenId",
-        "TokenRefreshRequired",
-        "InvalidClientTokenId",
-    }
-)
-_THROTTLED = frozenset({"SlowDown", "503", "ServiceUnavailable", "RequestLimitExceeded", "Throttling", "429"})
-_WRONG_REGION = frozenset({"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed"})
 CONDITIONAL = frozenset({"put_if_absent", "replace"})
 """Operations that are sent once."""
+
+_LONGEST_BODY = 20_000
+_PAGE_ADVICE = (
+    "A proxy, a firewall or a login page may stand before the store: check the endpoint, HTTPS_PROXY and NO_PROXY."
+)
+_HEAD_ADVICE = (
+    "The answer to a HEAD carries no error code, so it may also be the keys, the clock, a KMS key or a quota: reading "
+    "the object with the same keys shows the code."
+)
+_NEEDED_ACTION = r"not authorized to perform: *([a-z0-9-]+:[A-Za-z]+)"
 
 
 class Answer(Struct, frozen=True):
     """A store's refusal.
 
     Attributes:
-        code: S3's error code; the status as text where the answer had no body.
+        code: S3's error code; the status as text where the answer had none.
         status: HTTP status.
-        message: what the store said.
+        message: what the store said, as it came; all visible text where the answer was no XML of S3's.
+        region: the region that the answer names.
+        endpoint: the address that the answer names.
+        is_page: the answer had a body, and it was no error of S3.
     """
 
     code: str
     status: int
     message: str = ""
+    region: str = ""
+    endpoint: str = ""
+    is_page: bool = False
+
+
+def read_answer(status: int, body: str, region: str = "", location: str = "") -> Answer:
+    """A refusal from its status and body.
+
+    Args:
+        status: HTTP status.
+        body: whatever came, perhaps nothing, perhaps a page of a proxy.
+        region: the header ``x-amz-bucket-region``.
+        location: the header ``Location``.
+
+    Example:
+        >>> read_answer(403, "<Error><Code>QuotaExceeded</Code><Message>full</Message></Error>").code
+        'QuotaExceeded'
+    """
+    code = _element(body, "Code")
+    if not code:
+        page = body.strip()
+        return Answer(str(status), status, body[:_LONGEST_BODY], region, location, bool(page))
+    named = region or _element(body, "Region")
+    return Answer(code, status, _element(body, "Message"), named, _element(body, "Endpoint") or location)
+
+
+def _element(body: str, name: str) -> str:
+    found = re.search(rf"<(?:\w+:)?{name}>\s*([^<]*?)\s*</", body)
+    return found[1] if found is not None else ""
 
 
 def wrong_region(answer: Answer) -> bool:
-    """Whether AWS says that the bucket is in another region than the one that was asked."""
-    return answer.code in _WRONG_REGION
+    """Whether the bucket may be in another region than the one that was asked."""
+    # Without a body, as after a HEAD, AWS answers 400 to a signature for another region.
+    return is_redirect(answer) or (answer.code, answer.status) == ("400", 400)
 
 
-def meaning(answer: Answer, operation: str, key: str, config: S3Config) -> DataShardError:
+def is_redirect(answer: Answer) -> bool:
+    """Whether the store says that the bucket is elsewhere."""
+    from datashard_core.storage.s3_codes import REDIRECTS
+
+    return answer.code in REDIRECTS or (300 <= answer.status < 400 and answer.status != 304)
+
+
+def may_lack_bulk_delete(answer: Answer) -> bool:
+    """Whether a refused DeleteObjects says nothing against deleting the same objects one by one."""
+    if answer.status not in (200, 400, 404, 405, 411, 415, 501) or answer.code == "NoSuchBucket":
+        return False
+    from datashard_core.storage.s3_codes import known
+
+    fits = known(answer.code, answer.status)
+    return fits is None or fits.reason == "unsupported"
+
+
+def meaning(
+    answer: Answer, operation: str, key: str, config: S3Config, secrets: Iterable[str | None] = ()
+) -> DataShardError:
     """The error that an answer stands for.
 
     Args:
@@ -66,48 +122,100 @@ def meaning(answer: Answer, operation: str, key: str, config: S3Config) -> DataS
         operation: a key of :data:`PERMISSIONS`.
         key: the object, relative to the bucket.
         config: the store's configuration, for the way out.
+        secrets: what must not be quoted, beside the configuration's own.
     """
     code, status = answer.code, answer.status
     where = f"s3://{config.bucket}/{key}"
     if code == "NoSuchBucket":
         return StorageError(_no_bucket(config), reason="bucket-missing", key=where)
-    if operation in CONDITIONAL:
-        special = _of_condition(answer, operation, where, key)
-        if special is not None:
-            return special
-    if code in ("NoSuchKey", "404", "NotFound") or status == 404:
-        return ObjectNotFoundError(f"{where} does not exist", key=key)
-    if code in _BAD_KEYS:
-        return StorageError(
-            f"{config.endpoint or 'AWS'} does not accept the credentials for bucket {config.bucket} ({code}): check "
-            "the access key, the secret key and the session token, and that they belong to this endpoint",
-            reason="credentials-missing",
-            key=where,
-        )
-    if code in _DENIED or status == 403:
-        return StorageError(_denied(operation, where, config), reason="access-denied", key=where)
-    if code in _THROTTLED or status in (429, 503):
-        return StorageError(f"the store asks to slow down ({code}) at {where}", reason="throttled", key=where)
-    passing = status >= 500 or status == 408 or code in ("RequestTimeout", "InternalError")
-    return StorageError(
-        f"{operation} of {where} failed: {code} {answer.message}".strip(),
-        reason="unreachable" if passing else "other",
-        key=where,
-    )
-
-
-def _of_condition(answer: Answer, operation: str, where: str, key: str) -> DataShardError | None:
-    code, status = answer.code, answer.status
-    if code in ("PreconditionFailed", "412") or status == 412:
+    if operation in CONDITIONAL and (code == "PreconditionFailed" or status == 412):
         return PreconditionFailedError(f"{where}: the condition did not hold", key=key)
-    if code in ("NotImplemented", "501") or status == 501:
-        said = f" ({answer.message})" if answer.message else ""
-        return not_conditional(where, f"it answers {status} {code}{said} to a PUT with a condition")
     if operation == "replace" and (code == "NoSuchKey" or status == 404):
         return PreconditionFailedError(f"{where} is gone", key=key)
+    if (code == "NoSuchKey" or status == 404) and not answer.is_page:
+        return ObjectNotFoundError(f"{where} does not exist", key=key)
+    # All above happens on every append, and goes without what the rest imports and compiles.
+    return _explained(answer, operation, key, config, secrets)
+
+
+def _explained(
+    answer: Answer, operation: str, key: str, config: S3Config, secrets: Iterable[str | None]
+) -> DataShardError:
+    """The error of an answer that has to be explained, with the store's words and an advice."""
+    from datashard_core.storage.redact import words
+    from datashard_core.storage.s3_codes import DENIED, known, of_denial
+
+    where = f"s3://{config.bucket}/{key}"
+    quoted = words(answer.message, (*secrets, config.access_key, config.secret_key, config.session_token))
+    said = _said(answer, operation, quoted)
+    if operation in CONDITIONAL:
+        special = _of_condition(answer, where, key, quoted)
+        if special is not None:
+            return special
+    if answer.status == 404:
+        return ObjectNotFoundError(f"{where} does not exist: {said}", key=key)
+    fits = known(answer.code, answer.status)
+    if fits is DENIED:
+        fits = of_denial(answer.message) or fits
+    text = f"{operation} of {where} failed: {said}"
+    if fits is None:
+        return StorageError(text, reason="other", key=where)
+    if fits is DENIED:
+        text = f"access denied: {text}. {_PAGE_ADVICE}" if answer.is_page else _denied(answer, operation, where, config, said)
+    else:
+        text = f"{text}. {_advice(fits, answer, operation, where, config)}"
+    return StorageError(text, reason=fits.reason, key=where)
+
+
+def _said(answer: Answer, operation: str, quoted: str) -> str:
+    code = "" if answer.code == str(answer.status) else f" {answer.code}"
+    status = "" if answer.status == 200 else f" {answer.status}"
+    text = f"the store answered{status}{code}"
+    if answer.is_page:
+        return f"{text} with a page that is no XML of S3 ({quoted!r})" if quoted else f"{text} with no XML of S3"
+    if quoted:
+        return f"{text}: {quoted.rstrip('.')}"
+    if code:
+        return text
+    return f"{text} to a HEAD" if operation == "head" else f"{text} without an error code"
+
+
+def _advice(fits: Known, answer: Answer, operation: str, where: str, config: S3Config) -> str:
+    text = fits.advice.format(
+        bucket=config.bucket,
+        store=config.endpoint or "AWS",
+        where=where,
+        permission=PERMISSIONS[operation],
+    )
+    if answer.is_page and fits.reason != "throttled":
+        text += f" {_PAGE_ADVICE}"
+    if is_redirect(answer):
+        text += _address(answer, config)
+    return text
+
+
+def _address(answer: Answer, config: S3Config) -> str:
+    """Where the answer says that the bucket is."""
+    from datashard_core.storage.redact import words
+
+    found = ""
+    if answer.region and answer.region != config.region:
+        found += f" The store names the region: region={words(answer.region)!r}."
+    if answer.endpoint:
+        found += f" The store names the address {words(answer.endpoint)}."
+    if not found:
+        found = f" The store does not say where; asked was {config.endpoint or 'AWS'}, region {config.region!r}."
+    return found
+
+
+def _of_condition(answer: Answer, where: str, key: str, quoted: str) -> DataShardError | None:
+    code, status = answer.code, answer.status
+    said = f" ({quoted})" if quoted else ""
+    if code == "NotImplemented" or status == 501:
+        return not_conditional(where, f"it answers {status} {code}{said} to a PUT with a condition")
     if status in (408, 409, 429) or status >= 500:
         # Nothing may have landed, or it may land yet: the history tells.
-        return OutcomeUnknownError(f"{where}: {status} {code}, so the write may have landed or not", key=key)
+        return OutcomeUnknownError(f"{where}: {status} {code}{said}, so the write may have landed or not", key=key)
     return None
 
 
@@ -130,9 +238,18 @@ def _no_bucket(config: S3Config) -> str:
     return f"there is no bucket {config.bucket!r} at {config.endpoint or 'AWS'}. Make it: {command}"
 
 
-def _denied(operation: str, where: str, config: S3Config) -> str:
-    permission = PERMISSIONS[operation]
-    message = f"access denied: {permission} is missing on {where}"
+def _denied(answer: Answer, operation: str, where: str, config: S3Config, said: str) -> str:
+    """A plain denial: the store names the action, or the operation does."""
+    named = re.search(_NEEDED_ACTION, answer.message)
+    permission = named[1] if named is not None else PERMISSIONS[operation]
+    without_code = answer.code == str(answer.status)
+    lacking = "may be missing" if without_code else "is missing"
+    message = f"access denied: {permission} {lacking} on {where}"
     if operation in ("get", "head"):
         message += f" (or it does not exist, and s3:ListBucket on s3://{config.bucket}, which would say so, is missing)"
-    return f"{message}. Grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket."
+    message += f"; {said}."
+    if without_code and operation == "head":
+        message += f" {_HEAD_ADVICE}"
+    if "explicit deny" in answer.message:
+        message += " A policy denies it explicitly, which no grant overrides: change that policy."
+    return f"{message} Grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket."

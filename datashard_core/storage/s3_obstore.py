@@ -28,16 +28,18 @@ from datashard_core.errors import ConfigurationError
 from datashard_core.storage.base import ObjectInfo, StoredObject, Version
 from datashard_core.storage.choice import note_use_of_obstore
 from datashard_core.storage.environment import without_aws_variables
-from datashard_core.storage.region import discover_region
-from datashard_core.storage.s3_errors import Answer
+from datashard_core.storage.s3_errors import Answer, read_answer
 from datashard_core.storage.transport import (
     PAGE,
+    UNKNOWN_TIME,
     BrokenError,
+    CannotError,
     Condition,
     NotSentError,
     Page,
     RefusedError,
     TransportError,
+    UnfitError,
     Written,
 )
 
@@ -49,11 +51,18 @@ IDLE = "15s"  # AWS closes idle connections after some 20 s; one that is closed 
 
 _STATUS = r"(?s)Server returned non-2xx status code: (\d{3})[^:]*: ?(.*)"
 _ERROR_BODY = r"(?s)Server returned error response: (.*)"
+_NO_ETAG = "ETag Header missing from response"
+_CANNOT = ("Content-Length Header missing from response", "Received non-partial response when range requested")
+_UNFIT = r"Got invalid list response: (.*)|(Invalid last modified .*)"
 _CODE = r"<Code>([^<]*)</Code>"
 _MESSAGE = r"<Message>([^<]*)</Message>"
 _KEY_REFUSED = r"(?s)DeleteObjects request failed for key (.*): (.*) \(code: ([^()]*)\)"
 _KEY = r"<Key>([^<]*)</Key>"
 _ROOT_CAUSE = r'message: "([^"]+)"|(InvalidCertificate\(\s*\w+)|kind: (\w+)|(TimedOut)'
+
+
+class WrittenError(TransportError):
+    """obstore misses the ETag in the answer to a PUT: the store took the object."""
 
 
 class ObstoreTransport:
@@ -78,7 +87,7 @@ class ObstoreTransport:
             answer = obstore.get(store, key, options=options)
             body = bytes(answer.bytes())
         found = answer.meta
-        return StoredObject(body, Version(found["e_tag"] or ""), found["last_modified"].timestamp())
+        return StoredObject(body, Version(found["e_tag"] or ""), _seconds(found))
 
     def get_data(self, key: str) -> memoryview:
         store = self._store()
@@ -116,8 +125,11 @@ class ObstoreTransport:
             mode = "create" if condition.version is None else {"e_tag": condition.version}
         body = data if isinstance(data, bytes) else memoryview(data).cast("B")
         store = self._store()
-        with _told():
-            answer = obstore.put(store, key, body, mode=mode, use_multipart=False)
+        try:
+            with _told():
+                answer = obstore.put(store, key, body, mode=mode, use_multipart=False)
+        except WrittenError:
+            return Written(Version(""))
         return Written(Version(answer["e_tag"] or ""))
 
     def delete(self, keys: Sequence[str]) -> Sequence[tuple[str, Answer]]:
@@ -131,9 +143,8 @@ class ObstoreTransport:
             return refused_in(error.answer.message)
         return ()
 
-    def discover_region(self) -> str:
-        """See :func:`datashard_core.storage.region.discover_region`."""
-        return discover_region(self._config)
+    def delete_one(self, key: str) -> None:
+        self._clients.boto3.delete_one(key)  # obstore knows bulk deletes alone
 
     # -----------------------------------------------------------------------------------------
 
@@ -213,15 +224,21 @@ def failure_of(text: str) -> TransportError:
     """How a request failed, by the text of obstore's error. Pure."""
     told, _, debug = text.partition("\n\nDebug source:")
     if (found := re.search(_STATUS, told)) is not None:
-        status, body = int(found[1]), found[2]
-        code, said = re.search(_CODE, body), re.search(_MESSAGE, body)
-        return RefusedError(Answer(code[1] if code else str(status), status, said[1] if said else ""))
+        return RefusedError(read_answer(int(found[1]), found[2]))
     if (errors := re.search(_ERROR_BODY, told)) is not None:
         return RefusedError(Answer("", 200, errors[1]))
     if re.search(_KEY_REFUSED, told) is not None:
         return RefusedError(Answer("", 200, told))
     if "redirect without LOCATION" in told:
-        return RefusedError(Answer("PermanentRedirect", 301, "the bucket is in another region than the one given"))
+        return RefusedError(Answer("PermanentRedirect", 301))
+    if _NO_ETAG in told:
+        return WrittenError(told)
+    if any(one in told for one in _CANNOT):
+        return CannotError(told)
+    if (unfit := re.search(_UNFIT, told)) is not None:
+        return UnfitError(f"a value in the answer is missing or cannot be read: {unfit[1] or unfit[2]}")
+    if "kind: Redirect" in debug or "TooManyRedirects" in debug:
+        return RefusedError(Answer("TemporaryRedirect", 307, "it redirects to itself, or in a circle"))
     causes = [part for parts in re.findall(_ROOT_CAUSE, debug) for part in parts if part]
     message = f"{told.removeprefix('Generic S3 error: ')} ({', '.join(dict.fromkeys(causes))})" if causes else told
     return NotSentError(message) if "kind: Connect," in debug else BrokenError(message)
@@ -239,7 +256,12 @@ def refused_in(body: str) -> list[tuple[str, Answer]]:
 
 
 def _info(found: Any) -> ObjectInfo:
-    return ObjectInfo(found["path"], found["size"], Version(found["e_tag"] or ""), found["last_modified"].timestamp())
+    return ObjectInfo(found["path"], found["size"], Version(found["e_tag"] or ""), _seconds(found))
+
+
+def _seconds(found: Any) -> float:
+    """The time of an object; obstore says 1970 where the answer does not tell it."""
+    return float(found["last_modified"].timestamp()) or UNKNOWN_TIME
 
 
 def _just_before(prefix: str) -> str:

@@ -17,6 +17,10 @@ from datashard_core.storage.s3_errors import Answer
 PAGE = 1000
 """Objects that one request of a listing tells."""
 
+UNKNOWN_TIME = -1.0
+UNKNOWN_SIZE = -1
+"""What stands for a time and a size that an answer lacks; :class:`S3Storage` looks them up elsewhere."""
+
 
 class TransportError(Exception):
     """A request was not answered as hoped. Never leaves the storage layer."""
@@ -36,6 +40,14 @@ class NotSentError(TransportError):
 
 class BrokenError(TransportError):
     """The request was sent, perhaps in part, and no answer came: it may have had its effect, or not."""
+
+
+class UnfitError(TransportError):
+    """The store answered with success, and the answer lacks what is needed, or it cannot be read."""
+
+
+class CannotError(TransportError):
+    """This client cannot do it, or cannot take the store's answer, which has had no effect; boto3 can."""
 
 
 class Page(Struct, frozen=True):
@@ -63,7 +75,7 @@ class Written(Struct, frozen=True):
     """What the store said of an object that it wrote.
 
     Attributes:
-        version: its new version.
+        version: its new version; "" where the store does not say.
         encrypted: how the store says that it encrypted it; None where it does not say.
     """
 
@@ -103,9 +115,5 @@ class Transport(Protocol):
     def delete(self, keys: Sequence[str]) -> Sequence[tuple[str, Answer]]:
         """Delete at most 1,000 objects; what was refused, by key."""
 
-    def discover_region(self) -> str:
-        """Where AWS says that the bucket is.
-
-        Raises:
-            StorageError: it cannot be asked.
-        """
+    def delete_one(self, key: str) -> None:
+        """Delete one object by a DELETE of its own; absent is fine."""

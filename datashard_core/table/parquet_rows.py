@@ -21,7 +21,7 @@ from datashard_core.format.projection import columns_to_read, first_leaves, id_o
 from datashard_core.format.pruning import Known, certain, holds_whole, might_match, must_match, possible, presence
 from datashard_core.format.schema import Schema
 from datashard_core.storage.base import ObjectNotFoundError, Storage
-from datashard_core.storage.cache import small_files
+from datashard_core.storage.cache import small_files, whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -203,18 +203,36 @@ class FileRows:
                 "expired meanwhile, refresh the table; else restore the file."
             ) from error
         except (pa.ArrowException, OSError) as error:
+            small_files.forget(self._reading.storage, self._key)  # it may be restored, or was damaged on its way
             raise self._meaning(error) from error
+        except CorruptTableError:
+            small_files.forget(self._reading.storage, self._key)
+            raise
         return found, False
 
     def _meaning(self, error: Exception) -> Exception:
         """The store's failures and those of a file: Arrow raises OSError for either."""
-        text = f"table {self._reading.table_name}: data file {self._file.file_path} is not readable: {error}"
-        from_store = getattr(error, "errno", None) is not None or "AWS Error" in str(error)
-        if isinstance(error, OSError) and from_store:
-            if "NO_SUCH_KEY" in str(error) or "RESOURCE_NOT_FOUND" in str(error):
-                return CorruptTableError(f"{text}: restore it")
-            return StorageError(text, reason="unreachable", key=self._file.file_path)
-        return CorruptTableError(f"{text}: restore it")
+        table, path = self._reading.table_name, self._file.file_path
+        if isinstance(error, OSError) and self._reading.is_bucket and (failure := self._of_store(error)) is not None:
+            if isinstance(failure, ObjectNotFoundError):
+                return CorruptTableError(f"table {table}: data file {path} is missing: restore it")
+            return failure
+        text = f"table {table}: data file {path} is not readable: {error}"
+        if isinstance(error, OSError) and error.errno is not None:
+            return StorageError(text, reason="unreachable", key=path)
+        got = "" if self._body is None else f" (the store sent {len(self._body)} of its {self.size} bytes)"
+        return CorruptTableError(f"{text}{got}: restore it")
+
+    def _of_store(self, error: OSError) -> StorageError | None:
+        """What an error of Arrow's S3 client means; None where the file is at fault."""
+        from datashard_core.storage.arrow_errors import is_of_arrow
+        from datashard_core.storage.s3 import S3Storage
+
+        storage = self._reading.storage
+        if not isinstance(storage, S3Storage) or not is_of_arrow(error):
+            return None
+        failure = storage.arrow_failure(error, "get", self._key)
+        return failure if isinstance(failure, StorageError) else None
 
     def _rows(self) -> Iterator[tuple[pa.RecordBatch, BatchFilter | None]]:
         """The file's rows, and what leaves those of them that match; None where all do."""
@@ -251,10 +269,9 @@ class FileRows:
     def _fetch(self) -> None:
         storage = self._reading.storage
         if self._kept:
-            self._body = body = storage.get(self._key).body
-            small_files.keep(storage, self._key, body)
+            self._body = small_files.get(storage, self._key, self.size)
         else:
-            self._body = storage.get_data(self._key)
+            self._body = whole(lambda: storage.get_data(self._key), self.size)
 
     def _open(self) -> tuple[Any, dict[str, Any]]:
         """The file to read from, and how."""

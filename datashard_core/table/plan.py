@@ -7,6 +7,7 @@ other, so that neither time nor memory grows with files that nobody has asked fo
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -26,6 +27,8 @@ from datashard_core.format.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.cache import Kept, immutable
 from datashard_core.storage.driver import shared_pool
+
+log = logging.getLogger(__name__)
 
 MANIFESTS_AHEAD = 16
 MAX_INDEX_BYTES = 32 * 2**20
@@ -79,8 +82,7 @@ class Planner(Struct, frozen=True):
         """
         if snapshot is None:
             return []
-        with self._forgotten_if_damaged(snapshot.manifest_list):
-            manifests = decode_manifest_list(self._body(snapshot.manifest_list), snapshot.manifest_list)
+        manifests = self._listed(snapshot.manifest_list)
         if any(manifest.content != 0 for manifest in manifests):
             raise UnsupportedTableError(
                 f"table {self.table_name}: snapshot {snapshot.snapshot_id} has row-level delete files (written by "
@@ -134,7 +136,7 @@ class Planner(Struct, frozen=True):
         """Have the bytes of a manifest read by another thread, if they are not at hand."""
         one.body = immutable.find(self.storage, one.key)
         if one.body is None:
-            one.fetched = shared_pool().submit(self._body, one.manifest.manifest_path)
+            one.fetched = shared_pool().submit(self._body, one.manifest.manifest_path, one.manifest.manifest_length)
 
     def _entries(self, one: _Chosen) -> list[ManifestEntry]:
         body = one.body if one.fetched is None else one.fetched.result()
@@ -145,6 +147,16 @@ class Planner(Struct, frozen=True):
         if index is not None and index is not one.index:
             indexes.put(self.storage, one.key, index, index.size)
         return entries
+
+    def _listed(self, uri: str) -> Sequence[ManifestFile]:
+        """The manifests that a manifest list names. Its size is written nowhere, so a damaged one is read twice."""
+        try:
+            with self._forgotten_if_damaged(uri):
+                return decode_manifest_list(self._body(uri), uri)
+        except CorruptTableError as error:
+            log.warning("table %s: %s is read again: %s", self.table_name, uri, error)
+        with self._forgotten_if_damaged(uri):
+            return decode_manifest_list(self._body(uri), uri)
 
     @contextmanager
     def _forgotten_if_damaged(self, uri: str) -> Iterator[None]:
@@ -159,9 +171,9 @@ class Planner(Struct, frozen=True):
     def _key(self, uri: str) -> str:
         return key_of(uri, self.metadata.location, self.storage.root)
 
-    def _body(self, uri: str) -> bytes:
+    def _body(self, uri: str, size: int | None = None) -> bytes:
         try:
-            return immutable.get(self.storage, self._key(uri))
+            return immutable.get(self.storage, self._key(uri), size)
         except ObjectNotFoundError as error:
             raise CorruptTableError(
                 f"table {self.table_name}: {uri} is missing. If snapshots were expired meanwhile, refresh the table; "

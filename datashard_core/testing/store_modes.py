@@ -14,6 +14,7 @@ block.
 ``if-match-ignored``            a PUT with If-Match overwrites
 ``if-match=STATUS``             a PUT with If-Match is answered with an error: 400, 403, 412 or 501
 ``no-delete-objects``           DeleteObjects is answered 501
+``delete-objects=STATUS``       DeleteObjects is answered with an error: 400, 403, 404, 405 or 501
 ``delete-objects-needs-md5``    DeleteObjects without Content-MD5 is answered 400
 ``checksums-refused``           a request with a header ``x-amz-checksum-*`` is answered 400
 ``without=HEADER``              answers to GET, HEAD and PUT do not have that header
@@ -214,6 +215,19 @@ def no_delete_objects(request: Request, send: Send) -> Answer:
     return send(request)
 
 
+@dataclass
+class BulkRefused:
+    """A store that answers each DeleteObjects with one error."""
+
+    status: int
+
+    def __call__(self, request: Request, send: Send) -> Answer:
+        if not request.deletes_objects:
+            return send(request)
+        code = {405: "MethodNotAllowed", 404: "NoSuchKey"}.get(self.status) or _CODES[self.status][0]
+        return error(request, self.status, code, "The specified method is not allowed against this resource.")
+
+
 def delete_objects_needs_md5(request: Request, send: Send) -> Answer:
     """Older stores demand what S3 demanded of DeleteObjects at first."""
     if request.deletes_objects and request.header("Content-MD5") is None:
@@ -391,6 +405,7 @@ _MODES: dict[str, Callable[[str], Mode]] = {
     "if-match-ignored": lambda _: ConditionIgnored("If-Match"),
     "if-match": lambda value: ConditionRefused("If-Match", int(value)),
     "no-delete-objects": lambda _: no_delete_objects,
+    "delete-objects": lambda value: BulkRefused(int(value)),
     "delete-objects-needs-md5": lambda _: delete_objects_needs_md5,
     "checksums-refused": lambda _: checksums_refused,
     "without": HeaderMissing,

@@ -145,7 +145,7 @@ def failure(storage: S3Storage, operation: str) -> DataShardError:
         ("403 AccessDenied", "access-denied", "s3:PutObject is missing on s3://bucket/p/t/data/auto_"),
         ("403 InvalidAccessKeyId", "credentials-missing", "does not accept the credentials"),
         ("404 NoSuchBucket", "bucket-missing", "aws s3 mb s3://bucket"),
-        ("400 EntityTooLarge", "unreachable", "EntityTooLarge"),
+        ("400 EntityTooLarge", "other", "EntityTooLarge"),
     ],
 )
 def test_a_large_file_that_arrow_may_not_write(answer: str, reason: str, says: str) -> None:
@@ -178,7 +178,7 @@ CASES: list[tuple[str, tuple[str, ...], Meaning]] = [
     ("503 SlowDown", CONDITIONAL, (OutcomeUnknownError, "outcome-unknown")),
     ("503 SlowDown", READS_AND_WRITES, (StorageError, "throttled")),
     ("429 TooManyRequests", ("get", "put"), (StorageError, "throttled")),
-    ("400 InvalidRequest", READS_AND_WRITES, (StorageError, "other")),
+    ("400 InvalidRequest", ("get", "list", "put"), (StorageError, "other")),
     (RESET, CONDITIONAL, (OutcomeUnknownError, "outcome-unknown")),
     (RESET, READS_AND_WRITES, (StorageError, "unreachable")),
     (CUT, CONDITIONAL, (OutcomeUnknownError, "outcome-unknown")),
