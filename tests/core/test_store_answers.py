@@ -63,7 +63,7 @@ def test_objects_are_deleted_one_by_one_where_bulk_deletes_are_refused(
         storage.delete(keys[6:11])
         second = Counter(method for method, _ in s3_server.requests())
     assert [info.key for info in storage.list("k")] == ["k11"]
-    assert first["POST"] == 1 and second["DELETE"] == 5 or (mode, config.transport) == (
+    assert (first["POST"] == 1 and second["DELETE"] == 5) or (mode, config.transport) == (
         "delete-objects-needs-md5",
         "obstore",
     ), "the refusal is asked for once, and remembered"
