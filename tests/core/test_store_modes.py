@@ -40,6 +40,8 @@ REPLACES = "an_object_is_replaced_on_condition"
 ONE_REPLACES = "of_many_that_replace_one_version_one_wins"
 NO_CREATION = frozenset({CREATES_ONCE, ONE_WINS})
 NO_REPLACEMENT = frozenset({REPLACES, ONE_REPLACES})
+ARROW = frozenset({"data_files_are_read_by_arrow"})
+"""Arrow's own client reads data files of more than 16 MB: it asks for checksums, and for a length."""
 
 VERDICTS: dict[str, frozenset[str]] = {
     "check-then-write=0.005": frozenset({ONE_WINS, ONE_REPLACES}),
@@ -54,11 +56,10 @@ VERDICTS: dict[str, frozenset[str]] = {
     "if-match=501": NO_REPLACEMENT,
     "no-delete-objects": frozenset(),
     "delete-objects-needs-md5": frozenset(),
-    "checksums-refused": frozenset(),
-    "without=Content-Length": frozenset(),
+    "checksums-refused": ARROW,
+    "without=Content-Length": ARROW,
     "without=Last-Modified": frozenset(),
     "listing-without=ETag": frozenset(),
-    "listing-without=LastModified": frozenset(),
 }
 """Checks of the contract that fail in each mode of the store; none: it keeps tables as every other."""
 
@@ -100,7 +101,7 @@ def test_the_contract_over_every_mode(
                 continue  # 1,205 objects, which no mode treats otherwise than a few
             try:
                 check(S3Storage(server.config(f"check-{number}", transport=transport)))
-            except (AssertionError, StorageError):
+            except (AssertionError, StorageError, OSError, ValueError):  # the last two are raised by Arrow
                 failed.add(check.__name__)
             fresh()
     assert failed == VERDICTS[mode]
