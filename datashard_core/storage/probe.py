@@ -15,7 +15,6 @@ nothing has to be cleaned up once it is repaired.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -290,6 +289,8 @@ def _judge(storage: Storage, rounds: Sequence[Round]) -> None:
 
 
 def _key_of(store: str) -> str:
+    import hashlib  # for S3 alone: a table on a local disk does without
+
     return f"_datashard/conditions-{hashlib.blake2b(store.encode(), digest_size=8).hexdigest()}.json"
 
 
