@@ -203,13 +203,13 @@ def check_endpoint(endpoint: str) -> None:
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if "@" in endpoint:
         raise ConfigurationError(
-            f"the endpoint {_without_user(shown)} holds a user or a password: pass access_key= and secret_key= instead, "
-            "and the URL without them"
+            f"the endpoint {_without_user(shown)} holds a user or a password: pass access_key= and secret_key= "
+            "instead, and the URL without them"
         )
     if parts.query or parts.fragment or "?" in endpoint or "#" in endpoint:
         raise ConfigurationError(f"the endpoint {shown} has a query or a fragment: pass the URL without it")
-    fits = parts.scheme in ("http", "https") and host and port != 0 and _ENDPOINT.fullmatch(endpoint)
-    if not fits or (host.rpartition(".")[2].isdigit() and not is_address(endpoint)):
+    fits = parts.scheme in ("http", "https") and port != 0 and _ENDPOINT.fullmatch(endpoint)
+    if not fits or not host or (host.rpartition(".")[2].isdigit() and not is_address(endpoint)):
         raise ConfigurationError(f"endpoint={endpoint!r} is not a URL {example}")
 
 

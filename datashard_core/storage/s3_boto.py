@@ -281,7 +281,7 @@ def _without_expect(params: Any, **_: Any) -> None:
 
 
 def _without_redirects(params: Any, **_: Any) -> None:
-    """Let the answer 301 or 307 come back: botocore follows it, and for one that leads to itself until the stack ends."""
+    """Let the answers 301 and 307 come back: botocore follows them, in a circle until the stack ends."""
     params.get("context", {}).setdefault("s3_redirect", {})["redirected"] = True
 
 

@@ -102,8 +102,8 @@ class S3Clients:
             raise
         except Exception as error:
             raise ConfigurationError(
-                f"bucket {self.config.bucket}: AWS's settings (variables, profile) cannot be used: {clean(str(error))}. Correct "
-                "them, or pass access_key and secret_key."
+                f"bucket {self.config.bucket}: AWS's settings (variables, profile) cannot be used: "
+                f"{clean(str(error))}. Correct them, or pass access_key and secret_key."
             ) from error
 
     @property
@@ -218,7 +218,8 @@ class S3Clients:
             raise
         except Exception as error:
             raise StorageError(
-                f"the credentials for bucket {config.bucket} cannot be had from AWS's default chain: {clean(str(error))}",
+                f"the credentials for bucket {config.bucket} cannot be had from AWS's default chain: "
+                f"{clean(str(error))}",
                 reason="credentials-missing",
                 key=config.uri,
             ) from error

@@ -55,7 +55,7 @@ _ARCHIVED = Known(
 )
 _QUOTA = Known(
     "other",
-    "The store's quota or disk is full: delete data, run maintain() with a shorter retention, or have the quota raised.",
+    "The store's quota or disk is full: delete data, run maintain() with a shorter retention, or raise the quota.",
 )
 _ACCOUNT = Known(
     "access-denied",
@@ -104,9 +104,12 @@ CODES: dict[str, Known] = {
     **dict.fromkeys(
         ("InvalidObjectState", "ObjectNotInActiveTierError", "RestoreInProgress", "RestoreAlreadyInProgress"), _ARCHIVED
     ),
-    **dict.fromkeys(("XMinioStorageFull", "InsufficientStorage", "StorageFull", "NoSpaceLeft", "TooManyObjects"), _QUOTA),
     **dict.fromkeys(
-        ("AccountProblem", "AllAccessDisabled", "NotSignedUp", "UserSuspended", "AccountSuspended", "Suspended"), _ACCOUNT
+        ("XMinioStorageFull", "InsufficientStorage", "StorageFull", "NoSpaceLeft", "TooManyObjects"), _QUOTA
+    ),
+    **dict.fromkeys(
+        ("AccountProblem", "AllAccessDisabled", "NotSignedUp", "UserSuspended", "AccountSuspended", "Suspended"),
+        _ACCOUNT,
     ),
     **dict.fromkeys(("NotImplemented", "MethodNotAllowed", "UnsupportedOperation", "NotSupported"), _UNSUPPORTED),
     **dict.fromkeys(

@@ -152,7 +152,7 @@ def _explained(
         special = _of_condition(answer, where, key, quoted)
         if special is not None:
             return special
-    if answer.status == 404:
+    if answer.status == 404 and operation != "delete":  # a page is no proof that an object is deleted
         return ObjectNotFoundError(f"{where} does not exist: {said}", key=key)
     fits = known(answer.code, answer.status)
     if fits is DENIED:
@@ -161,7 +161,11 @@ def _explained(
     if fits is None:
         return StorageError(text, reason="other", key=where)
     if fits is DENIED:
-        text = f"access denied: {text}. {_PAGE_ADVICE}" if answer.is_page else _denied(answer, operation, where, config, said)
+        text = (
+            f"access denied: {text}. {_PAGE_ADVICE}"
+            if answer.is_page
+            else _denied(answer, operation, where, config, said)
+        )
     else:
         text = f"{text}. {_advice(fits, answer, operation, where, config)}"
     return StorageError(text, reason=fits.reason, key=where)

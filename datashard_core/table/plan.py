@@ -148,7 +148,7 @@ class Planner(Struct, frozen=True):
             indexes.put(self.storage, one.key, index, index.size)
         return entries
 
-    def _listed(self, uri: str) -> Sequence[ManifestFile]:
+    def _listed(self, uri: str) -> list[ManifestFile]:
         """The manifests that a manifest list names. Its size is written nowhere, so a damaged one is read twice."""
         try:
             with self._forgotten_if_damaged(uri):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -107,7 +108,7 @@ def test_a_folder(tmp_path: Path) -> None:
         ({**BUCKET, "auth": "instance_role", "session_token": "t"}, {}, "session_token is filled in"),
         ({**BUCKET, **KEYS, "aws_conn_id": "aws"}, {}, "access_key and aws_conn_id are filled in"),
         ({**BUCKET, "aws_conn_id": "aws", "auth": "instance_role"}, {}, "aws_conn_id and auth are filled in"),
-        ({**BUCKET, "auth": "iam"}, {}, "auth='iam': the only choice is 'instance_role'"),
+        ({**BUCKET, "auth": "iam"}, {}, "auth has 3 characters that are not 'instance_role', the only choice"),
         ({"folder": "/srv", **BUCKET}, {}, "folder and bucket are filled in"),
         ({"folder": "tables"}, {}, "'tables' is not an absolute path"),
         ({**BUCKET, **KEYS, "buckets": "x"}, {}, "'buckets', which is no setting; there are bucket,"),
@@ -325,3 +326,28 @@ def test_the_test_leaves_nothing_behind(
     put = {path for method, path in s3_server.requests() if method == "PUT"}
     assert put and all("/_datashard/test-" in path for path in put)
     assert hook.warehouse._storage.folders() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"auth": "hunter2-secret"},
+        {"auth": "Basic aHVudGVyMi1zZWNyZXQ= hunter2-secret"},
+        {"endpoint": "http://me:hunter2-secret@minio:9000"},
+        {"endpoint": "http://hunter2-secret@minio:9000/"},
+        {"endpoint": "me:hunter2-secret@minio:9000"},
+        {"endpoint": "http://me:hunter2-secret@[minio"},
+        {"endpoint": "https://minio:9000/?X-Amz-Signature=hunter2-secret"},
+    ],
+)
+def test_a_secret_in_a_field_that_has_none_is_refused_and_not_repeated(changes: dict[str, str]) -> None:
+    extra = {"bucket": "logs", "access_key": "key", "secret_key": "s3cret-of-its-own", **changes}
+    if "auth" in changes:
+        del extra["access_key"], extra["secret_key"]
+    connection = Connection(conn_id="w", conn_type="datashard", extra=json.dumps(extra))
+    with pytest.raises(ConfigurationError, match="connection 'w'") as caught:
+        ConnectionSettings.of(connection, "w").config()
+    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.args)
+    assert "hunter2" not in told and "s3cret-of-its-own" not in told
+    assert next(iter(changes)) in str(caught.value)
+    assert "hunter2" not in repr(ConnectionSettings(conn_id="w", bucket="logs", **changes))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from datashard_core.config import (
     DEFAULT_FOLDER,
@@ -34,7 +36,11 @@ def _provider() -> Credentials:
         ({"prefix": "a//b"}, "prefix='a//b'"),
         ({"prefix": "späti"}, "prefix"),
         ({"endpoint": "localhost:9000"}, "is not a URL"),
-        ({"endpoint": "http://localhost:9000/path"}, "is not a URL"),
+        ({"endpoint": "http://localhost:99999"}, "is not a URL"),
+        ({"endpoint": "http://256.1.1.1"}, "is not a URL"),
+        ({"endpoint": "http://local host"}, "is not a URL"),
+        ({"endpoint": "http://h/a//b"}, "is not a URL"),
+        ({"endpoint": "ftp://h"}, "is not a URL"),
         ({"secret_key": None}, "secret_key is missing"),
         ({"access_key": None}, "access_key is missing"),
         ({"access_key": None, "secret_key": None}, "no credentials"),
@@ -197,3 +203,42 @@ def test_a_tables_uri_is_split(given: str, expected: tuple[str | None, str]) -> 
 def test_what_names_no_table_is_refused(given: str) -> None:
     with pytest.raises(ConfigurationError):
         split_table_uri(given)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://me:hunter2@minio:9000",
+        "https://hunter2@minio/storage/v1/s3",
+        "http://me:hunter2@[::1",
+        "me:hunter2@minio",
+        "https://me:hunter2/with?slash#@minio",
+        "https://minio/?X-Amz-Signature=hunter2",
+        "https://minio#hunter2",
+    ],
+)
+def test_a_secret_in_the_endpoint_is_refused_and_not_repeated(endpoint: str) -> None:
+    for make in (
+        lambda: S3Config(bucket="bucket", endpoint=endpoint, **KEYS),
+        lambda: resolve_warehouse("s3://bucket/p", environ={"DATASHARD_S3_ENDPOINT": endpoint}),
+    ):
+        with pytest.raises(ConfigurationError, match="endpoint") as caught:
+            make()
+        told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.args)
+        assert "hunter2" not in told.replace(repr(endpoint), "").replace(endpoint, "") and "hunter2" not in str(
+            caught.value
+        )
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://host/storage/v1/s3", "http://[::1]:9000", "http://10.0.0.1:9000/a", "https://a.b-c.example/x_y"],
+)
+def test_endpoints_may_have_a_path(endpoint: str) -> None:
+    assert S3Config(bucket="bucket", endpoint=f"{endpoint}/", **KEYS).endpoint == endpoint
+
+
+def test_a_bucket_never_stands_before_an_address() -> None:
+    there = S3Config(bucket="bucket", endpoint="http://127.0.0.1:9000", addressing_style="virtual", **KEYS)
+    assert there.uses_path_style
+    assert not replace(there, endpoint="http://store:9000").uses_path_style

@@ -192,7 +192,7 @@ def test_where_the_default_chain_says_the_store_is(
     [
         ("AWS_PROFILE", "no-such", "The config profile (no-such) could not be found"),
         ("AWS_ENDPOINT_URL", "nonsense", "Invalid endpoint: nonsense"),
-        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9/path", "endpoint='http://127.0.0.1:9/path' is not a URL"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9/path?x=1", "the endpoint http://127.0.0.1:9/path has a query"),
     ],
 )
 def test_settings_of_aws_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_provider_datashard.fields import CONN_TYPE, INSTANCE_ROLE, NAMES
-from datashard_core.config import AddressingStyle, LocalConfig, S3Config, ServerSideEncryption
+from datashard_core.config import AddressingStyle, LocalConfig, S3Config, ServerSideEncryption, check_endpoint
 from datashard_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -133,11 +133,17 @@ class ConnectionSettings:
 
     def __repr__(self) -> str:
         shown = [
-            f"{one.name}={'***' if one.name in _SECRETS else getattr(self, one.name)!r}"
+            f"{one.name}={'***' if self._hides(one.name) else getattr(self, one.name)!r}"
             for one in fields(self)
             if getattr(self, one.name) is not None
         ]
         return f"ConnectionSettings({', '.join(shown)})"
+
+    def _hides(self, name: str) -> bool:
+        """Whether a field is a secret, or may hold one that was typed into the wrong field."""
+        if name == "auth":
+            return self.auth != INSTANCE_ROLE
+        return name in _SECRETS or (name == "endpoint" and any(mark in (self.endpoint or "") for mark in "@?#"))
 
     def _s3_config(self, limits: Limits, **special: Any) -> S3Config:
         values: dict[str, Any] = {
@@ -164,10 +170,19 @@ class ConnectionSettings:
         if self.folder is not None:
             self._check_folder(self.folder)
             return
+        if self.endpoint is not None:
+            try:
+                check_endpoint(self.endpoint.rstrip("/"))
+            except ConfigurationError as error:
+                self._refuse(str(error))
         if self.bucket is None:
             self._refuse("it names neither a bucket nor a folder: fill in one of them")
         if self.auth not in (None, INSTANCE_ROLE):
-            self._refuse(f"auth={self.auth!r}: the only choice is {INSTANCE_ROLE!r}; leave it empty for keys")
+            # Its value is not repeated: it may be a key that was typed into the wrong field.
+            self._refuse(
+                f"auth has {len(self.auth or '')} characters that are not {INSTANCE_ROLE!r}, the only choice; leave it "
+                "empty for keys, which have fields of their own"
+            )
         for one, other in (("access_key", "secret_key"), ("secret_key", "access_key"), ("session_token", "access_key")):
             if getattr(self, one) is not None and getattr(self, other) is None:
                 self._refuse(f"{one} is filled in and {other} is not: keys come in pairs")

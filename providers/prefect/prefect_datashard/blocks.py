@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex
 
 from prefect.blocks.core import Block
 from prefect.exceptions import MissingContextError
@@ -17,7 +17,17 @@ from datashard_core import LocalConfig, S3Config
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
 from prefect_datashard.append_ids import append_id_maker
 from prefect_datashard.credentials import credentials_types, s3_settings
-from prefect_datashard.form import SECRETS, check_folder, check_sources, for_forms, secret_of, without_metadata
+from prefect_datashard.form import (
+    SECRETS,
+    WITH_SECRETS,
+    check_folder,
+    check_sources,
+    for_forms,
+    holds_secrets,
+    load_again,
+    secret_of,
+    without_metadata,
+)
 from prefect_datashard.schema import to_schema
 from prefect_datashard.warehouses import shared_warehouse
 
@@ -176,6 +186,26 @@ class DataShardBlock(Block):
             except ConfigurationError as error:
                 raise ValueError(str(error)) from error
         return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Pickle no secret: a result that is kept, or a parameter that is sent, lies in the clear.
+
+        A saved block is pickled by its name, and loaded again where it is unpickled.
+
+        Raises:
+            TypeError: the block holds secrets and is not saved.
+        """
+        if not holds_secrets(self):
+            return super().__reduce_ex__(protocol)
+        name = self._block_document_name
+        if name is None or self._is_anonymous:
+            raise TypeError(
+                f"a DataShard block that holds credentials (bucket {self.bucket}) is not pickled: they would lie in "
+                "the clear in a kept result or a task's parameters. Save the block, and return or pass its name, to be "
+                "loaded with DataShardBlock.load(name) where it is used."
+            )
+        plain = {field: getattr(self, field) for field in type(self).model_fields if field not in WITH_SECRETS}
+        return load_again, (type(self), name, plain)
 
     # -- what flows use -----------------------------------------------------------------------------
 

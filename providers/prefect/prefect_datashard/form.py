@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _METADATA = ("block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous")
 SECRETS = ("access_key", "secret_key", "session_token")
+WITH_SECRETS = (*SECRETS, "credentials")
+"""Fields that are never pickled."""
+
 _S3_ONLY = (
     *("bucket", "prefix", "endpoint", "region", *SECRETS, "credentials", "use_instance_role"),
     *("sse", "sse_kms_key_id"),
@@ -117,3 +120,20 @@ def check_sources(block: DataShardBlock) -> None:
 def _is_mask(text: str) -> bool:
     """Prefect's server masks with eight asterisks, pydantic with ten."""
     return len(text) >= 4 and set(text) == {"*"}
+
+
+def holds_secrets(block: DataShardBlock) -> bool:
+    """Whether a block, or the one nested in it, holds secrets by value."""
+    return any(getattr(block, name) is not None for name in WITH_SECRETS)
+
+
+def load_again(kind: type[DataShardBlock], name: str, fields: Mapping[str, Any]) -> DataShardBlock:
+    """A saved block, with the fields that it had when it was pickled.
+
+    Args:
+        kind: its class.
+        name: the name under which it is saved.
+        fields: all but those with secrets.
+    """
+    loaded = cast("DataShardBlock", kind.load(name, _sync=True))
+    return loaded.model_copy(update=dict(fields))
