@@ -362,7 +362,7 @@ def _chores(
 ) -> Steps[Hint | None]:
     version = created.body.version
     hint, *_ = yield from together(
-        move_hint(version, created.hint, target.root, parent=parent.version),
+        move_hint(version, created.hint, target.root, own=created.body),
         _clean(tuple(sorted(named))),
         upkeep(version, parent, target.history),
         *([bury(target, swept, created.body)] if swept is not None else []),

@@ -75,8 +75,7 @@ def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen 
     if not (yield from _create(target, body, commit_id, instant.monotonic + timeout)):
         return None
     hint, _ = yield from together(
-        move_hint(body.version, state.hint, target.root, parent=state.body.version),
-        upkeep(body.version, state.body, target.history),
+        move_hint(body.version, state.hint, target.root, own=body), upkeep(body.version, state.body, target.history)
     )
     return Seen(body, None, hint)
 

@@ -7,6 +7,7 @@ times of versions with the newest version's; no clock of ours is asked.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
@@ -23,7 +24,19 @@ from datashard_core.commit.state import Target
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError
-from datashard_core.storage.requests import Get, Head, PutIfAbsent, Replace, Request, Steps, ask, value
+from datashard_core.storage.requests import (
+    Get,
+    Head,
+    KeepsVersions,
+    PutIfAbsent,
+    Replace,
+    Request,
+    Steps,
+    ask,
+    value,
+)
+
+log = logging.getLogger(__name__)
 
 MARK_TRIES = 5
 DELETE_BATCH = 1000
@@ -86,9 +99,11 @@ def remove_nodes(target: Target, newest: VersionBody) -> Steps[int]:
     old = {name: info for name, info in found if name is not None and _is_old(name, info, newest, now)}
     headers = yield from _opened([name for name in old if name.level == nodes.TOP_LEVEL], old, target)
     doomed = choose(old, headers, horizon_ms(newest), min((name.base for name in staged), default=newest.version))
-    if doomed.forgotten:
-        yield from _move_mark(target, doomed.before)
-    keys = sorted(name.key for name in {*doomed.forgotten, *doomed.covered})
+    forgotten = doomed.forgotten
+    if forgotten and not (yield from _may_forget(target, doomed.before)):
+        log.info("table %s: append ids are not forgotten: the store has no usable If-Match", target.name)
+        forgotten = ()
+    keys = sorted(name.key for name in {*forgotten, *doomed.covered})
     for start in range(0, len(keys), DELETE_BATCH):
         yield from ask(delete(keys[start : start + DELETE_BATCH], target.root))
     return len(keys)
@@ -132,6 +147,19 @@ def _opened(
             if infos[node.name].size == nodes.size_of(node.count):
                 opened[node.name] = node
     return opened
+
+
+def _may_forget(target: Target, before: int) -> Steps[bool]:
+    """Move the mark on; False in a store that cannot keep it from moving back."""
+    if not (yield from ask(KeepsVersions())):
+        return False
+    try:
+        yield from _move_mark(target, before)
+    except StorageError as error:
+        if error.reason != "unsupported":
+            raise
+        return False
+    return True
 
 
 def _move_mark(target: Target, before: int) -> Steps[None]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from datashard_core.commit.chain import BrokenChainError
 from datashard_core.commit.history import Named
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Refusal
@@ -163,6 +164,8 @@ def endure(group: Group, error: StorageError) -> None:
 
     A store that is overloaded is waited for in any case.
     """
+    if isinstance(error, BrokenChainError):
+        raise error
     if not group.sent and error.reason != "throttled":
         raise error
     group.cause = error

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from datashard_core.commit.chain import check_neighbours
 from datashard_core.commit.names import BLOCK, Record, Refusal
 from datashard_core.commit.version import VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, DataShardError
@@ -183,6 +184,7 @@ def _read_back(version: int, above: int, known: dict[int, VersionBody], root: st
                 ) from outcome
             continue
         known[number] = parse_version(value(outcome).body, number, where)
+        check_neighbours(known, number, root)
     return True
 
 

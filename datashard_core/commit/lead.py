@@ -12,6 +12,7 @@ import logging
 from msgspec.structs import replace
 
 from datashard_core.commit.carry import Chores, Outcome, carry
+from datashard_core.commit.chain import BrokenChainError
 from datashard_core.commit.pointer import Hint
 from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.vanished import VanishedTableError
@@ -33,10 +34,11 @@ def finish(target: Target, outcome: Outcome, deadline: float) -> Steps[Seen]:
         deadline: when the caller wants to be answered, by its monotonic clock.
 
     Returns:
-        The newest version created. Nothing that fails here is the caller's: its rows are committed.
+        The newest version created. What fails here does not concern the caller: its rows are committed.
 
     Raises:
-        VanishedTableError: but for this: they were committed on top of nothing.
+        StoreNotConditionalError: another writer created a version that was created here.
+        VanishedTableError: the rows were committed on top of nothing.
     """
     created, chores = _made(outcome)
     begun: Instant = yield from ask(Now())
@@ -58,11 +60,17 @@ def finish(target: Target, outcome: Outcome, deadline: float) -> Steps[Seen]:
             break
         if outcome.created is None:
             break  # another was faster, or nobody knows: those who wait find out
+        _check(chores)
         created, chores = _made(outcome)
     yield from rest(chores)
-    if isinstance(chores.outcome, VanishedTableError):
-        raise chores.outcome
+    _check(chores)
     return replace(created, hint=chores.outcome if isinstance(chores.outcome, Hint) else None)
+
+
+def _check(chores: Chores) -> None:
+    """Raise what must not be left to the log: the version of a commit is another writer's, or stands on nothing."""
+    if isinstance(chores.outcome, (BrokenChainError, VanishedTableError)):
+        raise chores.outcome
 
 
 def _made(outcome: Outcome) -> tuple[Seen, Chores]:

@@ -7,6 +7,7 @@ commits the version after that with a new uuid, and a purge leaves the names as 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from datashard_core.commit.paths import TABLE_FOLDERS, delete
 from datashard_core.commit.pointer import Found, find_current, move_hint
 from datashard_core.commit.state import Seen, Target, settle
 from datashard_core.commit.version import HINT_KEY, VersionBody, dropped_marker, tombstone, version_key
-from datashard_core.errors import CommitStateUnknownError, DataShardError
+from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -29,6 +30,7 @@ from datashard_core.storage.requests import (
     Get,
     Head,
     Instant,
+    KeepsVersions,
     ListPage,
     Now,
     PutIfAbsent,
@@ -41,6 +43,8 @@ from datashard_core.storage.requests import (
     each,
     value,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_WAIT = 1.0
 PURGE_BATCH = 1000
@@ -175,6 +179,9 @@ def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> S
     for start in range(0, len(doomed), PURGE_BATCH):
         yield from ask(delete(doomed[start : start + PURGE_BATCH], root))
     superseded = [info.key for info in versions if info.key in listed_before]
+    if superseded and not (yield from ask(KeepsVersions())):
+        log.warning("%s: the old versions of the dropped table stay: the store has no usable If-Match", root)
+        superseded = []
     for start in range(0, len(superseded), 16):
         keys = superseded[start : start + 16]
         bodies = yield from each([Get(key) for key in keys])
@@ -183,9 +190,14 @@ def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> S
         ]
         for outcome in outcomes:
             # Somebody else's tombstone is as good as ours.
-            if not isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)):
+            if not isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)) and not _is_unsupported(outcome):
                 value(outcome)
     return len(doomed)
+
+
+def _is_unsupported(outcome: object) -> bool:
+    """Whether the store turned out to have no usable If-Match, so that the version stays as it is."""
+    return isinstance(outcome, StorageError) and outcome.reason == "unsupported"
 
 
 def list_all(prefix: str) -> Steps[list[ObjectInfo]]:

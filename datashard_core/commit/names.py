@@ -56,6 +56,10 @@ class CommitNames(Struct, frozen=True):
         next: digest of the append id whose owner is expected to commit next; empty if nobody is.
             Only speed depends on it.
         line: how many waited then, as far as one page of a listing shows; likewise.
+        token: names this very try to create the version: tries for one append share the commit's id. Empty
+            where the commit's id is as good.
+        parent: token (or commit id) of the version it was built on, empty for one of another engine; None:
+            it was written by a release that did not record it.
     """
 
     table: str
@@ -66,6 +70,13 @@ class CommitNames(Struct, frozen=True):
     names: Mapping[int, Mapping[str, Record]] = field(default_factory=dict)
     next: str = ""
     line: int = 0
+    token: str = ""
+    parent: str | None = None
+
+    @property
+    def own_token(self) -> str:
+        """What a version that is built on this one records as its parent."""
+        return self.token or self.commit_id
 
     def tells(self, version: int) -> bool:
         """Whether the names of that version are known from here."""
@@ -99,6 +110,8 @@ def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
             names={int(version): _decode(named) for version, named in raw["names"].items()},
             next=str(raw.get("next", "")),
             line=int(raw.get("line", 0)),
+            token=str(raw.get("token", "")),
+            parent=None if raw.get("parent") is None else str(raw["parent"]),
         )
     except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CorruptTableError(
@@ -125,6 +138,7 @@ def following(
     first: int,
     commit_id: str,
     names: Mapping[str, Record],
+    token: str = "",
 ) -> CommitNames:
     """The property of the version after ``parent_version``.
 
@@ -135,6 +149,7 @@ def following(
         first: version that created this table.
         commit_id: digest of this commit's own id.
         names: what this commit commits or refuses; its own id is added.
+        token: names this very try, where others may be made under the same commit id.
 
     Returns:
         The property, repeating what ``parent`` tells back to the last multiple of 16.
@@ -151,7 +166,8 @@ def following(
         room -= _size(named)
         told[earlier] = named
         since = earlier
-    return CommitNames(table, version, first, commit_id, since, told)
+    built_on = parent.own_token if parent is not None and parent.version == parent_version else ""
+    return CommitNames(table, version, first, commit_id, since, told, token=token, parent=built_on)
 
 
 def _known(parent: CommitNames | None, version: int, parent_version: int) -> Mapping[str, Record] | None:
@@ -183,6 +199,8 @@ def encode(names: CommitNames) -> str:
             "first": names.first,
             "id": names.commit_id,
             "since": names.since,
+            **({"token": names.token} if names.token else {}),
+            **({"parent": names.parent} if names.parent is not None else {}),
             **({"next": names.next, "line": names.line} if names.next else {}),
             "names": {str(version): _encode(named) for version, named in sorted(names.names.items()) if named},
         }

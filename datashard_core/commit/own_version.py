@@ -42,7 +42,7 @@ def create(
         return None
     value(outcomes[0])
     hint, *_ = yield from together(
-        move_hint(prepared.version, state.hint, target.root, parent=state.body.version),
+        move_hint(prepared.version, state.hint, target.root, own=prepared.body),
         *([upkeep(prepared.version, state.body, target.history)] if nodes else []),
     )
     manifests = prepared.manifests if prepared.manifests is not None else state.manifests

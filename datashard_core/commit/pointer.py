@@ -15,13 +15,14 @@ from typing import Any
 from msgspec import Struct, field
 
 from datashard_core.commit.ahead import warn_if_ahead
+from datashard_core.commit.chain import BrokenChainError, check_link, check_neighbours, check_own
 from datashard_core.commit.origin import with_origin
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.vanished import check_still_there
 from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
-from datashard_core.storage.requests import Get, Head, ListPage, Now, PutIfAbsent, Replace, Steps, ask, value
+from datashard_core.storage.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace, Steps, ask, value
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class _Search(Struct):
         body = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
         warn_if_ahead(self.root, body, stored.last_modified)
         self.bodies[version] = body
+        check_neighbours(self.bodies, version, self.root)
 
     @property
     def highest(self) -> int:
@@ -75,6 +77,7 @@ def find_current(root: str, seen: VersionBody | None = None) -> Steps[Found | No
     Raises:
         CorruptTableError: a version is not readable, or the newest is a tombstone.
         StorageError: a read failed; never taken for an absent version.
+        StoreNotConditionalError: a version was built on another one than was read or is known here.
     """
     search = _Search(root)
     hint: Hint | None = None
@@ -129,6 +132,7 @@ def read_next(root: str, seen: VersionBody) -> Steps[Found | None]:
     if not search.bodies:
         return None
     following = search.bodies[search.highest]
+    check_link(seen, following, root)
     if following.state == "tombstone":  # we have slept for days
         return (yield from find_current(root, seen))
     following = yield from with_origin(following, {seen.version: seen}, root)
@@ -254,7 +258,13 @@ def read_hint() -> Steps[Hint | None]:
 
 
 def move_hint(
-    to: int, seen: Hint | None, root: str, *, absent: bool = False, parent: int | None = None
+    to: int,
+    seen: Hint | None,
+    root: str,
+    *,
+    absent: bool = False,
+    own: VersionBody | None = None,
+    parent: int | None = None,
 ) -> Steps[Hint | None]:
     """Move the hint on to version ``to``, never backwards.
 
@@ -265,22 +275,27 @@ def move_hint(
         seen: the hint as this client last saw it, which saves a read.
         root: URI of the table, for the log.
         absent: there was none when this client last looked, which saves a read too.
-        parent: the version that ``to`` was built on: where the hint is gone or older, it has to be there.
+        own: the version, where it was just created here: another writer that has moved the hint to the same
+            number may have created it as well.
+        parent: a version that was known before, the one before ``own`` if not given: where the hint is gone or
+            older, it has to be there.
 
     Returns:
         The hint as it is now, as far as known.
 
     Raises:
+        StoreNotConditionalError: the store holds another version under the name of the own one.
         VanishedTableError: the hint is gone or older, and a version that this client has seen is gone.
     """
     data = str(to).encode()
     before = seen.number if seen is not None else -1
+    if own is not None and parent is None:
+        parent = own.version - 1
     try:
         for attempt in range(HINT_TRIES):
             if (seen is None and not absent) or attempt:
                 seen = yield from read_hint()
-                if parent is not None and (seen is None or seen.number < before):
-                    yield from check_still_there(root, to, (parent, before))
+                yield from _check_hint(to, seen, own, parent, before, root)
             if seen is not None and seen.number >= to:
                 return seen
             request: Any = PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)
@@ -288,8 +303,36 @@ def move_hint(
                 return Hint(to, (yield from ask(request)))
             except PreconditionFailedError:
                 continue
+            except StorageError as error:
+                if error.reason != "unsupported" or seen is None:
+                    raise
+                seen = yield from read_hint()
+                yield from _check_hint(to, seen, own, parent, before, root)
+                if seen is not None and seen.number >= to:
+                    return seen
+                # Without If-Match: look, and write. Of two writers at once the slower may set the hint back; then it
+                # lags until the next commit, which moves it on.
+                return Hint(to, (yield from ask(Put(HINT_KEY, data))))
+    except BrokenChainError:
+        raise
     except StorageError as error:
         log.warning("%s: the version hint could not be moved to %d: %s", root, to, error)
         return None
     log.warning("%s: the version hint was not moved to %d: others moved it %d times", root, to, HINT_TRIES)
     return None
+
+
+def _check_hint(
+    to: int, seen: Hint | None, own: VersionBody | None, parent: int | None, before: int, root: str
+) -> Steps[None]:
+    """What the hint, read after a version was created, says of that version and of the ones before it."""
+    if parent is not None and (seen is None or seen.number < before):
+        yield from check_still_there(root, to, (parent, before))
+    if own is not None and seen is not None and seen.number == own.version:
+        check_own(own, (yield from _read_again(own, root)), root)
+
+
+def _read_again(own: VersionBody, root: str) -> Steps[VersionBody]:
+    key = version_key(own.version)
+    stored: StoredObject = yield from ask(Get(key))
+    return parse_version(stored.body, own.version, f"{root}/{key}")

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from datashard_core.commit.carry import Draft, Outcome, commit, create, draft_alone
+from datashard_core.commit.chain import BrokenChainError
 from datashard_core.commit.group import (
     GaveUpError,
     Group,
@@ -96,8 +97,8 @@ def append(
     except DataShardError as error:
         for own, item in group.waiting.items():
             # Once anything was sent, nothing is reported as failed: it could show up later. Rows
-            # of a table that is gone cannot.
-            known = not group.sent or isinstance(error, NoSuchTableError)
+            # of a table that is gone cannot; where versions overwrite each other nothing can be promised.
+            known = not group.sent or isinstance(error, (NoSuchTableError, BrokenChainError))
             group.results[own] = error if known else unknown(group.target, item, group.base_of(item), error)
     return group.results, seen if group.vanished else group.state
 
@@ -321,6 +322,8 @@ def _finish(group: Group, outcome: Outcome, created: Seen) -> Steps[None]:
         group.state = yield from finish(group.target, outcome, group.deadline)
     except VanishedTableError as error:
         doubt(group, items, error)
+    except BrokenChainError as error:
+        group.results |= dict.fromkeys(items, error)
 
 
 def _all_committed(group: Group, created: Seen) -> None:

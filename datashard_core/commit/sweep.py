@@ -36,7 +36,7 @@ from datashard_core.format.manifest import decode_manifest_list
 from datashard_core.format.snapshot import Snapshot
 from datashard_core.format.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError, StoredObject
-from datashard_core.storage.requests import Get, Head, Replace, Request, Steps, value
+from datashard_core.storage.requests import Get, Head, KeepsVersions, Replace, Request, Steps, ask, value
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +133,12 @@ def look(target: Target, newest: VersionBody, group: Sequence[int], most: int | 
         Get(version_key(last)),
         Head(version_key(newest.version)),
         Get(node.key, (0, nodes.WINDOW)),
+        KeepsVersions(),
     ]
     requests += [Head(version_key(version)) for version in group[:-1]]
-    found, now, in_node, *others = yield requests
+    found, now, in_node, replaces, *others = yield requests
+    if not value(replaces):
+        return Sweep(_Mark(group[0], newest.table.last_updated_ms + RETRY_MS))
     if isinstance(found, ObjectNotFoundError):
         return Sweep(_Mark(last + 1))  # deleted by hand, and nothing is left to do
     stored: StoredObject = value(found)
@@ -318,6 +321,9 @@ def sweep_all(target: Target, newest: VersionBody) -> Steps[int]:
     Raises:
         StorageError: something could not be read.
     """
+    if not (yield from ask(KeepsVersions())):
+        log.info("table %s: no old version becomes a tombstone: the store has no usable If-Match", target.name)
+        return 0
     blocks: dict[int, list[int]] = {}
     for info in (yield from list_all("metadata/v")):
         match = VERSION_NAME.fullmatch(info.key)

@@ -36,6 +36,10 @@ OUR_PROPERTIES = {
 }
 
 
+TOKEN = 16
+"""Characters of the name of a try: 64 random bits."""
+
+
 class NewManifest(Struct, frozen=True):
     """A manifest that a commit writes: of new files, of merged manifests, or of a rewrite.
 
@@ -227,6 +231,7 @@ def next_version(
         first=parent.first,
         commit_id=commit_id,
         names=names,
+        token=unique[:TOKEN],
     )
     previous = f"{table.location}/{version_key(parent.version)}"
     key = f"metadata/manifests/manifest_list_{unique}.avro"

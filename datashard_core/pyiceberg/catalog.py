@@ -267,7 +267,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
 
     def _create(self, name: TableName, raw: Mapping[str, Any]) -> Table:
         storage = self._warehouse._storage.at(name.folder)
-        call(check_conditional, storage)
+        call(check_conditional, storage, self._warehouse._storage)
         first = partial(first_external, raw=raw, location=storage.root)
         try:
             made = run(lifecycle.create(storage.root, str(name), first, TIMEOUT), storage)

@@ -23,8 +23,8 @@ def open_storage(config: S3Config | LocalConfig) -> Storage:
     return S3Storage(config)
 
 
-def check_conditional(storage: Storage) -> None:
+def check_conditional(storage: Storage, warehouse: Storage | None = None) -> None:
     """See :func:`datashard_core.storage.probe.check_conditional`."""
     from datashard_core.storage import probe
 
-    probe.check_conditional(storage)
+    probe.check_conditional(storage, warehouse=warehouse)

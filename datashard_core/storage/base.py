@@ -106,7 +106,7 @@ class Storage(Protocol):
         """Names of the folders directly below ``folder`` ("" is the root), sorted."""
 
     def put(self, key: str, data: bytes) -> Version:
-        """Write a fresh unique name, or an object whose bytes are always equal.
+        """Write a fresh unique name, or an object whose bytes are always equal (or may be set back, as the hint).
 
         May be retried freely; a reader sees all of it or nothing. Durable when it returns.
         """
@@ -132,12 +132,12 @@ class Storage(Protocol):
         """
 
     def replace(self, key: str, data: bytes, version: Version) -> Version:
-        """Overwrite if the object still has ``version``. For the hint and tombstones only.
-
-        Where the store has no ``If-Match`` it re-reads before and after instead.
+        """Overwrite if the object still has ``version``. For small objects that may change, and tombstones.
 
         Raises:
             PreconditionFailedError: the object has another version now, or is gone.
+            StorageError: with reason "unsupported" where the store is known to have no usable ``If-Match``;
+                nothing was written.
             OutcomeUnknownError: it may or may not have happened.
         """
 

@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import OutcomeUnknownError, Storage
+from datashard_core.storage.if_match import keeps_versions
 from datashard_core.storage.requests import (
     LOCAL,
     Delete,
     Get,
     Head,
     Instant,
+    KeepsVersions,
     ListPage,
     Now,
     Put,
@@ -206,6 +208,7 @@ _HANDLERS: dict[type, Callable[[Any, Storage, Clock], Any]] = {
     PutData: lambda request, storage, clock: storage.put_data(request.key, request.data),
     PutIfAbsent: lambda request, storage, clock: storage.put_if_absent(request.key, request.data),
     Replace: lambda request, storage, clock: storage.replace(request.key, request.data, request.version),
+    KeepsVersions: lambda request, storage, clock: keeps_versions(storage),
     Delete: lambda request, storage, clock: storage.delete(request.keys),
     Sleep: lambda request, storage, clock: clock.sleep(request.seconds),
     Now: lambda request, storage, clock: Instant(clock.now_ms(), clock.monotonic()),

@@ -71,6 +71,10 @@ class Replace(Struct, frozen=True):
     version: Version
 
 
+class KeepsVersions(Struct, frozen=True):
+    """Whether :class:`Replace` can be relied on in this store; asks it once in a process. Outcome: a bool."""
+
+
 class Delete(Struct, frozen=True):
     """Outcome: None."""
 
@@ -105,7 +109,21 @@ class Instant(Struct, frozen=True):
 LOCAL = (Now, Unique, Random)
 """Requests that no store is asked."""
 
-Request = Get | Head | ListPage | Put | PutData | PutIfAbsent | Replace | Delete | Sleep | Now | Unique | Random
+Request = (
+    Get
+    | Head
+    | ListPage
+    | Put
+    | PutData
+    | PutIfAbsent
+    | Replace
+    | KeepsVersions
+    | Delete
+    | Sleep
+    | Now
+    | Unique
+    | Random
+)
 Batch = Sequence[Request]
 
 T = TypeVar("T")

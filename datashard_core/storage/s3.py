@@ -23,10 +23,10 @@ from datashard_core.storage.arrow_errors import is_of_arrow, read_arrow
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
-    PreconditionFailedError,
     StoredObject,
     Version,
 )
+from datashard_core.storage.if_match import IfMatch, replace_by
 from datashard_core.storage.keys import MAX_BYTES, Listed, checked_key, checked_prefix, folder_names
 from datashard_core.storage.metrics import Meter, StorageMetrics
 from datashard_core.storage.redact import clean
@@ -211,20 +211,18 @@ class S3Storage:
     def put_if_absent(self, key: str, data: bytes) -> Version:
         return self._write("put_if_absent", key, data, ABSENT, len(data))
 
+    @property
+    def if_match(self) -> IfMatch:
+        """What this process knows of If-Match in the bucket."""
+        return self._clients.if_match
+
     def replace(self, key: str, data: bytes, version: Version) -> Version:
-        if not version:
-            raise StorageError(
-                f"{self.root}/{key} cannot be replaced safely: the store's answers have no ETag, by which an object's "
-                "versions are told apart. Use a store that sends ETags with GET.",
-                reason="unsupported",
-                key=key,
-            )
-        try:
-            return self._write("replace", key, data, Condition(version), len(data))
-        except StorageError as error:
-            if error.reason != "unsupported" or self._config.sse is not None:
-                raise
-            return self._replace_by_looking(key, data, version)
+        def write(sent: Version) -> Version:
+            return self._write("replace", key, data, Condition(sent), len(data))
+
+        # With encryption, "unsupported" may mean that it was written and not encrypted.
+        told_apart = self._config.sse is None
+        return replace_by(self.if_match, version, write, lambda: self.head(key).version, self.root, key, told_apart)
 
     def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -310,15 +308,6 @@ class S3Storage:
                 key=key,
             )
         return written.version
-
-    def _replace_by_looking(self, key: str, data: bytes, version: Version) -> Version:
-        """For stores without If-Match: look before and after. Good enough for a hint, which may lag."""
-        if self.head(key).version != version:
-            raise PreconditionFailedError(f"{self.root}/{key} is not {version} any more", key=key)
-        written = self.put(key, data)
-        if self.head(key).version != written:
-            raise PreconditionFailedError(f"{self.root}/{key} was replaced by another writer", key=key)
-        return written
 
     def _ask(
         self,

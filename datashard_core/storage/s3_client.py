@@ -16,6 +16,7 @@ from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError, DataShardError, StorageError
 from datashard_core.storage.choice import Choice, choose, is_installed
 from datashard_core.storage.environment import with_aws_variables
+from datashard_core.storage.if_match import IfMatch
 from datashard_core.storage.redact import clean
 from datashard_core.storage.region import AWS, DEFAULT, Place, ask, discover_region
 from datashard_core.storage.transport import Transport
@@ -59,6 +60,7 @@ class S3Clients:
     Attributes:
         config: the same; with the default chain also what AWS's settings say of the endpoint.
         pid: the process that it belongs to.
+        if_match: what this process knows of If-Match in the bucket.
         lacks_bulk_delete: the store has refused DeleteObjects, and objects are deleted one by one.
 
     Raises:
@@ -68,6 +70,7 @@ class S3Clients:
     def __init__(self, config: S3Config) -> None:
         self.config = config
         self.pid = os.getpid()
+        self.if_match = IfMatch()
         self._lock = threading.RLock()
         self._session: Any = None
         self._transport: Transport | None = None

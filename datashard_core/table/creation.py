@@ -93,7 +93,7 @@ def create(
     assert looked is not None
     looked.check_free()
     check_distinct(schema, str(name))
-    call(check_conditional, storage)
+    call(check_conditional, storage, warehouse)
     first = partial(first_version, location=storage.root, schema=schema, properties=properties)
     return run(lifecycle.create_after(found, storage.root, str(name), first, timeout), storage, clock)
 

@@ -96,6 +96,11 @@ class Namespaces:
                 return before
             except PreconditionFailedError:
                 continue
+            except StorageError as error:
+                if error.reason != "unsupported" or found is None:
+                    raise
+                call(self._storage.put, f"{name}/{KEY}", data)  # without If-Match: what was read just now is replaced
+                return before
         raise StorageError(
             f"the properties of namespace {name} in {self._warehouse.uri} were not changed: others changed them "
             f"{TRIES} times meanwhile. Call again."

@@ -48,12 +48,14 @@ class ModelStore:
 
     Attributes:
         conditional: False makes a store that ignores conditions, the dangerous kind.
+        keeps_versions: whether replacements on condition can be relied on.
         deleted: keys that were ever deleted.
         kept: the first body of every object below ``metadata/`` and ``data/``, whatever became of it:
             a judge wants to know the whole history.
     """
 
     conditional: bool = True
+    keeps_versions: bool = True
     objects: dict[str, Held] = field(default_factory=dict)
     writes: int = 0
     deleted: set[str] = field(default_factory=set)

@@ -30,6 +30,7 @@ from datashard_core.storage.requests import (
     Get,
     Head,
     Instant,
+    KeepsVersions,
     ListPage,
     Now,
     Put,
@@ -74,6 +75,8 @@ class Faults:
     late: float = 0.0
     late_seconds: float = 900.0
     twice: float = 0.0
+    check_then_write: float = 0.0
+    """A name that is absent when the store checks is written later, whatever is there by then."""
     conflict: float = 0.0
     stale_hint: float = 0.0
     stale_list: float = 0.0
@@ -265,6 +268,8 @@ class Simulation:
             return f"{self.random.getrandbits(128):032x}"
         if isinstance(request, Random):
             return self.random.random()
+        if isinstance(request, KeepsVersions):
+            return self.store.keeps_versions
         return _REMOTE
 
     def _fate(self, running: _Running, index: int, request: Request, sent: float, took: float) -> None:
@@ -288,6 +293,8 @@ class Simulation:
             late = effect + self.random.uniform(0.1, faults.late_seconds)
             self.at(late, lambda: self._apply(request, None))
             self._answer(running, index, _failed(request, "time-out"), reply + 1.0)
+        elif isinstance(request, PutIfAbsent) and self._happens(faults.check_then_write):
+            self.at(sent, lambda: self._check_then_write(running, index, request, effect, reply))
         elif self._happens(faults.twice) and isinstance(request, (PutIfAbsent, Delete, Replace)):
             self.at(effect, lambda: self._apply(request, None))
             self.counts["sent twice"] += 1
@@ -295,6 +302,20 @@ class Simulation:
             self.at(second, lambda: self._apply(request, (running, index, second + took * 0.5), again=True))
         else:
             self.at(effect, lambda: self._apply(request, (running, index, reply)))
+
+    def _check_then_write(
+        self, running: _Running, index: int, request: PutIfAbsent, effect: float, reply: float
+    ) -> None:
+        """A store that is not atomic: two that check before either has written are both told that they created it."""
+        if request.key in self.store.objects:
+            self._answer(running, index, PreconditionFailedError(f"{request.key} is taken", key=request.key), reply)
+            return
+
+        def write() -> None:
+            self.counts["created twice"] += request.key in self.store.objects
+            self._apply(Put(request.key, request.data), (running, index, reply))
+
+        self.at(effect, write)
 
     def _apply(self, request: Request, answer: tuple[_Running, int, float] | None, *, again: bool = False) -> None:
         outcome = self._perform(request)

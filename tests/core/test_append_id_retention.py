@@ -19,7 +19,9 @@ from datashard_core.commit.staging import PREFIX as STAGED
 from datashard_core.commit.staging import StagedName
 from datashard_core.errors import CommitStateUnknownError, ConfigurationError
 from datashard_core.format.digest import id_digest, rows_digest
+from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.driver import run
+from datashard_core.storage.if_match import IfMatch
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -100,6 +102,25 @@ def test_ids_older_than_the_retention_are_forgotten_and_younger_ones_never(table
     assert table.append([{"n": 145}], append_id="append 145").already_appended
     assert table.refresh().count() == 152
     assert table.maintain().id_nodes == 0, "nothing is removed twice"
+
+
+def test_nothing_is_forgotten_in_a_store_without_if_match(
+    table: Table, moved_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark of what is forgotten could move back there, so nodes stay, and every id is remembered."""
+    known = IfMatch()
+    known.why = "the store overwrites an object although If-Match names an older ETag"
+    monkeypatch.setattr(table._storage, "if_match", known, raising=False)
+    _append(table, 1, 140)
+    moved_clock.ahead += 12 * DAY
+    _append(table, 141, 150)
+    held = set(_nodes(table))
+    maintained = table.maintain()
+    assert maintained.tombstones == 0
+    assert {name for name in held if name.is_whole_block and name.level == nodes.TOP_LEVEL} <= set(_nodes(table))
+    with pytest.raises(ObjectNotFoundError):
+        table._storage.head(MARK)
+    assert table.append([{"n": 145}], append_id="append 145").already_appended
 
 
 def test_look_ups_end_at_the_retention_though_nobody_maintains(

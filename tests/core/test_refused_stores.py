@@ -102,16 +102,79 @@ def requests_of(server: S3Server, config: S3Config, work: Callable[[Warehouse], 
     return server.requests()
 
 
+def forget_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a fresh process."""
+    monkeypatch.setattr(probe, "_proved", set())
+    monkeypatch.setattr(probe, "_raced", set())
+
+
+def raced(requests: list[tuple[str, str]]) -> Counter[str]:
+    """How many writers raced for each name."""
+    return Counter(path for method, path in requests if method == "PUT" and re.search(r"probe-\w+-r\d+$", path))
+
+
 def test_the_proof_is_made_where_the_table_will_be_and_once(
     s3_server: S3Server, s3_config: S3Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "_proved", set())
+    forget_all(monkeypatch)
     first = requests_of(s3_server, s3_config, lambda warehouse: warehouse.create_table("a", SCHEMA))
     tried = [path for _, path in first if "probe" in path]
-    assert len(tried) == 3 + probe.RACERS  # created, refused, read; then the race. A bulk delete names no key
     assert all(path.startswith(f"/{s3_config.bucket}/{s3_config.prefix}/a/_datashard/probe-") for path in tried)
+    races = raced(first)
+    assert set(races.values()) == {probe.RACERS} == {16}
+    assert probe.ROUNDS <= len(races) <= probe.MOST_ROUNDS
     again = requests_of(s3_server, s3_config, lambda warehouse: warehouse.create_table("b", SCHEMA))
     assert [path for _, path in again if "probe" in path] == []
+
+
+def test_a_fresh_process_proves_in_sequence_and_need_not_race(
+    s3_server: S3Server, s3_config: S3Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_all(monkeypatch)
+    assert raced(requests_of(s3_server, s3_config, lambda warehouse: warehouse.create_table("a", SCHEMA)))
+    forget_all(monkeypatch)
+    fresh = requests_of(s3_server, s3_config, lambda warehouse: warehouse.create_table("ns.b", SCHEMA))
+    assert not raced(fresh)
+    assert len([path for method, path in fresh if method == "PUT" and "probe" in path]) >= 2
+    # A store that is set up otherwise by then, so that it ignores conditions, is refused all the same.
+    forget_all(monkeypatch)
+    with s3_server.modes("if-none-match-ignored"), pytest.raises(StoreNotConditionalError, match="answers success"):
+        Warehouse(S3Storage(s3_config)).create_table("c", SCHEMA)
+
+
+def test_a_race_is_remembered_for_a_week_and_for_one_store(
+    s3_server: S3Server, s3_config: S3Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_all(monkeypatch)
+    Warehouse(S3Storage(s3_config)).create_table("a", SCHEMA)
+    (record,) = [info.key for info in S3Storage(s3_config).list("_datashard/conditions-")]
+    forget_all(monkeypatch)
+    other = replace(s3_config, endpoint=s3_config.endpoint.replace("127.0.0.1", "localhost"))  # type: ignore[union-attr]
+    assert raced(requests_of(s3_server, other, lambda warehouse: warehouse.create_table("b", SCHEMA)))
+    assert len(list(S3Storage(s3_config).list("_datashard/conditions-"))) == 2
+    forget_all(monkeypatch)
+    s3_server.move_clock(8 * 24 * 3600)
+    try:
+        assert raced(requests_of(s3_server, s3_config, lambda warehouse: warehouse.create_table("c", SCHEMA)))
+    finally:
+        s3_server.move_clock(-8 * 24 * 3600)
+    forget_all(monkeypatch)
+    S3Storage(s3_config).put(record, b"{}")  # whatever is there is no proof
+    assert raced(requests_of(s3_server, s3_config, lambda warehouse: warehouse.create_table("d", SCHEMA)))
+
+
+@pytest.mark.parametrize("gap", [0.0002, 0.001, 0.005, 0.02])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_store_that_checks_first_and_writes_later_is_refused(
+    s3_server: S3Server, s3_config: S3Config, transport: TransportChoice, gap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server.modes(f"check-then-write={gap}"):
+        for number in range(3):
+            forget_all(monkeypatch)
+            text = refusal_of(warehouse_at(s3_config, f"{s3_config.prefix}-{number}", transport))
+            assert re.search(r"answered success \(200\) to (\d+) of 16 writers that raced", text)
+            assert "checks If-None-Match first and writes later" in text
+            assert names_the_way_out(text)
 
 
 def test_the_proof_costs_appends_nothing(
@@ -119,7 +182,7 @@ def test_the_proof_costs_appends_nothing(
 ) -> None:
     Warehouse(S3Storage(s3_config)).create_table("t", SCHEMA).append([{"n": 1}])
     proved = requests_of(s3_server, s3_config, lambda warehouse: warehouse.load_table("t").append([{"n": 2}]))
-    monkeypatch.setattr(probe, "_proved", set())  # as in a process that has never created a table
+    forget_all(monkeypatch)
     monkeypatch.setattr(probe, "_prove", lambda *_: pytest.fail("an append tries the store out"))
     fresh = requests_of(s3_server, s3_config, lambda warehouse: warehouse.load_table("t").append([{"n": 3}]))
     assert Counter(method for method, _ in fresh) == Counter(method for method, _ in proved)

@@ -12,9 +12,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from datashard_core.commit import chain, pointer
 from datashard_core.commit.names import MAX_PROPERTY_BYTES
 from datashard_core.testing.accounting_teeth import ACCOUNTING_TEETH
 from datashard_core.testing.memory_teeth import FORGETFUL, MEMORY_TEETH
@@ -123,6 +125,36 @@ def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
 
 def _violates(seed: int, mix: Mix) -> bool:
     return bool(run_seed(seed, mix).violations)
+
+
+UNSAFE = replace(PLAIN, writers=4, appends=8, think=0.3, handed_in=0.3, fresh=0.2, faults=Faults(check_then_write=1.0))
+"""A store that checks a condition first and writes later, which the trial at creation did not catch."""
+
+
+def _run_unsafe(seed: int) -> tuple[int, int, int]:
+    """Versions that two writers were told to have created, violations, and how often the chain was found broken."""
+    with mock.patch.object(chain, "broken", wraps=chain.broken) as noticed:
+        report = run_seed(seed, UNSAFE)
+    return report.counts["created twice"], len(report.violations), noticed.call_count
+
+
+def test_commits_that_a_store_lost_are_noticed() -> None:
+    """Every run in which two writers created one version ends with errors that say so, and no other run does."""
+    runs = [_run_unsafe(seed) for seed in range(24)]
+    assert sum(twice > 0 for twice, _, _ in runs) >= 8
+    for twice, violations, noticed in runs:
+        assert (twice > 0) == (violations > 0) == (noticed > 0)
+
+
+def test_the_harness_notices_that_the_chain_is_not_looked_at() -> None:
+    """With the rule off, rows are lost and every append was reported as a success."""
+    with (
+        mock.patch.object(chain, "is_broken", lambda *_: False),
+        mock.patch.object(pointer, "check_own", lambda *_: None),
+    ):
+        runs = [_run_unsafe(seed) for seed in range(8)]
+    assert any(violations for _, violations, _ in runs)
+    assert not any(noticed for _, _, noticed in runs)
 
 
 def test_a_lone_writer_costs_what_it_should() -> None:
