@@ -24,7 +24,7 @@ from datashard_core.testing.teeth import Tooth
 
 
 @contextmanager
-def _nobody_counts() -> Iterator[None]:
+def nobody_counts() -> Iterator[None]:
     """Whether the rows of a commit add up is not looked at."""
 
     def account_for(*_: Any) -> None:
@@ -52,7 +52,7 @@ def _sources_are_a_set() -> Iterator[None]:
             entries.append(with_changes(entry, status=DELETED, snapshot_id=snapshot_id))
         return None if left else manifest_of(unique, snapshot_id, entries, table.schema, table.spec)
 
-    with _nobody_counts(), mock.patch.object(compact, "rewritten", rewritten):
+    with nobody_counts(), mock.patch.object(compact, "rewritten", rewritten):
         yield
 
 
@@ -70,7 +70,7 @@ def _a_merge_names_each_file_once() -> Iterator[None]:
             once.append((manifest, tuple({entry.data_file.file_path: entry for entry in kept}.values())))
         return real(unique, table, snapshot_id, once)
 
-    with _nobody_counts(), mock.patch.object(merge, "merged", merged):
+    with nobody_counts(), mock.patch.object(merge, "merged", merged):
         yield
 
 
