@@ -111,10 +111,8 @@ def _with_tables(connection: Any, query: str, source: Source, resolve: Resolver)
     """Make the tables of a query known to DuckDB; the query, with other names where DuckDB would mistake ours."""
     parsed = _parsed(connection, query)
     found = references(parsed)
-    schemas = connection.execute(
-        "select lower(schema_name) from duckdb_schemas() union select lower(database_name) from duckdb_databases()"
-    ).fetchall()
-    renamed = {id(one.node) for one in to_rename(found, {name for (name,) in schemas})}
+    reserved = _own_schemas(connection) if any(len(one.parts) > 1 for one in found) else frozenset()
+    renamed = {id(one.node) for one in to_rename(found, reserved)}
     prefix = prefix_for(query)
     known: dict[tuple[str, At], str | None] = {}
     views: list[tuple[Reference, str]] = []
@@ -138,6 +136,12 @@ def _with_tables(connection: Any, query: str, source: Source, resolve: Resolver)
     rename(parsed, found, views)
     row = connection.execute("select json_deserialize_sql(?)", [msgspec.json.encode(parsed).decode()]).fetchone()
     return str(row[0])
+
+
+def _own_schemas(connection: Any) -> frozenset[str]:
+    """DuckDB's own catalogs and schemas, in lower case."""
+    query = "select lower(schema_name) from duckdb_schemas() union select lower(database_name) from duckdb_databases()"
+    return frozenset(name for (name,) in connection.execute(query).fetchall())
 
 
 def _create_view(connection: Any, reference: Reference, rows: str) -> None:
