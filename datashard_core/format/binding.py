@@ -29,7 +29,9 @@ from datashard_core.format.expressions import (
     Opaque,
     Operator,
     Or,
+    Path,
     StartsWith,
+    shown,
 )
 from datashard_core.format.metrics import FLOATS
 from datashard_core.format.schema import Schema
@@ -153,21 +155,21 @@ def _bind(condition: Condition, negated: bool, schema: Schema, table_name: str) 
         return _check(condition, negated, reference)
     except MisfitError as error:
         raise ConfigurationError(
-            f"table {table_name}: the condition {condition!r} does not fit column {condition.column!r}: {error.why}"
+            f"table {table_name}: the condition {condition!r} does not fit column {shown(condition.column)!r}: {error.why}"
         ) from error
 
 
-def find(name: str, schema: Schema, table_name: str) -> Reference:
-    """The column of a name, or the field within structs that a dotted name leads to.
+def find(path: Path, schema: Schema, table_name: str) -> Reference:
+    """The column of a name, or the field within structs that a dotted name, or the names one by one, lead to.
 
     Raises:
         ConfigurationError: there is none.
     """
     for field in schema.fields:
-        if field.name == name:
-            return Reference((name,), field)
+        if path in (field.name, (field.name,)):
+            return Reference((field.name,), field)
     fields: Sequence[t.NestedField] = schema.fields
-    names = tuple(name.split("."))
+    names = tuple(path.split(".")) if isinstance(path, str) else path
     found: t.NestedField | None = None
     for part in names:
         found = next((field for field in fields if field.name == part), None)
@@ -175,19 +177,19 @@ def find(name: str, schema: Schema, table_name: str) -> Reference:
             break
         fields = found.type.fields if isinstance(found.type, t.StructType) else ()
     if found is None:
-        raise ConfigurationError(f"table {table_name} has no column {name!r}; it has {', '.join(schema.names)}")
+        raise ConfigurationError(f"table {table_name} has no column {shown(path)!r}; it has {', '.join(schema.names)}")
     return Reference(names, found)
 
 
 def _check(condition: Condition, negated: bool, reference: Reference) -> Bound:
-    kind = reference.field.type
+    kind, path = reference.field.type, ".".join(reference.names)
     if isinstance(condition, IsNull):
         return Check(reference, "not null" if negated else "null")
     if t.children(kind):
-        raise MisfitError(condition.column, f"only is_null() is possible for its type, {kind}")  # type: ignore[attr-defined]
+        raise MisfitError(path, f"only is_null() is possible for its type, {kind}")
     if isinstance(condition, IsNaN):
         if kind not in FLOATS:
-            raise MisfitError(condition.column, f"NaN is possible for float and double only, and its type is {kind}")
+            raise MisfitError(path, f"NaN is possible for float and double only, and its type is {kind}")
         return Check(reference, "not nan" if negated else "nan")
     if isinstance(condition, Comparison):
         operator = NEGATED[condition.operator] if negated else condition.operator
@@ -196,7 +198,7 @@ def _check(condition: Condition, negated: bool, reference: Reference) -> Bound:
         return _one_of(condition, negated, reference)
     assert isinstance(condition, StartsWith)
     if kind not in (t.PrimitiveType("string"), t.PrimitiveType("binary")):
-        raise MisfitError(condition.column, f"starts_with() is for string and binary, and its type is {kind}")
+        raise MisfitError(path, f"starts_with() is for string and binary, and its type is {kind}")
     return Check(reference, "not starts with" if negated else "starts with", _value(condition.prefix, reference))
 
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+_ROWS = "rows of the table"
+"""What the rows are called in the queries that are made of SQL text: no column has the name."""
 BatchFilter = Callable[["pa.RecordBatch"], "pa.RecordBatch"]
-StreamFilter = Callable[[Iterable["pa.RecordBatch"], "pa.Schema"], Iterator["pa.RecordBatch"]]
-_SCANNED = "scanned"
-_ROWS = 100_000
+StreamFilter = Callable[[Iterable["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
 
 
 class RowCondition(Struct, frozen=True):
@@ -126,7 +126,7 @@ def _from_sql(where: str, schema: Schema, table_name: str) -> RowCondition:
         connection.close()
     if is_exact(bound):
         return exactly(bound)
-    return RowCondition(bound, columns, stream=lambda batches, read: _by_sql(batches, read, where, table_name))
+    return RowCondition(bound, columns, stream=lambda batches: _by_sql(connect(), batches, where, columns, table_name))
 
 
 def renewed(where: Any, condition: RowCondition, schema: Schema, table_name: str) -> RowCondition:
@@ -142,55 +142,52 @@ def renewed(where: Any, condition: RowCondition, schema: Schema, table_name: str
     connection.execute("begin")
     bound, columns = _bound_sql(connection, where, schema, table_name)
     return RowCondition(
-        bound, columns, stream=lambda batches, read: _by_sql(batches, read, where, table_name, connection)
+        bound, columns, stream=lambda batches: _by_sql(connection, batches, where, columns, table_name)
     )
 
 
-def _bound_sql(connection: Any, where: str, schema: Schema, table_name: str) -> tuple[Bound, frozenset[str] | None]:
+def _bound_sql(connection: Any, where: str, schema: Schema, table_name: str) -> tuple[Bound, frozenset[str]]:
     import duckdb
     import pyarrow as pa
 
     from datashard_core.query.sql_conditions import understand
+    from datashard_core.query.text import check_text, free_name
 
     arrow = schema.to_arrow()
+    rows = free_name(_ROWS, schema.names)
     try:
+        check_text(connection, where, schema.names, rows, table_name)
         connection.register("columns_of_table", pa.RecordBatchReader.from_batches(arrow, []))
-        connection.execute(f"create temp table {_SCANNED} as select * from columns_of_table")
+        connection.execute(f'create temp table "{rows}" as select * from columns_of_table')
         connection.unregister("columns_of_table")
-        found = understand(connection, where, _SCANNED, schema.names, table_name)
+        found = understand(connection, where, rows, schema, table_name)
+        connection.execute(f'drop table "{rows}"')
     except duckdb.Error as error:
-        raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
+        raise _unanswered(where, table_name, error) from error
     bound = bind(found.condition, schema, table_name)
     if found.columns is None:
-        return bound, None
+        return bound, frozenset(schema.names)
     return bound, frozenset(schema.names[place] for place in found.columns)
 
 
 def _by_sql(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, where: str, table_name: str, connection: Any = None
+    connection: Any, batches: Iterable[pa.RecordBatch], where: str, columns: frozenset[str], table_name: str
 ) -> Iterator[pa.RecordBatch]:
-    """The matching rows, with all columns of ``schema``."""
-    import pyarrow as pa
-
-    from datashard_core.query.duck import connect
-
-    connection = connection or connect()
+    """The matching rows, with all columns that they have."""
     import duckdb
 
-    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    from datashard_core.query.text import free_name, matching
+
     try:
-        connection.execute(f"drop table if exists {_SCANNED}")
-        connection.execute("set arrow_lossless_conversion = true")  # else uuids come back as text
-        connection.register(_SCANNED, reader)
-        # In brackets on lines of its own, so that a comment or an "or" in it cannot reach the rest.
-        answer = connection.execute(f"select * from {_SCANNED} where (\n{where}\n)")
-        for batch in answer.to_arrow_reader(_ROWS):
-            if batch.num_rows:
-                yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
+        yield from matching(connection, batches, where, sorted(columns), free_name(_ROWS, columns))
     except duckdb.Error as error:
-        raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
+        raise _unanswered(where, table_name, error) from error
     finally:
         connection.close()
+
+
+def _unanswered(where: str, table_name: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}")
 
 
 def columns_for(condition: RowCondition, wanted: Sequence[str], everything: Sequence[str]) -> list[str]:

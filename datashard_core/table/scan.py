@@ -202,7 +202,7 @@ class Scan(Struct, frozen=True):
         batches: Iterator[pa.RecordBatch] = read_files(reading, self._plan(condition), 2 if self.limit else None)
         batches = chain(batches, self._staged_batches(names, condition))
         if condition.stream is not None:
-            batches = condition.stream(batches, read)
+            batches = condition.stream(batches)
         for batch in batches:
             yield batch if names == wanted else batch.select(wanted)
 
