@@ -1,12 +1,16 @@
 """SQL over tables: DuckDB asks datasets for rows, so projection and filters are pushed down to the files.
 
+What DuckDB pushes down it does not look at again. So a query is answered a second time, with nothing pushed down, where
+DuckDB has no words for what it asks for (a timestamp with a zone in a list needs another package, a time of 24:00 none
+has), or where the words say less than the query (``<= 'nan'`` becomes ``true``, which takes nulls too).
+
 This module knows no tables: whoever holds them says, for each name in a query, what its rows are. An
 earlier state is named as ``orders at (version => 3)`` or ``orders at (timestamp => timestamp '2026-01-01')``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +18,8 @@ import msgspec
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.query.duck import connect
+from datashard_core.query.duck import columns_of, connect
+from datashard_core.query.where import NotPushedError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,33 +62,61 @@ def run_sql(query: str, resolve: Resolver, params: Sequence[Any] | Mapping[str, 
         ConfigurationError: the query does not parse, is no query, or names what is not there.
         DataShardError: whatever the reading of a table raises.
     """
-    connection = connect()
     import duckdb
 
-    read: list[Any] = []
+    known: dict[tuple[str, At], Any] = {}
 
     def rows(name: str, at: At) -> Any:
-        read.append(resolve(name, at))
-        return read[-1]
+        if (name, at) not in known:
+            known[name, at] = resolve(name, at)
+        return known[name, at]
+
+    try:
+        try:
+            return _answer(query, rows, params, pushed=True)
+        except duckdb.Error as error:
+            if not _may_be_pushing(error, known.values()):
+                raise
+            return _answer(query, rows, params, pushed=False)
+    except duckdb.Error as error:
+        for failure in _failures(known.values()):
+            if not isinstance(failure, NotPushedError):
+                raise failure from error
+        raise ConfigurationError(f"the query cannot be answered: {error}\n{query}") from error
+
+
+def _answer(query: str, rows: Resolver, params: Any, *, pushed: bool) -> pa.Table:
+    connection = connect()
+    import duckdb
 
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise ConfigurationError(f"pass one SELECT; tables are changed by appends only: {query!r:.200}")
-        rewritten = _with_tables(connection, query, rows)
+        rewritten = _with_tables(connection, query, rows, pushed)
         answer = connection.execute(rewritten, params) if params is not None else connection.execute(rewritten)
         return answer.to_arrow_table()
-    except duckdb.Error as error:
-        # Of an error in a table's rows DuckDB tells the text alone.
-        failures = [failure for one in read if (failure := getattr(one, "failure", None)) is not None]
-        if failures:
-            raise failures[0] from error
-        raise ConfigurationError(f"the query cannot be answered: {error}\n{query}") from error
     finally:
         connection.close()
 
 
-def _with_tables(connection: Any, query: str, resolve: Resolver) -> str:
+def _may_be_pushing(error: Exception, datasets: Iterable[Any]) -> bool:
+    """Whether an error may come from what DuckDB pushes down: no table failed, and the query itself is fine."""
+    import duckdb
+
+    failures = _failures(datasets)
+    if failures:
+        return all(isinstance(failure, NotPushedError) for failure in failures)
+    own = (duckdb.NotImplementedException, duckdb.InvalidInputException)
+    return isinstance(error, own) or type(error) is duckdb.Error
+
+
+def _failures(datasets: Iterable[Any]) -> list[Exception]:
+    """What the tables of a query failed with: DuckDB hands on the text of an error alone."""
+    return [failure for one in datasets if (failure := getattr(one, "failure", None)) is not None]
+
+
+def _with_tables(connection: Any, query: str, resolve: Resolver, pushed: bool) -> str:
     """Make the tables of a query known to DuckDB; the query, with names of their own for earlier states."""
     parsed = _parsed(connection, query)
     known: dict[tuple[str, At], str] = {}
@@ -94,7 +127,7 @@ def _with_tables(connection: Any, query: str, resolve: Resolver) -> str:
         at = NOW if clause is None else _at(connection, clause, name)
         if (name, at) not in known:
             known[name, at] = f"datashard_{len(known)}"
-            _register(connection, name, at, resolve, known[name, at])
+            _register(connection, name, at, resolve, known[name, at], pushed)
         if clause is not None:
             earlier = True
             node["alias"] = node["alias"] or node["table_name"]
@@ -148,11 +181,13 @@ def _at(connection: Any, clause: Mapping[str, Any], name: str) -> At:
     )
 
 
-def _register(connection: Any, name: str, at: At, resolve: Resolver, view: str) -> None:
+def _register(connection: Any, name: str, at: At, resolve: Resolver, view: str, pushed: bool) -> None:
     rows = resolve(name, at)
     if rows is None:
         return  # DuckDB's own message names what it does not know, with its nearest neighbours
-    connection.register(view, rows)
+    connection.register(f"{view}_rows", rows)
+    columns = ", ".join(columns_of(name, rows.schema, pushed=pushed))
+    connection.execute(f"create view {view} as select {columns} from {view}_rows")
     if at != NOW:
         return
     namespace, _, table = name.rpartition(".")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import ConfigurationError
+from datashard_core.query.duck import quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -164,7 +165,7 @@ def matching(
 
     place = free_name("place of the row", columns)
     connection.execute(f"set disabled_optimizers = '{_NOT_PUSHED}'")
-    query = f"select {_quoted(place)} from {_quoted(rows)} where (\n{where}\n) order by 1"
+    query = f"select {quoted(place)} from {quoted(rows)} where (\n{where}\n) order by 1"
     for group in _groups(batches):
         table = pa.Table.from_batches(group)
         places = pa.array(range(table.num_rows), pa.int64())
@@ -187,8 +188,3 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
             most, group, rows = min(2 * most, _BATCHES), [], 0
     if group:
         yield group
-
-
-def _quoted(name: str) -> str:
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'

@@ -106,14 +106,25 @@ def _from_expression(where: pc.Expression, schema: Schema, table_name: str) -> R
     return RowCondition(bound, columns, matching)
 
 
+class NotPushedError(ConfigurationError):
+    """DuckDB asks a scan for rows in words that do not say all of what the query asks for."""
+
+
 def from_duckdb(where: pc.Expression, schema: Schema, table_name: str) -> RowCondition:
-    """What DuckDB asks a scan for, and does not look at again: so NaN is taken as DuckDB takes it."""
+    """What DuckDB asks a scan for, and does not look at again: so NaN is taken as DuckDB takes it.
+
+    Raises:
+        NotPushedError: not all of it is understood. Arrow is not asked instead: it takes NaN otherwise.
+    """
     from datashard_core.query.arrow_conditions import from_arrow
 
     bound = bind(from_arrow(where, schema, nan_on_top=True), schema, table_name)
     if is_exact(bound):
         return exactly(bound)
-    return RowCondition(bound, None, lambda batch: batch.filter(where))
+    raise NotPushedError(
+        f"table {table_name}: DuckDB asks for the rows where {where}, which may not be all of its condition. Pass the "
+        "condition to scan(where=...), or the query to warehouse.sql()"
+    )
 
 
 def _from_sql(where: str, schema: Schema, table_name: str) -> RowCondition:

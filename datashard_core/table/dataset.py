@@ -50,7 +50,11 @@ def _dataset_class() -> type[Any]:
 
         def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> _Scanner:
             del options  # sizes of batches and threads, which the scan chooses
-            return _Scanner(narrowed(self._scan, columns, filter), self)
+            try:
+                return _Scanner(narrowed(self._scan, columns, filter), self)
+            except DataShardError as error:
+                self.failure = error
+                raise
 
         def to_table(self, **options: Any) -> pa.Table:
             return self.scanner(**options).to_reader().read_all()

@@ -131,10 +131,11 @@ class Scan(Struct, frozen=True):
         Args:
             connection: yours; None for a fresh one in memory.
         """
-        from datashard_core.query.duck import connect
+        from datashard_core.query.duck import columns_of, connect, has_zones
         from datashard_core.table.dataset import arrow_dataset
 
-        return (connection or connect()).from_arrow(arrow_dataset(self))
+        columns = columns_of(self.table_name, self.arrow_schema(), pushed=True, zoned=has_zones())
+        return (connection or connect()).from_arrow(arrow_dataset(self)).project(", ".join(columns))
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as dictionaries of Python values."""
