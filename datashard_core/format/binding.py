@@ -155,7 +155,8 @@ def _bind(condition: Condition, negated: bool, schema: Schema, table_name: str) 
         return _check(condition, negated, reference)
     except MisfitError as error:
         raise ConfigurationError(
-            f"table {table_name}: the condition {condition!r} does not fit column {shown(condition.column)!r}: {error.why}"
+            f"table {table_name}: the condition {condition!r} does not fit column {shown(condition.column)!r}: "
+            f"{error.why}"
         ) from error
 
 

@@ -278,4 +278,4 @@ def _same(one: Any, other: Any) -> bool:
 
     if one.equals(other):
         return True
-    return pa.types.is_floating(one.type) and one.as_py() != one.as_py() and other.as_py() != other.as_py()
+    return pa.types.is_floating(one.type) and all(number.as_py() != number.as_py() for number in (one, other))

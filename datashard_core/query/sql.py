@@ -10,11 +10,11 @@ earlier state is named as ``orders at (version => 3)`` or ``orders at (timestamp
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
@@ -134,13 +134,13 @@ def _with_tables(connection: Any, query: str, resolve: Resolver, pushed: bool) -
             node["table_name"], node["schema_name"], node["at_clause"] = known[name, at], "", None
     if not earlier:
         return query
-    row = connection.execute("select json_deserialize_sql(?)", [msgspec.json.encode(parsed).decode()]).fetchone()
+    row = connection.execute("select json_deserialize_sql(?)", [json.dumps(parsed)]).fetchone()
     return str(row[0])
 
 
 def _parsed(connection: Any, query: str) -> Any:
     row = connection.execute("select json_serialize_sql(?)", [query]).fetchone()
-    parsed = msgspec.json.decode(row[0])
+    parsed = json.loads(row[0])  # not msgspec: DuckDB writes Infinity as such
     if parsed.get("error"):
         raise ConfigurationError(f"the query cannot be answered: {parsed.get('error_message')}\n{query}")
     return parsed
@@ -163,7 +163,7 @@ def _at(connection: Any, clause: Mapping[str, Any], name: str) -> At:
     """The state that an ``at (...)`` names; its value is whatever DuckDB computes it to be."""
     select = _parsed(connection, "select 1")
     select["statements"][0]["node"]["select_list"] = [clause["expr"]]
-    text = connection.execute("select json_deserialize_sql(?)", [msgspec.json.encode(select).decode()]).fetchone()[0]
+    text = connection.execute("select json_deserialize_sql(?)", [json.dumps(select)]).fetchone()[0]
     if "$" in text or "?" in text:
         raise ConfigurationError(f"{name} at (...): write the version or time itself there, not a parameter")
     unit = str(clause["unit"]).upper()

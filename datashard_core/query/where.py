@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.binding import TRUE, Bound, bind, checks_of, is_exact
+from datashard_core.format.binding import TRUE, AllOf, Bound, bind, checks_of, is_exact
 from datashard_core.format.expressions import Condition
 from datashard_core.format.row_filter import matching_rows
 from datashard_core.format.schema import Schema
@@ -39,6 +40,7 @@ class RowCondition(Struct, frozen=True):
         batch: leaves the matching rows of one batch; None if ``stream`` has to be used.
         stream: leaves the matching rows of a stream of batches.
         whole: all of it is understood, so it need not be applied where ``bound`` is true for every row.
+        again: makes the condition for one more run; None if it is the same in every run.
     """
 
     bound: Bound = TRUE
@@ -46,6 +48,7 @@ class RowCondition(Struct, frozen=True):
     batch: BatchFilter | None = None
     stream: StreamFilter | None = None
     whole: bool = False
+    again: Callable[[], RowCondition] | None = None
 
 
 EVERY_ROW = RowCondition()
@@ -137,24 +140,47 @@ def _from_sql(where: str, schema: Schema, table_name: str) -> RowCondition:
         connection.close()
     if is_exact(bound):
         return exactly(bound)
-    return RowCondition(bound, columns, stream=lambda batches: _by_sql(connect(), batches, where, columns, table_name))
+    return RowCondition(
+        bound,
+        columns,
+        stream=lambda batches: _by_sql(connect(), batches, where, columns, table_name),
+        again=lambda: _in_one_moment(where, schema, table_name),
+    )
 
 
-def renewed(where: Any, condition: RowCondition, schema: Schema, table_name: str) -> RowCondition:
-    """The condition for one more run: of one that DuckDB answers, ``now()`` moves on.
+def renewed(condition: RowCondition) -> RowCondition:
+    """The condition for one more run: of one that DuckDB answers, ``now()`` moves on."""
+    return condition if condition.again is None else condition.again()
 
-    Files are chosen and rows are filtered in one transaction then, for which ``now()`` stands still.
-    """
-    if condition.stream is None:
-        return condition
+
+def _in_one_moment(where: str, schema: Schema, table_name: str) -> RowCondition:
+    """Files are chosen and rows are filtered in one transaction, for which ``now()`` stands still."""
     from datashard_core.query.duck import connect
 
     connection = connect()
     connection.execute("begin")
     bound, columns = _bound_sql(connection, where, schema, table_name)
-    return RowCondition(
-        bound, columns, stream=lambda batches: _by_sql(connection, batches, where, columns, table_name)
-    )
+    return RowCondition(bound, columns, stream=lambda batches: _by_sql(connection, batches, where, columns, table_name))
+
+
+def both(first: RowCondition, second: RowCondition) -> RowCondition:
+    """The rows for which two conditions are true, of which the second is one for batches."""
+    if first is EVERY_ROW:
+        return second
+    earlier, later = first.batch, second.batch
+    columns = None if first.columns is None or second.columns is None else first.columns | second.columns
+    found = RowCondition(AllOf((first.bound, second.bound)), columns, whole=first.whole and second.whole)
+    if later is None:  # it is true for every row
+        return replace(found, batch=earlier, stream=first.stream, again=first.again)
+    if first.again is not None:
+        stream = first.stream
+
+        def chosen(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            assert stream is not None, "what is made for every run is one for streams"
+            return stream(map(later, batches))
+
+        return replace(found, stream=chosen, again=lambda: both(renewed(first), second))
+    return replace(found, batch=later if earlier is None else lambda batch: later(earlier(batch)))
 
 
 def _bound_sql(connection: Any, where: str, schema: Schema, table_name: str) -> tuple[Bound, frozenset[str]]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from datashard_core.errors import DataShardError
-from datashard_core.query.where import from_duckdb
+from datashard_core.errors import ConfigurationError, DataShardError
+from datashard_core.query.where import both, from_duckdb
 from datashard_core.table.scan import Scan, check_columns
 
 if TYPE_CHECKING:
@@ -107,4 +107,7 @@ def narrowed(scan: Scan, columns: Any, where: Any) -> Scan:
         scan = replace(scan, columns=check_columns(columns, scan.schema, scan.table_name) if columns else scan.columns)
     if where is None:
         return scan
-    return replace(scan, where=where, condition=from_duckdb(where, scan.schema, scan.table_name))
+    if scan.limit is not None:
+        raise ConfigurationError(f"table {scan.table_name}: a condition comes before a limit of {scan.limit} rows")
+    condition = both(scan.condition, from_duckdb(where, scan.schema, scan.table_name))
+    return replace(scan, where=where if scan.where is None else scan.where, condition=condition)

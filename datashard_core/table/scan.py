@@ -134,7 +134,8 @@ class Scan(Struct, frozen=True):
         from datashard_core.query.duck import columns_of, connect, has_zones
         from datashard_core.table.dataset import arrow_dataset
 
-        columns = columns_of(self.table_name, self.arrow_schema(), pushed=True, zoned=has_zones())
+        # A limit is met before DuckDB looks at a row.
+        columns = columns_of(self.table_name, self.arrow_schema(), pushed=self.limit is None, zoned=has_zones())
         return (connection or connect()).from_arrow(arrow_dataset(self)).project(", ".join(columns))
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -183,7 +184,7 @@ class Scan(Struct, frozen=True):
         if self.limit == 0:
             return
         self._import_arrow()
-        condition = renewed(self.where, self.condition, self.schema, self.table_name)
+        condition = renewed(self.condition)
         wanted = list(self.schema.names if self.columns is None else self.columns)
         names = columns_for(condition, wanted, self.schema.names)
         if condition.batch is None and condition.stream is None:

@@ -118,7 +118,6 @@ BY_DUCKDB = [ODD, LONG_LIST, HOLDS_ONE, SAME]
 """What only DuckDB understands."""
 
 
-
 def paths_of(kind: str) -> list[str]:
     return [path for path in PATHS if PATHS[path] == kind]
 
