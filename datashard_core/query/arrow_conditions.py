@@ -84,17 +84,38 @@ def from_arrow(expression: pc.Expression, schema: Schema, *, nan_on_top: bool) -
         schema: of the rows that it is about.
         nan_on_top: how it takes NaN: True, above every number, as DuckDB does; False, like nothing, as Arrow does.
     """
+    tree = _tree(expression)
+    if tree is None:
+        return Opaque("what cannot be serialized, such as a column by its number")
+    return _Reader(schema, nan_on_top).condition(tree)
+
+
+def columns_in(expression: pc.Expression) -> frozenset[str] | None:
+    """The columns that an expression names, those of parts that never count too; None if that is not known."""
+    tree = _tree(expression)
+    return None if tree is None else frozenset(_named(tree))
+
+
+def _tree(expression: pc.Expression) -> Any:
+    """The parts of an expression; None if Arrow does not serialize it."""
     import pyarrow as pa
 
     try:
         buffer = expression.__reduce__()[1][0]
     except pa.ArrowException:
-        return Opaque("what cannot be serialized, such as a column by its number")
+        return None
     with pa.ipc.open_file(buffer) as reader:
         batch = reader.get_batch(0)
         tokens = iter(_pairs(reader.schema))
-    tree = _parse(next(tokens), tokens, batch)
-    return _Reader(schema, nan_on_top).condition(tree)
+    return _parse(next(tokens), tokens, batch)
+
+
+def _named(node: Any) -> Iterator[str]:
+    if isinstance(node, _Field):
+        yield node.path[0]
+    elif isinstance(node, _Call):
+        for argument in node.arguments:
+            yield from _named(argument)
 
 
 def _pairs(schema: pa.Schema) -> list[tuple[str, str]]:
@@ -216,7 +237,8 @@ class _Reader:
         kind = self._type(column)
         if kind is None:
             return None
-        target = type_to_arrow(kind)
+        # An int is compared with any whole number: binding knows which are beyond it.
+        target = pa.int64() if str(kind) == "int" else type_to_arrow(kind)
         if isinstance(target, pa.BaseExtensionType):
             target = target.storage_type
         if pa.types.is_floating(scalar.type) and not pa.types.is_floating(target):

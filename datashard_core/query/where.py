@@ -95,18 +95,17 @@ def exactly(bound: Bound) -> RowCondition:
 def _from_expression(where: pc.Expression, schema: Schema, table_name: str) -> RowCondition:
     import pyarrow as pa
 
-    from datashard_core.query.arrow_conditions import from_arrow
+    from datashard_core.query.arrow_conditions import columns_in, from_arrow
 
     def matching(batch: pa.RecordBatch) -> pa.RecordBatch:
         try:
             return batch.filter(where)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowException as error:
             raise ConfigurationError(f"table {table_name}: the condition {where} does not fit: {error}") from error
 
     matching(pa.RecordBatch.from_pylist([], schema.to_arrow()))
     bound = bind(from_arrow(where, schema, nan_on_top=False), schema, table_name)
-    columns = exactly(bound).columns if is_exact(bound) else None
-    return RowCondition(bound, columns, matching)
+    return RowCondition(bound, columns_in(where), matching)
 
 
 class NotPushedError(ConfigurationError):
