@@ -11,23 +11,31 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
 from datashard_core._imports import blake2b
 from datashard_core.commit.staging import StagedName
 from datashard_core.errors import DataShardError
-from datashard_core.format.data_file import DataFile
+from datashard_core.format.data_file import DataFile, Id
 from datashard_core.format.digest import id_digest
-from datashard_core.format.plain_rows import PlainRows, Rows, rows_by_id
+from datashard_core.format.json_text import whole_number
+from datashard_core.format.plain_rows import FEW_ROWS, PlainRows, Rows, rows_by_id
 from datashard_core.format.schema import Schema
 
 FORMAT = 2
 MAX_BODY_BYTES = 16 * 2**20
 """Rows above this many bytes are written as data files, and the body describes them."""
+
+MAX_BODY_ROWS = 4 * 2**20
+"""Likewise for more rows: a column that they lack takes eight bytes for each of them."""
+_MOST_DECODED = 4 * MAX_BODY_BYTES
+"""Bytes that the rows of a body become: they had no more than :data:`MAX_BODY_BYTES`, and Arrow pads buffers."""
+_MOST_VALUES = 8 * _MOST_DECODED
+"""Values in one array, each of which takes a bit."""
 
 _MAGIC = b"DSstaged"
 _DIGEST_BYTES = 16
@@ -92,23 +100,20 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str, schemas: Sequenc
         UnreadableBodyError: it can never be committed to this table, and why.
     """
     header, rows = _opened(data)
-    try:
-        body = StagedBody(
-            table=str(header["table"]),
-            append_id=str(header["append-id"]),
-            digest=str(header["digest"]),
-            schema_id=int(header["schema-id"]),
-            rows=None,
-            files=_files_of(header),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _not_decoded(error) from error
+    body = StagedBody(
+        table=header.table,
+        append_id=header.append_id,
+        digest=header.digest,
+        schema_id=header.schema_id,
+        rows=None,
+        files=_files_of(header),
+    )
     if body.table != table_uuid:
         raise UnreadableBodyError("the staged body is meant for another table of this name")
     if id_digest(body.append_id) != name.id:
         raise UnreadableBodyError("the staged body holds another append id than its name")
     schema = next((schema for schema in schemas if schema.schema_id == body.schema_id), None)
-    if "files" in header or schema is None:
+    if header.files is not None or schema is None:
         return body
     return msgspec.structs.replace(body, rows=_rows_of(header, rows, schema))
 
@@ -120,13 +125,23 @@ def described_files(data: bytes) -> tuple[DataFile, ...]:
         UnreadableBodyError: it cannot be read, so it may describe anything.
     """
     header, _ = _opened(data)
-    try:
-        return _files_of(header)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _not_decoded(error) from error
+    return _files_of(header)
 
 
-def _opened(data: bytes) -> tuple[Mapping[str, Any], bytes]:
+class _Format(Struct):
+    format: Any = None
+
+
+class _Header(Struct, rename="kebab"):
+    table: str
+    append_id: str
+    digest: str
+    schema_id: Id
+    plain_rows: Annotated[int, Meta(ge=0, le=FEW_ROWS)] | None = None
+    files: list[dict[str, Any]] | None = None
+
+
+def _opened(data: bytes) -> tuple[_Header, bytes]:
     """The header, and the bytes of the rows."""
     content = data[_HEAD.size :]
     try:
@@ -134,28 +149,34 @@ def _opened(data: bytes) -> tuple[Mapping[str, Any], bytes]:
         if magic != _MAGIC or digest != _digest_of(content):
             raise ValueError("it is cut short or damaged")
         (length,) = _LENGTH.unpack_from(content)
-        header = msgspec.json.decode(content[_LENGTH.size : _LENGTH.size + length], type=dict[str, Any])
-    except (struct.error, ValueError) as error:
+        told = content[_LENGTH.size : _LENGTH.size + length]
+        if length > MAX_BODY_BYTES:
+            raise ValueError(f"its header has {length} bytes")
+        form = msgspec.json.decode(told, type=_Format).format
+        if form != FORMAT:
+            raise UnreadableBodyError(
+                f"the staged body has format {form!r:.80}, and this release of datashard-core reads {FORMAT}: use one "
+                "release for a table's writers"
+            )
+        return msgspec.json.decode(told, type=_Header), content[_LENGTH.size + length :]
+    except (struct.error, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise _not_decoded(error) from error
-    if header.get("format") != FORMAT:
-        raise UnreadableBodyError(
-            f"the staged body has format {header.get('format')!r}, and this release of datashard-core reads {FORMAT}: "
-            "use one release for a table's writers"
-        )
-    return header, content[_LENGTH.size + length :]
 
 
-def _rows_of(header: Mapping[str, Any], data: bytes, schema: Schema) -> Rows:
+def _rows_of(header: _Header, data: bytes, schema: Schema) -> Rows:
+    if header.plain_rows is None:
+        return _arrow_from_bytes(data, schema)
     try:
-        if "plain-rows" not in header:
-            return _arrow_from_bytes(data)
-        return rows_by_id(schema, header["plain-rows"], msgspec.msgpack.decode(data, type=dict[int, list[Any]]))
-    except (OSError, TypeError, ValueError) as error:  # Arrow's errors are ValueErrors
+        return rows_by_id(schema, header.plain_rows, msgspec.msgpack.decode(data, type=dict[int, _Values]))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _not_decoded(error) from error
+
+
+_Values = Annotated[list[Any], Meta(max_length=FEW_ROWS)]
 
 
 def _not_decoded(error: Exception) -> UnreadableBodyError:
-    return UnreadableBodyError(f"the staged body cannot be decoded ({type(error).__name__})")
+    return UnreadableBodyError(f"the staged body cannot be decoded ({type(error).__name__}: {error!s:.120})")
 
 
 def _digest_of(content: bytes) -> bytes:
@@ -171,15 +192,36 @@ def _arrow_to_bytes(rows: Any) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _arrow_from_bytes(data: bytes) -> Any:
+def _arrow_from_bytes(data: bytes, schema: Schema) -> Any:
+    """The rows of an Arrow stream, checked as those are that a caller appends."""
     import pyarrow as pa
 
-    with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
-        return reader.read_all()
+    from datashard_core.format.arrow_ipc import claimed
+    from datashard_core.format.frames import fit
+    from datashard_core.format.values import MisfitError, UnusableError
+
+    try:
+        claim = claimed(data)
+        if claim.rows > MAX_BODY_ROWS or claim.longest > _MOST_VALUES or claim.size > _MOST_DECODED:
+            raise ValueError(f"{claim.rows} rows in {claim.size} bytes are more than a staged body may hold")
+        with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
+            rows = reader.read_all()
+        # Places in buffers are taken at their word by everything that reads them.
+        rows.validate(full=True)
+        return fit(rows, schema)
+    except pa.ArrowMemoryError:
+        raise  # this process has no memory left: that is no reason to refuse an append
+    except (pa.ArrowException, OSError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        raise _not_decoded(error) from error
+    except (struct.error, MisfitError, UnusableError) as error:
+        raise _not_decoded(error) from error
 
 
-def _files_of(header: Mapping[str, Any]) -> tuple[DataFile, ...]:
-    return tuple(_file_from_json(raw) for raw in header.get("files", ()))
+def _files_of(header: _Header) -> tuple[DataFile, ...]:
+    try:
+        return tuple(_file_from_json(raw) for raw in header.files or ())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _not_decoded(error) from error
 
 
 def _file_to_json(file: DataFile) -> dict[str, Any]:
@@ -192,12 +234,19 @@ def _file_to_json(file: DataFile) -> dict[str, Any]:
 
 
 def _file_from_json(raw: Mapping[str, Any]) -> DataFile:
+    if unknown := raw.keys() - set(DataFile.__struct_fields__):
+        raise ValueError(f"a data file has {min(unknown)!r:.80}")
     values = dict(raw)
     for bounds in ("lower_bounds", "upper_bounds"):
-        values[bounds] = {int(key): bytes.fromhex(value) for key, value in values[bounds].items()}
+        values[bounds] = {_key(key): bytes.fromhex(value) for key, value in values[bounds].items()}
     for counts in ("column_sizes", "value_counts", "null_value_counts", "nan_value_counts"):
-        values[counts] = {int(key): value for key, value in values[counts].items()}
-    for sequence in ("split_offsets", "equality_ids"):
-        if values.get(sequence) is not None:
-            values[sequence] = tuple(values[sequence])
-    return DataFile(**values)
+        values[counts] = {_key(key): value for key, value in values[counts].items()}
+    return msgspec.convert(values, DataFile)
+
+
+def _key(text: str) -> int:
+    """A field id, which is text in JSON."""
+    number = whole_number(text)
+    if number is None:
+        raise ValueError(f"{text!r:.80} is no field id")
+    return number

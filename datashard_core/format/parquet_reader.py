@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+class DamagedFooterError(ValueError):
+    """A footer contradicts itself."""
+
+
 class ParquetFile:
     """A Parquet file that is open. Not to be used by two threads at once.
 
@@ -20,11 +24,16 @@ class ParquetFile:
     Raises:
         pyarrow.ArrowException: it is no Parquet file.
         OSError: it is cut short, or the source failed.
+        DamagedFooterError: its row groups have other rows than it says itself.
     """
 
     def __init__(self, source: Any, *, buffer_size: int = 0, pre_buffer: bool = True) -> None:
         options = {"buffer_size": buffer_size, "pre_buffer": pre_buffer}
         self._reader = _inner_reader(source, options) or _public_reader(source, options)
+        footer = self._reader.metadata
+        groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
+            raise DamagedFooterError(f"its footer says {footer.num_rows} rows, and {sum(groups)} in its row groups")
 
     @property
     def metadata(self) -> Any:
@@ -43,7 +52,18 @@ class ParquetFile:
             rows: in a batch, at the most.
             group: number of the row group.
             leaves: places of the leaf columns wanted; None for all.
+
+        Raises:
+            DamagedFooterError: it holds other rows than the footer says.
         """
+        left = self.metadata.row_group(group).num_rows
+        for batch in self._batches(rows, group, leaves):
+            left -= batch.num_rows
+            yield batch
+        if left:
+            raise DamagedFooterError(f"row group {group} lacks {left} of the rows that its footer says")
+
+    def _batches(self, rows: int, group: int, leaves: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
         if self.metadata.row_group(group).num_rows <= rows:
             # Decoded at once: a reader that cuts it into batches is set up, and copies, for nothing.
             yield from self._reader.read_row_group(group, column_indices=leaves, use_threads=False).to_batches()

@@ -16,7 +16,7 @@ from datashard_core.format import types as t
 from datashard_core.format.binding import TRUE, Bound, Check
 from datashard_core.format.canonical import canonical
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.parquet_reader import ParquetFile
+from datashard_core.format.parquet_reader import DamagedFooterError, ParquetFile
 from datashard_core.format.projection import columns_to_read, first_leaves, id_of, project, with_ids
 from datashard_core.format.pruning import Known, certain, holds_whole, might_match, must_match, possible, presence
 from datashard_core.format.schema import Schema
@@ -202,7 +202,7 @@ class FileRows:
                 f"table {self._reading.table_name}: data file {self._file.file_path} is missing. If snapshots were "
                 "expired meanwhile, refresh the table; else restore the file."
             ) from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, DamagedFooterError) as error:
             raise self._meaning(error) from error
         return found, False
 
@@ -234,7 +234,10 @@ class FileRows:
                     f"table {reading.table_name}: {file.file_path} holds {parquet.metadata.num_rows} rows, and its "
                     f"manifest says {file.record_count}"
                 )
-            shape = reading.shapes.of(parquet.schema, reading)
+            try:
+                shape = reading.shapes.of(parquet.schema, reading)
+            except (UnicodeDecodeError, RecursionError) as error:
+                raise DamagedFooterError(f"its schema cannot be read ({error})") from error
             for group, all_match in row_groups(parquet.metadata, shape.places, reading.bound):
                 keep = None if all_match and reading.skips else reading.keep
                 for batch in _decoded(parquet, group, shape.leaves):
@@ -252,9 +255,16 @@ class FileRows:
         storage = self._reading.storage
         if self._kept:
             self._body = body = storage.get(self._key).body
-            small_files.keep(storage, self._key, body)
+            if len(body) == self.size:
+                small_files.keep(storage, self._key, body)
         else:
             self._body = storage.get_data(self._key)
+        if len(self._body) != self.size:
+            found, self._body = len(self._body), None
+            raise CorruptTableError(
+                f"table {self._reading.table_name}: data file {self._file.file_path} has {found} bytes, and its "
+                f"manifest says {self.size}: restore it"
+            )
 
     def _open(self) -> tuple[Any, dict[str, Any]]:
         """The file to read from, and how."""
@@ -338,7 +348,10 @@ def _known(kind: t.IcebergType, column: Any) -> Known:
     nulls = statistics.null_count if statistics.has_null_count else None
     low = high = None
     if statistics.has_min_max:
-        low, high = _bound(kind, statistics.min), _bound(kind, statistics.max)
+        try:
+            low, high = _bound(kind, statistics.min), _bound(kind, statistics.max)
+        except (ValueError, ArithmeticError, TypeError):
+            low = high = None  # bytes that are no text, times that Python does not have
     return Known(low, high, *presence(kind, column.num_values, nulls, None), exact=holds_whole(kind))
 
 
