@@ -128,7 +128,7 @@ def rows_by_id(schema: Schema, count: int, values: Mapping[int, Any]) -> PlainRo
         values: the values of each column that has any, by field id.
 
     Raises:
-        ValueError: they do not fit; OverflowError likewise.
+        ValueError: they do not fit.
     """
     columns = [_restored(values.get(field.field_id) or [None] * count, field) for field in schema.fields]
     if any(len(column.values) != count for column in columns) or set(values) - {f.field_id for f in schema.fields}:
@@ -188,7 +188,7 @@ def _restored(values: Any, field: t.NestedField) -> PlainColumn:
     """A column of values that are stored already.
 
     Raises:
-        ValueError: they are none of the field's; OverflowError likewise.
+        ValueError: they are none of the field's.
     """
     form = _FORMS.get(str(field.type))
     present = [value for value in values if value is not None]
@@ -199,7 +199,10 @@ def _restored(values: Any, field: t.NestedField) -> PlainColumn:
     ):
         raise ValueError(f"the values of {field.name!r} are not {field.type}")
     if str(field.type) == "float":
-        _singles(present)  # OverflowError where one does not fit 32 bits
+        try:
+            _singles(present)
+        except OverflowError as error:
+            raise ValueError(f"the values of {field.name!r} are beyond float") from error
     if form.kept is int:
         _integers(32 if str(field.type) in ("int", "date") else 64)(present)
     return PlainColumn(field, values, present)
