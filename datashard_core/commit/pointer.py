@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from datashard_core.commit.ahead import warn_if_ahead
 from datashard_core.commit.origin import with_origin
 from datashard_core.commit.settings import settings_of
-from datashard_core.commit.version import MAX_VERSION, HINT_KEY, VersionBody, hinted_version, parse_version, version_key
+from datashard_core.commit.version import HINT_KEY, MAX_VERSION, VersionBody, hinted_version, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.json_text import whole_number
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version

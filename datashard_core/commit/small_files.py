@@ -107,8 +107,8 @@ def rows_of(data: bytes, file: DataFile, schema: Schema, where: str) -> pa.Table
 
     if len(data) != file.file_size_in_bytes:
         raise CorruptTableError(
-            f"{where} has {len(data)} bytes, and its manifest says {file.file_size_in_bytes}: restore it. Nothing was "
-            "compacted."
+            f"{where} is not readable (it has {len(data)} bytes, and its manifest says {file.file_size_in_bytes}): "
+            "restore it. Nothing was compacted."
         )
     try:
         parquet = ParquetFile(pa.BufferReader(data), pre_buffer=False)

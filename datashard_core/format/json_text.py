@@ -40,8 +40,8 @@ def decode_object(data: bytes, where: str) -> dict[str, Any]:
     """
     if len(data) > MAX_BYTES:
         raise CorruptTableError(
-            f"{where} has {len(data)} bytes, and no more than {MAX_BYTES} are read as JSON: expire snapshots and remove "
-            "old schemas with the engine that wrote it, or restore it"
+            f"{where} has {len(data)} bytes, and no more than {MAX_BYTES} are read as JSON: expire snapshots and "
+            "remove old schemas with the engine that wrote it, or restore it"
         )
     try:
         raw = msgspec.json.decode(data)

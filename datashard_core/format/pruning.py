@@ -243,14 +243,14 @@ def _in_buckets(check: Check, transform: Transform, low: int, high: int) -> bool
     return any(number is None or low <= number <= high for number in numbers)
 
 
-def _value_type(kind: t.IcebergType) -> type:
+def _value_type(kind: t.IcebergType) -> type[Any]:
     """The type of canonical values of a primitive type."""
     if isinstance(kind, t.FixedType):
         return bytes
     return _VALUE_TYPES.get(str(kind), int)
 
 
-_VALUE_TYPES: dict[str, type] = {
+_VALUE_TYPES: dict[str, type[Any]] = {
     "boolean": bool,
     "float": float,
     "double": float,

@@ -50,7 +50,7 @@ class Schema:
         if isinstance(fields, (str, Mapping)) or not isinstance(fields, Iterable):
             raise ConfigurationError(f"fields={fields!r:.80} is not a list of fields")
         self._fields = _parse_fields(list(fields))
-        if isinstance(identifier_field_ids, str) or not isinstance(identifier_field_ids, Iterable):
+        if not isinstance(identifier_field_ids, Iterable):
             raise ConfigurationError(f"identifier_field_ids={identifier_field_ids!r:.80} is not a list of ids")
         self._identifier_field_ids = tuple(identifier_field_ids)
         self._arrow: pa.Schema | None = None
