@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from datashard_core.format.parquet_types import check_types, footer_in
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -20,6 +22,7 @@ class ParquetFile:
         source: a stream of Arrow's that can seek; it is left open.
         buffer_size: a column is read so many bytes at a time; 0: at once.
         pre_buffer: the columns wanted are read ahead together, by few requests.
+        checked: look first whether the statistics of its row groups can be asked for: see ``parquet_types``.
 
     Raises:
         pyarrow.ArrowException: it is no Parquet file.
@@ -27,8 +30,10 @@ class ParquetFile:
         DamagedFooterError: its row groups have other rows than it says itself.
     """
 
-    def __init__(self, source: Any, *, buffer_size: int = 0, pre_buffer: bool = True) -> None:
-        options = {"buffer_size": buffer_size, "pre_buffer": pre_buffer}
+    def __init__(self, source: Any, *, buffer_size: int = 0, pre_buffer: bool = True, checked: bool = False) -> None:
+        options: dict[str, Any] = {"buffer_size": buffer_size, "pre_buffer": pre_buffer}
+        if checked:
+            options["metadata"] = _checked_metadata(source)
         self._reader = _inner_reader(source, options) or _public_reader(source, options)
         footer = self._reader.metadata
         groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
@@ -69,6 +74,20 @@ class ParquetFile:
             yield from self._reader.read_row_group(group, column_indices=leaves, use_threads=False).to_batches()
             return
         yield from self._reader.iter_batches(rows, [group], column_indices=leaves, use_threads=False)
+
+
+def _checked_metadata(source: Any) -> Any:
+    """The footer, read once: Arrow is handed what was looked at."""
+    import pyarrow as pa
+
+    try:
+        footer = footer_in(source)
+        check_types(footer)
+    except (ValueError, IndexError) as error:
+        raise DamagedFooterError(f"its footer is damaged: {error}") from error
+    whole = pa.BufferReader(b"PAR1" + footer)
+    options: dict[str, Any] = {"buffer_size": 0, "pre_buffer": False}
+    return (_inner_reader(whole, options) or _public_reader(whole, options)).metadata
 
 
 def _inner_reader(source: Any, options: dict[str, Any]) -> Any:

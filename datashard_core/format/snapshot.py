@@ -72,8 +72,8 @@ class Snapshot(Struct, frozen=True):
         """
         if "manifests" in raw and "manifest-list" not in raw:
             raise UnsupportedTableError(
-                f"{where}: snapshot {raw.get('snapshot-id')!r:.80} has no manifest list (format version 1): rewrite the "
-                "table as version 2 with the engine that made it"
+                f"{where}: snapshot {raw.get('snapshot-id')!r:.80} has no manifest list (format version 1): rewrite "
+                "the table as version 2 with the engine that made it"
             )
         try:
             told = msgspec.convert(raw, _Shape)
