@@ -50,6 +50,14 @@ class ParquetFile:
         """Arrow schema of the file, with field ids in the metadata of its fields."""
         return self._reader.schema_arrow
 
+    def check(self, source: Any) -> None:
+        """Look whether the statistics of the row groups can be asked for: see ``parquet_types``.
+
+        Raises:
+            DamagedFooterError: they cannot.
+        """
+        _checked_footer(source)
+
     def batches(self, rows: int, group: int, leaves: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
         """The rows of a row group, decoded in this thread: threads of a scan read files side by side.
 
@@ -76,16 +84,20 @@ class ParquetFile:
         yield from self._reader.iter_batches(rows, [group], column_indices=leaves, use_threads=False)
 
 
-def _checked_metadata(source: Any) -> Any:
-    """The footer, read once: Arrow is handed what was looked at."""
-    import pyarrow as pa
-
+def _checked_footer(source: Any) -> bytes:
     try:
         footer = footer_in(source)
         check_types(footer)
     except (ValueError, IndexError) as error:
         raise DamagedFooterError(f"its footer is damaged: {error}") from error
-    whole = pa.BufferReader(b"PAR1" + footer)
+    return footer
+
+
+def _checked_metadata(source: Any) -> Any:
+    """The footer, read once: Arrow is handed what was looked at."""
+    import pyarrow as pa
+
+    whole = pa.BufferReader(b"PAR1" + _checked_footer(source))
     options: dict[str, Any] = {"buffer_size": 0, "pre_buffer": False}
     return (_inner_reader(whole, options) or _public_reader(whole, options)).metadata
 

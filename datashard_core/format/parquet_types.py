@@ -58,7 +58,7 @@ _GROUP: _Wanted = {_COLUMNS: {_META: {_CHUNK_TYPE: None}}}
 
 
 def _fields(data: bytes, at: int, wanted: _Wanted, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """The wanted fields of a struct, and where it ends; of structs and lists of structs those that are wanted in them."""
+    """The wanted fields of a struct and of the structs in it, and where it ends."""
     if depth > _MAX_DEPTH:
         raise ValueError("its footer is nested too deeply")
     found: dict[int, Any] = {}

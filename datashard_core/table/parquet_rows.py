@@ -37,8 +37,6 @@ _EXPANSION = 32
 _MOST_ROWS = 131_072
 _FEWEST_ROWS = 1024
 _READ_SIZE = 2**20
-_WORTH_STATISTICS = 20_000
-"""Rows from which on the statistics of row groups are looked at, which takes some tenths of a millisecond."""
 
 
 class _Shape(Struct, frozen=True):
@@ -230,9 +228,11 @@ class FileRows:
             )
         source, options = self._open()
         with source:
-            # In a small file it is quicker to look at the rows than at what the footer says of them.
-            bound = reading.bound if file.record_count >= _WORTH_STATISTICS else TRUE
-            parquet = ParquetFile(source, checked=bound != TRUE, **options)
+            # Arrow reads the footer of a remote file as well, so it is handed the one that was checked.
+            remote = self._body is None and not reading.is_local
+            parquet = ParquetFile(source, checked=remote and reading.bound != TRUE, **options)
+            if not remote and reading.bound != TRUE and parquet.metadata.num_row_groups > 1:
+                parquet.check(source)
             if parquet.metadata.num_rows != file.record_count:
                 raise CorruptTableError(
                     f"table {reading.table_name}: {file.file_path} holds {parquet.metadata.num_rows} rows, and its "
@@ -242,18 +242,17 @@ class FileRows:
                 shape = reading.shapes.of(parquet.schema, reading)
             except (UnicodeDecodeError, RecursionError) as error:
                 raise DamagedFooterError(f"its schema cannot be read ({error})") from error
-            for group, all_match in row_groups(parquet.metadata, shape.places, bound):
-                keep = None if all_match and reading.skips and bound == reading.bound else reading.keep
-                for batch in _decoded(parquet, group, shape.leaves):
-                    if batch.schema.equals(reading.wanted, check_metadata=True):
-                        yield batch, keep
-                    elif shape.fits:
-                        yield pa.RecordBatch.from_arrays(batch.columns, schema=reading.wanted), keep
-                    else:
-                        rows = pa.Table.from_batches([batch])
-                        rows = rows.cast(shape.read) if len(shape.read) else rows
-                        for part in project(rows, reading.wanted, file.file_path).to_batches():
-                            yield part, keep
+            for batch, all_match in _groups(parquet, shape, reading.bound):
+                keep = None if all_match and reading.skips else reading.keep
+                if batch.schema.equals(reading.wanted, check_metadata=True):
+                    yield batch, keep
+                elif shape.fits:
+                    yield pa.RecordBatch.from_arrays(batch.columns, schema=reading.wanted), keep
+                else:
+                    rows = pa.Table.from_batches([batch])
+                    rows = rows.cast(shape.read) if len(shape.read) else rows
+                    for part in project(rows, reading.wanted, file.file_path).to_batches():
+                        yield part, keep
 
     def _fetch(self) -> None:
         storage = self._reading.storage
@@ -285,6 +284,23 @@ class FileRows:
                 return pa.BufferReader(source.read_buffer()), {"pre_buffer": False}
         # Of a large local file a little at a time: a row group's columns need not be in memory as a whole.
         return source, {"buffer_size": _READ_SIZE if size > ONE_REQUEST else 0, "pre_buffer": False}
+
+
+def _groups(parquet: ParquetFile, shape: _Shape, bound: Bound) -> Iterator[tuple[pa.RecordBatch, bool]]:
+    """The batches of the row groups that may hold a row that matches, and whether all rows of the group do."""
+    footer = parquet.metadata
+    if footer.num_row_groups != 1 or bound == TRUE:
+        for group, all_match in row_groups(footer, shape.places, bound):
+            for batch in _decoded(parquet, group, shape.leaves):
+                yield batch, all_match
+        return
+    # Arrow has to have read a column before its statistics are asked for: see ``parquet_types``.
+    known = {key: place for key, place in shape.places.items() if shape.leaves is None or place in shape.leaves}
+    matches: bool | None = None
+    for batch in _decoded(parquet, 0, shape.leaves):
+        if matches is None:
+            matches = row_groups(footer, known, bound)[0][1]
+        yield batch, matches
 
 
 def _decoded(parquet: ParquetFile, group: int, leaves: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
