@@ -17,8 +17,9 @@ from msgspec import Struct, field
 from datashard_core.commit.ahead import warn_if_ahead
 from datashard_core.commit.origin import with_origin
 from datashard_core.commit.settings import settings_of
-from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
+from datashard_core.commit.version import HINT_KEY, MAX_VERSION, VersionBody, hinted_version, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
+from datashard_core.format.json_text import whole_number
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
 from datashard_core.storage.requests import Get, Head, ListPage, Now, PutIfAbsent, Replace, Steps, ask, value
 
@@ -29,7 +30,7 @@ MAX_GALLOP = 2**12
 HINT_TRIES = 5
 TRUSTED = 1 / 30
 """Share of the time for which ids are remembered up to whose age a hinted version is relied on: a day of 30."""
-VERSION_NAME = re.compile(r"metadata/v(\d+)\.metadata\.json")
+VERSION_NAME = re.compile(r"metadata/v(\d{1,13})\.metadata\.json")
 
 
 class Hint(Struct, frozen=True):
@@ -218,8 +219,9 @@ def _highest_listed() -> Steps[int | None]:
         page = yield from ask(ListPage("metadata/v", after))
         for info in page:
             match = VERSION_NAME.fullmatch(info.key)
-            if match is not None:
-                highest = max(int(match[1]), highest if highest is not None else 0)
+            number = whole_number(match[1], MAX_VERSION) if match is not None else None
+            if number is not None:
+                highest = max(number, highest if highest is not None else 0)
         if len(page) < 1000:
             return highest
         after = page[-1].key
@@ -231,8 +233,8 @@ def read_hint() -> Steps[Hint | None]:
         stored: StoredObject = yield from ask(Get(HINT_KEY))
     except ObjectNotFoundError:
         return None
-    text = stored.body.strip()
-    return Hint(int(text) if text.isdigit() else -1, stored.version)
+    number = hinted_version(stored.body)
+    return Hint(-1 if number is None else number, stored.version)
 
 
 def move_hint(to: int, seen: Hint | None, root: str, *, absent: bool = False) -> Steps[Hint | None]:
