@@ -321,8 +321,11 @@ def test_every_condition_is_right_on_values_that_others_wrote(kind: str, warehou
     assert table.scan(where=col("v").is_null()).count() == len(stored)
 
 
-@pytest.mark.parametrize("kind", sorted(ALIEN))
-@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "deferred"),
+    # Arrow itself finds a time outside a day when a staged body is checked.
+    [(kind, deferred) for kind in sorted(ALIEN) for deferred in (False, True) if not (deferred and kind == "time")],
+)
 def test_arrow_shows_what_others_wrote_and_python_says_that_it_cannot(
     kind: str, deferred: bool, warehouse: Warehouse
 ) -> None:
