@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from datashard_core.commit.fresh import is_young
@@ -21,7 +22,15 @@ from datashard_core.commit.own_version import create, landed, pause
 from datashard_core.commit.paths import key_of
 from datashard_core.commit.row_accounting import Change
 from datashard_core.commit.settings import settings_of
-from datashard_core.commit.small_files import AFTER_APPEND, CALLED_FOR, chosen, rewritten, rows_of
+from datashard_core.commit.small_files import (
+    AFTER_APPEND,
+    CALLED_FOR,
+    MOST_DECODED,
+    TooLargeError,
+    chosen,
+    rewritten,
+    rows_of,
+)
 from datashard_core.commit.state import Seen, Target, is_hot, manifests_of, newest
 from datashard_core.commit.totals import totals_of
 from datashard_core.commit.updates import NewManifest, NewSnapshot, NextVersion, next_version
@@ -31,6 +40,9 @@ from datashard_core.format.manifest import ManifestFile
 from datashard_core.format.parquet import encode_parquet
 from datashard_core.format.snapshot import replace_summary
 from datashard_core.storage.requests import Get, Instant, Now, Put, PutData, Request, Steps, Unique, ask, each
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +63,20 @@ class Compacted(Struct, frozen=True):
     files: int = 0
     size: int = 0
     new_files: int = 0
+
+
+class _Read(Struct):
+    """Files that were read.
+
+    Attributes:
+        files: those whose rows are in memory.
+        rows: the rows.
+        too_large: paths of those that become too large in memory, and are left as they are.
+    """
+
+    files: list[DataFile] = field(default_factory=list)
+    rows: list[pa.Table] = field(default_factory=list)
+    too_large: set[str] = field(default_factory=set)
 
 
 class _Rewrite(Struct, frozen=True):
@@ -85,6 +111,7 @@ def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: float) 
     begun: Instant = yield from ask(Now())
     state = yield from newest(target, seen)
     done, given_up = Compacted(), 0
+    left_out: set[str] = set()
     while done.size < most_bytes and given_up < MOST_GIVEN_UP:
         state = yield from _learnt(target, state)
         if any(manifest.content for manifest in state.manifests or ()):
@@ -93,10 +120,16 @@ def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: float) 
                 "engine that wrote them. Nothing was changed."
             )
         entries = (entry for one in state.manifests or () for entry in state.known.of(one) or ())
+        entries = (entry for entry in entries if entry.data_file.file_path not in left_out)
         sources = chosen(entries, state.body.table, CALLED_FOR)
         if not sources:
             break
-        rewrite = yield from _write(target, state, sources)
+        read = yield from _read(target, state, sources)
+        left_out |= read.too_large
+        sources = tuple(read.files)
+        if len(sources) < CALLED_FOR.at_least:
+            continue  # the others are not chosen again
+        rewrite = yield from _write(target, state, read)
         state, made = yield from _commit(target, state, rewrite, begun.monotonic + timeout)
         if made:
             size = sum(file.file_size_in_bytes for file in sources)
@@ -132,7 +165,10 @@ def compact_after_append(target: Target, state: Seen) -> Steps[Seen]:
     now: Instant = yield from ask(Now())
     if not sources or is_hot(state.body, now.wall_ms):
         return state
-    rewrite = yield from _write(target, state, sources)
+    read = yield from _read(target, state, sources)
+    if len(read.files) < AFTER_APPEND.at_least:
+        return state
+    rewrite = yield from _write(target, state, read)
     commit_id: str = yield from ask(Unique())
     planned = yield from _planned(target, state, rewrite, commit_id)
     if planned is None:
@@ -155,22 +191,35 @@ def _learnt(target: Target, state: Seen) -> Steps[Seen]:
     return (yield from learn_entries(target, state, [one for one in manifests if not one.content]))
 
 
-def _write(target: Target, state: Seen, sources: Sequence[DataFile]) -> Steps[_Rewrite]:
-    """Read the sources, and write their rows as one file."""
-    import pyarrow as pa
-
+def _read(target: Target, state: Seen, sources: Sequence[DataFile]) -> Steps[_Read]:
+    """Read the rows of the sources, as many of them as may be in memory together."""
     table = state.body.table
-    rows: list[pa.Table] = []
+    read = _Read()
     for start in range(0, len(sources), AT_ONCE):
         batch = sources[start : start + AT_ONCE]
         bodies = yield from each([Get(key_of(file.file_path, table.location, target.root)) for file in batch])
         for file, stored in zip(batch, bodies, strict=True):
-            rows.append(rows_of(stored.body, file, table.schema, f"table {target.name}: {file.file_path}"))
-    encoded = encode_parquet(pa.concat_tables(rows), table.schema)
+            if sum(rows.nbytes for rows in read.rows) > MOST_DECODED:
+                return read
+            try:
+                read.rows.append(rows_of(stored.body, file, table.schema, f"table {target.name}: {file.file_path}"))
+                read.files.append(file)
+            except TooLargeError as error:
+                log.warning("%s", error)
+                read.too_large.add(file.file_path)
+    return read
+
+
+def _write(target: Target, state: Seen, read: _Read) -> Steps[_Rewrite]:
+    """Write the rows of several files as one."""
+    import pyarrow as pa
+
+    table = state.body.table
+    encoded = encode_parquet(pa.concat_tables(read.rows), table.schema)
     unique: str = yield from ask(Unique())
     key = f"data/auto_{unique}.parquet"
     yield from ask(PutData(key, encoded.data))
-    return _Rewrite(tuple(sources), encoded.data_file(f"{table.location}/{key}"), state.body.version)
+    return _Rewrite(tuple(read.files), encoded.data_file(f"{table.location}/{key}"), state.body.version)
 
 
 def _commit(target: Target, state: Seen, rewrite: _Rewrite, deadline: float) -> Steps[tuple[Seen, bool]]:

@@ -22,7 +22,7 @@ from datashard_core.commit.nodes import NodeName
 from datashard_core.commit.paths import delete
 from datashard_core.commit.state import Target
 from datashard_core.commit.version import VersionBody, version_key
-from datashard_core.errors import StorageError
+from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError
 from datashard_core.storage.requests import (
     Get,
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 MARK_TRIES = 5
 DELETE_BATCH = 1000
 AT_ONCE = 16
+MOST_MISSING = 1000
+"""Nodes of a full block hold the names of 4,096 versions, and commits write all but the large ones."""
 
 
 class Doomed(Struct, frozen=True):
@@ -72,6 +74,12 @@ def make_large_nodes(target: Target, newest: VersionBody) -> Steps[int]:
         (node,) = yield from open_nodes((name,), target.history)
         if node is None:
             wanted.append(name)
+            if len(wanted) > MOST_MISSING:
+                raise CorruptTableError(
+                    f"table {target.name}: more than {MOST_MISSING} id nodes before version {newest.version} are "
+                    "missing, and as many million versions are not made again from the history: restore "
+                    "_datashard/ids, or the version before the one that has such a number."
+                )
         elif node.name.level == nodes.TOP_LEVEL and node.last_ms is not None and node.last_ms < horizon:
             break  # what is older is not asked for
     for name in reversed(wanted):  # a later one is made of earlier ones

@@ -11,7 +11,8 @@ caller's id asks as far back as ids are remembered (``datashard.append-id.retent
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from msgspec import Struct
 
@@ -142,7 +143,7 @@ def _look_up(
     """Out of the versions from ``boundary`` on, a multiple of 16, and of the nodes for those before it."""
     if boundary == 0:
         return Remembered((yield from look_back(ids, newest, above=above, bodies=bodies, root=history.root)), above + 1)
-    wanted = list(nodes.needed_below(boundary, max(above, newest.first - 1)))
+    wanted = nodes.needed_below(boundary, max(above, newest.first - 1))
     recent, older = yield from together(
         look_back(ids, newest, above=max(above, boundary - 1), bodies=bodies, root=history.root),
         _in_nodes(ids, wanted, newest, history, horizon),
@@ -152,12 +153,11 @@ def _look_up(
 
 
 def _in_nodes(
-    ids: frozenset[str], wanted: Sequence[NodeName], newest: VersionBody, history: History, horizon: int | None
+    ids: frozenset[str], wanted: Iterator[NodeName], newest: VersionBody, history: History, horizon: int | None
 ) -> Steps[Remembered]:
     found: dict[str, Named] = {}
-    start, many = 0, FIRST_NODES
-    while start < len(wanted):
-        names = wanted[start : start + many]
+    many = FIRST_NODES
+    while names := list(islice(wanted, many)):
         opened = yield from open_nodes(names, history)
         for name, node in zip(names, opened, strict=True):
             try:
@@ -172,7 +172,7 @@ def _in_nodes(
                 return Remembered(found, 0)
             if node is not None and _ends(node, horizon):
                 return Remembered(found, name.since)
-        start, many = start + many, NODES_AT_ONCE
+        many = NODES_AT_ONCE
     return Remembered(found, 0)
 
 

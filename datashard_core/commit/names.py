@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct, field
 
 from datashard_core.errors import CorruptTableError
+from datashard_core.format.json_text import MAX_NUMBER, whole_number
 
 PROPERTY = "datashard.commit"
 PROTOCOL_PROPERTY = "datashard.protocol-version"
@@ -101,23 +102,35 @@ def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
         raw = msgspec.json.decode(text)
         if raw["table"] != table_uuid:
             return None
-        return CommitNames(
+        found = CommitNames(
             table=raw["table"],
-            version=int(raw["version"]),
-            first=int(raw["first"]),
+            version=_number(raw["version"]),
+            first=_number(raw["first"]),
             commit_id=str(raw["id"]),
-            since=int(raw["since"]),
-            names={int(version): _decode(named) for version, named in raw["names"].items()},
+            since=_number(raw["since"]),
+            names={_number(version): _decode(named) for version, named in raw["names"].items()},
             next=str(raw.get("next", "")),
-            line=int(raw.get("line", 0)),
+            line=_number(raw.get("line", 0)),
             token=str(raw.get("token", "")),
             parent=None if raw.get("parent") is None else str(raw["parent"]),
         )
-    except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        # What is told goes back to a multiple of 16: a longer range would be walked over, version by version.
+        if not found.version - BLOCK < found.since <= found.version or not all(map(found.tells, found.names)):
+            raise ValueError(f"it tells names of versions from {found.since} to {found.version}")
+        return found
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptTableError(
-            f"table {table_uuid}: the table property {PROPERTY!r} cannot be read ({error}): {text[:200]!r}. "
+            f"table {table_uuid}: the table property {PROPERTY!r} cannot be read ({error!s:.300}): {text[:200]!r}. "
             "Remove the property with the engine that changed it, once no append is under way."
         ) from error
+
+
+def _number(value: Any) -> int:
+    """A version or a count: an int, or the digits of one where it is a key."""
+    number = whole_number(value) if isinstance(value, str) else value
+    if type(number) is not int or not 0 <= number <= MAX_NUMBER:
+        raise ValueError(f"{value!r:.80} is no number of a version")
+    return number
 
 
 def named_by(version: int, property_: CommitNames | None) -> Mapping[str, Record]:

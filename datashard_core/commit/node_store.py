@@ -20,6 +20,7 @@ from datashard_core.commit.nodes import NodeHeader, NodeName
 from datashard_core.commit.state import History, read_version
 from datashard_core.commit.version import VersionBody, version_key
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
+from datashard_core.format.data_file import Count
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Put, Steps, ask, each, value
 
@@ -80,6 +81,11 @@ def open_nodes(names: Sequence[NodeName], history: History) -> Steps[list[Opened
             continue
         data: bytes = value(outcome).body
         header = nodes.decode_header(data, f"{history.root}/{name.key}", history.uuid)
+        if header is not None and (header.since, header.until) != (name.since, name.until):
+            raise CorruptTableError(
+                f"{history.root}/{name.key} holds the names of versions from {header.since} to {header.until}, not "
+                f"those of its own: delete it, it is made again from the history"
+            )
         found.append(Opened(name, header, data))
     return found
 
@@ -89,8 +95,9 @@ def words_in(ids: frozenset[str], node: Opened, newest: int) -> Steps[dict[str, 
     if node.header is None:
         return {}
     if node.whole:
-        return last_words(ids, nodes.decode_records(node.data), newest)
+        return last_words(ids, nodes.decode_records(node.data, node.name.key), newest)
     key, count = node.name.key, node.count
+    held = range(node.header.since, node.header.until)
     ranges = {own: nodes.window(own, count) for own in sorted(ids)}
     parts = yield [Get(key, span) for span in ranges.values()]
     words: dict[str, Named] = {}
@@ -98,11 +105,13 @@ def words_in(ids: frozenset[str], node: Opened, newest: int) -> Steps[dict[str, 
     for (own, (start, end)), part in zip(ranges.items(), parts, strict=True):
         body = value(part).body
         if nodes.encloses(body, start, end, own, count):
-            word = nodes.records_in(body, own, newest)
+            word = nodes.records_in(body, own, newest, held)
         else:
             if whole is None:
                 whole = (yield from ask(Get(key))).body
-            word = nodes.records_in(whole[nodes.header_size() :], own, newest)
+                if len(whole) != nodes.size_of(count):
+                    raise CorruptTableError(f"{key} is cut short: delete it, it is made again from the history")
+            word = nodes.records_in(whole[nodes.header_size() :], own, newest, held)
         if word is not None:
             words[own] = word
     return words
@@ -199,13 +208,18 @@ def stand_in(name: NodeName, history: History) -> Steps[Opened | None]:
     return found
 
 
+class _Mark(Struct, frozen=True):
+    table: str
+    until: Count
+
+
 def forgotten_before(data: bytes, history: History) -> int:
     """What the mark says: nodes up to that version are removed for good; 0 for another table's mark."""
     where = f"{history.root}/{nodes.MARK}"
     try:
-        raw = msgspec.json.decode(data)
-        return int(raw["until"]) if raw["table"] == history.uuid else 0
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        mark = msgspec.json.decode(data, type=_Mark)
+        return mark.until if mark.table == history.uuid else 0
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise CorruptTableError(
             f"{where} cannot be read ({error}): delete it if maintain() never ran on this table, else restore it"
         ) from error
@@ -236,7 +250,7 @@ def _whole(node: Opened) -> Steps[Made]:
     if not node.whole:
         (stored,) = yield from each((Get(node.name.key),))
         data = stored.body
-    return Made(nodes.decode_records(data), node.header.last_ms)
+    return Made(nodes.decode_records(data, node.name.key), node.header.last_ms)
 
 
 def _names_between(since: int, until: int, near: VersionBody, root: str) -> Steps[tuple[int, bool, Records]]:

@@ -35,8 +35,10 @@ TOO_LARGE = 4 * 2**20
 MARK = PREFIX + "forgotten.json"
 """Says which versions' nodes maintenance has removed for good."""
 
+ALL_VERSIONS = range(2**64)
+
 _MAGIC = b"DSN1"
-_KEY = re.compile(rf"{PREFIX}(\d+)/(\d{{20}})")
+_KEY = re.compile(rf"{PREFIX}([1-{TOP_LEVEL}])/(\d{{20}})")
 _HEADER = struct.Struct(">4s16sQQqI")  # magic, table uuid, since, until, ms of the last version, records
 _RECORD = struct.Struct(">16sQB16s")  # id digest, version, kind, rows digest
 _COMMITTED, _LIBRARY_MADE, _REFUSED = 0, 1, 2
@@ -167,6 +169,8 @@ def decode_header(data: bytes, where: str, table: str) -> NodeHeader | None:
     if len(data) < _HEADER.size or data[:4] != _MAGIC:
         raise CorruptTableError(f"{where} is not an id node: delete it, it is made again from the history")
     _, uuid, since, until, last_ms, count = _HEADER.unpack_from(data)
+    if not since < until or len(data) > size_of(count):
+        raise CorruptTableError(f"{where} is a damaged id node: delete it, it is made again from the history")
     if uuid != _identity(table):
         return None
     return NodeHeader(uuid.hex(), since, until, last_ms, count)
@@ -180,14 +184,27 @@ def _identity(table: str) -> bytes:
         return blake2b(table.encode(), digest_size=16).digest()
 
 
-def decode_records(data: bytes) -> list[tuple[str, Named]]:
-    """All records of a whole node."""
-    body = data[_HEADER.size :]
+def decode_records(data: bytes, where: str = "an id node") -> list[tuple[str, Named]]:
+    """All records of a whole node.
+
+    Raises:
+        CorruptTableError: it is cut short, or names versions that it does not hold.
+    """
+    _, _, since, until, _, count = _HEADER.unpack_from(data)
+    if len(data) != size_of(count):
+        raise CorruptTableError(f"{where} is cut short: delete it, it is made again from the history")
+    return list(_records(data[_HEADER.size :], range(since, until), where))
+
+
+def _records(body: bytes, versions: range, where: str) -> Iterator[tuple[str, Named]]:
     if len(body) % _RECORD.size:
-        raise CorruptTableError("an id node is cut short: delete it, it is made again from the history")
-    return [
-        (own.hex(), Named(version, _unpacked(kind, digest))) for own, version, kind, digest in _RECORD.iter_unpack(body)
-    ]
+        raise CorruptTableError(f"{where} is cut short: delete it, it is made again from the history")
+    for own, version, kind, digest in _RECORD.iter_unpack(body):
+        if version not in versions or kind not in (_COMMITTED, _LIBRARY_MADE, _REFUSED):
+            raise CorruptTableError(
+                f"{where} has a damaged record, of version {version}: delete it, it is made again from the history"
+            )
+        yield own.hex(), Named(version, _unpacked(kind, digest))
 
 
 def size_of(count: int) -> int:
@@ -210,18 +227,29 @@ def window(own: str, count: int) -> tuple[int, int]:
 def encloses(data: bytes, start: int, end: int, own: str, count: int) -> bool:
     """Whether a range of whole records surely holds every record of an id, if there is one."""
     digest = bytes.fromhex(own)
+    if len(data) != end - start:
+        return False  # cut short: whoever reads it as a whole finds out
     first, last = data[:16], data[len(data) - _RECORD.size : len(data) - _RECORD.size + 16]
     from_start, to_end = start <= _HEADER.size, end >= size_of(count)
     return (from_start or first < digest) and (to_end or last > digest)
 
 
-def records_in(data: bytes, own: str, newest: int) -> Named | None:
-    """The last word of versions up to ``newest`` on an id, among whole records."""
-    digest = bytes.fromhex(own)
+def records_in(data: bytes, own: str, newest: int, versions: range = ALL_VERSIONS) -> Named | None:
+    """The last word of versions up to ``newest`` on an id, among whole records.
+
+    Args:
+        data: the records.
+        own: digest of the id.
+        newest: later versions do not matter.
+        versions: those that the node holds.
+
+    Raises:
+        CorruptTableError: the records are cut short, or name other versions.
+    """
     best: Named | None = None
-    for found, version, kind, rows in _RECORD.iter_unpack(data):
-        if found == digest and version <= newest and (best is None or version > best.version):
-            best = Named(version, _unpacked(kind, rows))
+    for found, word in _records(data, versions, "an id node"):
+        if found == own and word.version <= newest and (best is None or word.version > best.version):
+            best = word
     return best
 
 

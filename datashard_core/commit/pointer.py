@@ -19,8 +19,9 @@ from datashard_core.commit.chain import BrokenChainError, check_link, check_neig
 from datashard_core.commit.origin import with_origin
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.vanished import check_still_there
-from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
+from datashard_core.commit.version import HINT_KEY, MAX_VERSION, VersionBody, hinted_version, parse_version, version_key
 from datashard_core.errors import CorruptTableError, StorageError
+from datashard_core.format.json_text import whole_number
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
 from datashard_core.storage.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace, Steps, ask, value
 
@@ -31,7 +32,7 @@ MAX_GALLOP = 2**12
 HINT_TRIES = 5
 TRUSTED = 1 / 30
 """Share of the time for which ids are remembered up to whose age a hinted version is relied on: a day of 30."""
-VERSION_NAME = re.compile(r"metadata/v(\d+)\.metadata\.json")
+VERSION_NAME = re.compile(r"metadata/v(\d{1,13})\.metadata\.json")
 
 
 class Hint(Struct, frozen=True):
@@ -241,7 +242,8 @@ def _listed() -> Steps[set[int]]:
     while True:
         page = yield from ask(ListPage("metadata/v", after))
         matches = [VERSION_NAME.fullmatch(info.key) for info in page]
-        listed.update(int(match[1]) for match in matches if match is not None)
+        numbers = [whole_number(match[1], MAX_VERSION) for match in matches if match is not None]
+        listed.update(number for number in numbers if number is not None)
         if len(page) < 1000:
             return listed
         after = page[-1].key
@@ -253,8 +255,8 @@ def read_hint() -> Steps[Hint | None]:
         stored: StoredObject = yield from ask(Get(HINT_KEY))
     except ObjectNotFoundError:
         return None
-    text = stored.body.strip()
-    return Hint(int(text) if text.isdigit() else -1, stored.version)
+    number = hinted_version(stored.body)
+    return Hint(-1 if number is None else number, stored.version)
 
 
 def move_hint(

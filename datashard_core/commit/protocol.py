@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from datashard_core.commit.aside import alive, eligible
 from datashard_core.commit.carry import Draft, Outcome, commit, create, draft_alone
 from datashard_core.commit.chain import BrokenChainError
 from datashard_core.commit.group import (
@@ -63,6 +64,7 @@ log = logging.getLogger(__name__)
 
 BEFORE_FIRST_LISTING = 0.1  # seconds: others that arrive in this while are seen by one listing
 CROWD = 8  # appends that wait: a newcomer gets in line instead of racing them
+CROWD_SECONDS = 60.0  # what was staged longer ago waits for nobody
 
 
 def append(
@@ -124,12 +126,13 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
                 # A second try, committed since we looked: the first may have had nobody to move the hint.
                 yield from follow_with_hint(group, items, seen.body.version)
             return
-        alone = seen is not None and group.known.body.version == seen.body.version and not listed
+        root, body = group.target.root, group.known.body
+        alone = seen is not None and body.version == seen.body.version and not eligible(root, body, listed)
         group.state = replace(group.known, contested=not alone)
         if not alone or frozenset(group.waiting) != expected:
             draft = None  # its files stay, named by nothing
         now = yield from ask(Now())
-        crowded = len([name for name in listed if name.kind == "w"]) > CROWD
+        crowded = len(alive(root, body, listed, now.wall_ms / 1000, CROWD_SECONDS)) > CROWD
         if not (crowded or is_hot(group.known.body, now.wall_ms)):
             yield from _try(group, listed, draft)
     if group.waiting:
@@ -193,7 +196,7 @@ def _arrive(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
     """Read the newest version and the line, and look the callers' ids up, all beside each other."""
     found, page, words = yield from together(
         find_current(group.target.root, seen.body if seen is not None else None),
-        first_page(),
+        first_page(group.target.root),
         _words_early(group, seen),
     )
     state = settle(found, seen, group.target)
@@ -205,7 +208,7 @@ def _arrive(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
         if newer.body.version == state.body.version:
             raise
         return (yield from _arrive(group, newer))
-    return parse_listed(page)
+    return parse_listed(page.infos)
 
 
 def _words_early(group: Group, seen: Seen | None) -> Steps[Remembered | None]:

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.retention import Retention
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,10 @@ class Settings(Struct, frozen=True):
 
 def _at_least(lowest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or not lowest <= int(text) < 2**63:
+        number = whole_number(text)
+        if number is None or number < lowest:
             raise ValueError(f"a whole number from {lowest} on")
-        return int(text)
+        return number
 
     return parse
 

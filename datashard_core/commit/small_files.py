@@ -7,7 +7,7 @@ row is written again once for each tier, however many appends there are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -15,9 +15,10 @@ from msgspec.structs import replace
 
 from datashard_core.commit.merge import FAN_IN, Entries, as_existing, tier
 from datashard_core.commit.updates import NewManifest, manifest_of, snapshot_id_from
-from datashard_core.errors import CorruptTableError
+from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.manifest import ADDED, DELETED, ManifestEntry, ManifestFile
+from datashard_core.format.parquet_reader import DamagedFooterError, ParquetFile
 from datashard_core.format.projection import project, with_ids
 from datashard_core.format.schema import Schema
 from datashard_core.format.table_metadata import TableMetadata
@@ -49,6 +50,16 @@ class Budget(Struct, frozen=True):
 
 AFTER_APPEND = Budget(files=2 * FAN_IN, size=16 * 2**20, at_least=FAN_IN, tiers=True)
 CALLED_FOR = Budget(files=256, size=128 * 2**20, at_least=2, tiers=False)
+
+
+MOST_DECODED = 256 * 2**20
+"""Bytes that one file may become in memory: twice what a compaction reads. Larger files are left as they are."""
+FIRST_ROWS = 256
+MOST_ROWS = 131_072
+
+
+class TooLargeError(UnsupportedTableError):
+    """A small file that becomes too large in memory."""
 
 
 def chosen(entries: Iterable[ManifestEntry], table: TableMetadata, budget: Budget) -> tuple[DataFile, ...]:
@@ -90,21 +101,53 @@ def rows_of(data: bytes, file: DataFile, schema: Schema, where: str) -> pa.Table
     """The rows of a small data file in the form of the table's schema.
 
     Raises:
-        CorruptTableError: the file is damaged, or holds another number of rows than its manifest says.
+        CorruptTableError: the file is damaged, or holds another number of rows or bytes than its manifest says.
+        TooLargeError: its rows take too much memory.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(pa.BufferReader(data)) as parquet:
-            rows = parquet.read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptTableError(f"{where} is not readable ({error}): restore it. Nothing was compacted.") from error
-    if rows.num_rows != file.record_count:
+    if len(data) != file.file_size_in_bytes:
         raise CorruptTableError(
-            f"{where} holds {rows.num_rows} rows, and its manifest says {file.record_count}. Nothing was compacted."
+            f"{where} is not readable (it has {len(data)} bytes, and its manifest says {file.file_size_in_bytes}): "
+            "restore it. Nothing was compacted."
         )
-    return project(pa.table(rows.columns, schema=with_ids(rows.schema, schema)), schema.to_arrow(), where)
+    try:
+        parquet = ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        footer = parquet.metadata
+        if footer.num_rows != file.record_count:
+            raise CorruptTableError(
+                f"{where} holds {footer.num_rows} rows, and its manifest says {file.record_count}. Nothing was "
+                "compacted."
+            )
+        rows = pa.Table.from_batches(_decoded(parquet, where), schema=parquet.schema)
+        return project(pa.table(rows.columns, schema=with_ids(rows.schema, schema)), schema.to_arrow(), where)
+    except (pa.ArrowException, OSError, DamagedFooterError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptTableError(f"{where} is not readable ({error}): restore it. Nothing was compacted.") from error
+
+
+def _decoded(parquet: ParquetFile, where: str) -> Iterator[pa.RecordBatch]:
+    """The rows of a file as long as they do not become too many bytes: few bytes of Parquet can stand for many."""
+    footer = parquet.metadata
+    groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
+    left = MOST_DECODED - sum(group.total_byte_size for group in groups)
+    for place, group in enumerate(groups):
+        if left < 0 or group.total_byte_size < 0:
+            break
+        # A text that stands in a dictionary once can stand in every row, so a batch is small until it is seen how
+        # large rows are.
+        rows = FIRST_ROWS
+        while group.num_rows > rows and rows < MOST_ROWS and rows * group.total_byte_size < MOST_DECODED:
+            rows *= 2
+        for batch in parquet.batches(rows, place, None):
+            left -= batch.nbytes
+            if left < 0:
+                break
+            yield batch
+    if left < 0:
+        raise TooLargeError(
+            f"{where} becomes more than {MOST_DECODED} bytes when it is decoded: it is left as it is. Compact it with "
+            "another engine if it has to be."
+        )
 
 
 def rewritten(

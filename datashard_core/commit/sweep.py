@@ -32,6 +32,7 @@ from datashard_core.commit.state import Target
 from datashard_core.commit.updates import NextVersion
 from datashard_core.commit.version import VersionBody, parse_version, tombstone, version_key
 from datashard_core.errors import DataShardError, StorageError
+from datashard_core.format.data_file import Count
 from datashard_core.format.manifest import decode_manifest_list
 from datashard_core.format.snapshot import Snapshot
 from datashard_core.format.table_metadata import TableMetadata
@@ -63,8 +64,8 @@ class _Mark(Struct, frozen=True):
         after: ``last-updated-ms`` from which on it is worth a look. Only cost depends on it.
     """
 
-    next: int = 0
-    after: int = 0
+    next: Count = 0
+    after: Count = 0
 
 
 class Sweep(Struct, frozen=True):
@@ -97,7 +98,7 @@ def _mark_of(body: VersionBody) -> _Mark:
     """Where to go on; at the table's beginning where another engine dropped the property."""
     try:
         mark = msgspec.json.decode(body.table.properties.get(PROPERTY, "{}"), type=_Mark)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         mark = _Mark()
     return _Mark(max(mark.next, body.first), mark.after)
 

@@ -11,22 +11,30 @@ from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from datashard_core.commit import names as names_module
 from datashard_core.commit.names import CommitNames, Record
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
-from datashard_core.format.table_metadata import TableMetadata, parse_metadata
+from datashard_core.format.json_text import decode_object, whole_number
+from datashard_core.format.table_metadata import TableMetadata, metadata_from
 
 HINT_KEY = "metadata/version-hint.text"
 DROPPED = "datashard.dropped"
 TOMBSTONE = "datashard.tombstone"
+MAX_VERSION = 2**40
+"""Versions above are not looked for: a table with a commit each millisecond has that many after 35 years."""
 VersionState = Literal["table", "dropped", "tombstone"]
 
 
 def version_key(version: int) -> str:
     """Key of the commit object of a version."""
     return f"metadata/v{version}.metadata.json"
+
+
+def hinted_version(hint: bytes) -> int | None:
+    """The version that a hint names; None if it names none, or one that no table has."""
+    return whole_number(hint.strip(), MAX_VERSION)
 
 
 class VersionBody(Struct, frozen=True):
@@ -102,37 +110,39 @@ def parse_version(data: bytes, version: int, where: str) -> VersionBody:
         CorruptTableError: not JSON, or not what a version holds.
         UnsupportedTableError: another format version, or a newer protocol of ours.
     """
-    try:
-        raw = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
-        raise CorruptTableError(f"{where} is not JSON ({error}); restore it from a backup") from error
-    if not isinstance(raw, dict):
-        raise CorruptTableError(f"{where} holds {type(raw).__name__}, not a JSON object; restore it")
+    raw = decode_object(data, where)
     if TOMBSTONE in raw:
         return VersionBody(version, "tombstone", None, None)
     if DROPPED in raw:
-        names = names_module.parse(raw.get("properties", {}), raw.get("table-uuid", ""))
-        return VersionBody(version, "dropped", None, names)
-    metadata = parse_metadata(data, where)
+        try:
+            marker = msgspec.convert(raw, _Marker)
+        except msgspec.ValidationError as error:
+            raise CorruptTableError(f"{where} is not the marker of a dropped table ({error}): restore it") from error
+        return VersionBody(version, "dropped", None, names_module.parse(marker.properties, marker.table_uuid))
+    metadata = metadata_from(raw, where)
     check_protocol(metadata, where)
     return VersionBody(version, "table", metadata, names_module.parse(metadata.properties, metadata.table_uuid))
+
+
+class _Marker(Struct, rename="kebab"):
+    table_uuid: str = ""
+    properties: dict[str, str] = field(default_factory=dict)
 
 
 def uuid_in(data: bytes) -> str:
     """The table's identity in any commit object, tombstones too; empty where there is none."""
     try:
-        raw = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+        return str(decode_object(data, "").get("table-uuid", ""))
+    except CorruptTableError:
         return ""
-    return str(raw.get("table-uuid", "")) if isinstance(raw, dict) else ""
 
 
 def check_protocol(metadata: TableMetadata, where: str) -> None:
     """Refuse a table that a newer release committed to in a way that this one does not know."""
     text = metadata.properties.get(names_module.PROTOCOL_PROPERTY, "")
-    if text and (not text.isdigit() or int(text) > names_module.PROTOCOL_VERSION):
+    if text and whole_number(text, names_module.PROTOCOL_VERSION) is None:
         raise UnsupportedTableError(
-            f"{where}: {names_module.PROTOCOL_PROPERTY} is {text!r}, and this release of datashard-core knows "
+            f"{where}: {names_module.PROTOCOL_PROPERTY} is {text!r:.80}, and this release of datashard-core knows "
             f"{names_module.PROTOCOL_VERSION}. Upgrade datashard-core; Iceberg readers are not affected."
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import ConfigurationError
 from datashard_core.format import types as t
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.schema import assign_ids
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def _field_from_arrow(field: pa.Field, prefix: str) -> t.NestedField:
 
 def _id_of(field: pa.Field) -> int:
     text = (field.metadata or {}).get(FIELD_ID, b"")
-    return int(text) if text.isdigit() else -1
+    number = whole_number(text)
+    return -1 if number is None else number
 
 
 def _type_from_arrow(kind: pa.DataType, path: str) -> t.IcebergType:

@@ -1,5 +1,7 @@
 """Avro container files as Iceberg uses them: fields are told apart by id, whatever they are called.
 
+What others wrote is read within limits: see ``avro_schema`` and :class:`~datashard_core.format.avro_reader.Room`.
+
 Avro does not say how many records a file has, so one that was cut between two blocks reads as a
 shorter list, without an error. Files of ours carry the count in their header; of others it is
 checked that the file ends where a block ends.
@@ -11,7 +13,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import msgspec
@@ -19,8 +21,12 @@ from msgspec import Struct
 
 from datashard_core._imports import blake2b
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.avro_records import Coder, coder_of, read_sized, write_number, write_sized
-from datashard_core.format.avro_shape import read_number
+from datashard_core.format.avro_codecs import CODECS, decompressed
+from datashard_core.format.avro_reader import Read, Room, reader_of
+from datashard_core.format.avro_records import Write, write_number, write_sized, writer_of
+from datashard_core.format.avro_schema import Checked, checked_schema
+from datashard_core.format.avro_shape import read_number, read_sized
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.partition import FIRST_FIELD_ID
 
 ENTRIES = "datashard.entries"
@@ -32,7 +38,7 @@ _BLOCK_BYTES = 16_000
 _MAGIC = b"Obj\x01"
 _SCHEMA = "avro.schema"
 _SYNC_BYTES = 16
-_DAMAGE = (
+DAMAGE = (
     ValueError,
     EOFError,
     LookupError,
@@ -41,8 +47,6 @@ _DAMAGE = (
     OSError,
     AssertionError,
     ArithmeticError,
-    MemoryError,
-    RecursionError,
     struct.error,
     zlib.error,
 )
@@ -53,12 +57,13 @@ class Records(Struct, frozen=True):
     """What a file holds.
 
     Attributes:
-        rows: its records; fields have the names that were asked for by id.
+        rows: its records, read as they are asked for; fields have the names that were asked for by id.
+            CorruptTableError where one is damaged.
         header: the key-value pairs of its header, the schema left out.
         field_ids: ids of the fields of a record, as far as the file tells.
     """
 
-    rows: list[dict[str, Any]]
+    rows: Iterator[dict[str, Any]]
     header: Mapping[str, str]
     field_ids: frozenset[int]
 
@@ -71,9 +76,9 @@ def write(schema: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], header: 
         rows: its records.
         header: key-value pairs for its header.
     """
-    coder = coder_of(schema)
-    if coder is not None:
-        return _written(schema, rows, {**header, ENTRIES: str(len(rows))}, coder)
+    write_it = writer_of(schema)
+    if write_it is not None:
+        return _written(schema, rows, {**header, ENTRIES: str(len(rows))}, write_it)
     import fastavro
 
     sink = io.BytesIO()
@@ -100,17 +105,25 @@ def read(data: bytes, where: str, names: Callable[[Mapping[str, str]], Mapping[i
         CorruptTableError: it is cut short or damaged.
     """
     blocks = read_blocks(data, where)
-    coder = coder_of(blocks.schema)
     try:
-        rows = _rows(data) if coder is None else [row for block in blocks.blocks for row in _decoded(block, coder)]
         ids = frozenset(field["field-id"] for field in blocks.schema["fields"] if "field-id" in field)
         renaming = _renaming(blocks.schema, names(blocks.header))
-    except _DAMAGE as error:
+        read_it = reader_of(blocks.text)
+    except DAMAGE as error:
         raise not_readable(where, error) from error
-    return Records([_renamed(row, renaming) for row in rows] if renaming else rows, blocks.header, ids)
+    return Records(_rows(blocks, read_it, renaming, where), blocks.header, ids)
 
 
-def _written(schema: Mapping[str, Any], rows: Sequence[Any], header: Mapping[str, str], coder: Coder) -> bytes:
+def _rows(blocks: Blocks, read_it: Read, renaming: Renaming, where: str) -> Iterator[dict[str, Any]]:
+    try:
+        for block in blocks.blocks:
+            for row in _decoded(block, read_it, blocks.room):
+                yield _renamed(row, renaming) if renaming else row
+    except DAMAGE as error:
+        raise not_readable(where, error) from error
+
+
+def _written(schema: Mapping[str, Any], rows: Sequence[Any], header: Mapping[str, str], write_it: Write) -> bytes:
     """A file of plain records."""
     out = bytearray(_MAGIC)
     pairs = {_SCHEMA: msgspec.json.encode(schema), "avro.codec": b"deflate"}
@@ -123,7 +136,7 @@ def _written(schema: Mapping[str, Any], rows: Sequence[Any], header: Mapping[str
     blocks: list[tuple[int, bytearray]] = []
     count, records = 0, bytearray()
     for row in rows:
-        coder.write(records, row)
+        write_it(records, row)
         count += 1
         if len(records) >= _BLOCK_BYTES:
             blocks.append((count, records))
@@ -141,30 +154,19 @@ def _written(schema: Mapping[str, Any], rows: Sequence[Any], header: Mapping[str
     return bytes(out)
 
 
-def _decoded(block: Block, coder: Coder) -> Iterator[Any]:
+def _decoded(block: Block, read_it: Read, room: Room) -> Iterator[Any]:
     """The records of a block."""
     data, at = block.records, 0
     if block.count > len(data):
         raise ValueError(f"{len(data)} bytes hold no {block.count} records")
     for _ in range(block.count):
-        row, at = coder.read(data, at)
+        row, at = read_it(data, at, room)
         yield row
     if at != len(data):
         raise ValueError(f"a block of {len(data)} bytes has records of {at}")
 
 
-def _rows(data: bytes) -> list[Any]:
-    """The records of a file whose fields may be of any kind."""
-    import fastavro
-    from fastavro.schema import SchemaParseException
-
-    try:
-        return list(fastavro.reader(io.BytesIO(data)))
-    except SchemaParseException as error:
-        raise ValueError(str(error)) from error
-
-
-@cache
+@lru_cache(maxsize=64)
 def _parsed(text: bytes) -> Any:
     import fastavro
 
@@ -177,36 +179,50 @@ class Block:
     Args:
         count: how many records it holds.
         data: its bytes as they are in the file.
-        deflated: whether they are compressed.
+        codec: how they are compressed.
+        room: of the file.
     """
 
-    def __init__(self, count: int, data: bytes, deflated: bool) -> None:
+    def __init__(self, count: int, data: bytes, codec: str, room: Room) -> None:
         self.count = count
         self._data = data
-        self._deflated = deflated
+        self._codec = codec
+        self._room = room
 
     @cached_property
     def records(self) -> bytes:
         """The records.
 
         Raises:
-            zlib.error: the bytes are damaged.
+            zlib.error: the bytes are damaged; likewise ValueError, EOFError and OSError.
         """
-        return zlib.decompress(self._data, -zlib.MAX_WBITS) if self._deflated else self._data
+        if self._codec == "null":
+            return self._data
+        return self._room.kept(decompressed(self._codec, self._data, self._room.bytes))
 
 
 class Blocks(Struct, frozen=True):
     """A file, its records not read yet.
 
     Attributes:
-        schema: the Avro schema of a record.
+        text: the Avro schema of a record, as the file has it.
+        checked: the same, checked.
         header: the key-value pairs of its header, the schema left out.
         blocks: its blocks.
+        room: what its records may take.
     """
 
-    schema: Mapping[str, Any]
+    text: str
+    checked: Checked
     header: Mapping[str, str]
     blocks: Sequence[Block]
+    room: Room
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """The schema as JSON has it, with types in the place of their names."""
+        schema: Mapping[str, Any] = self.checked.kind
+        return schema
 
 
 def read_blocks(data: bytes, where: str) -> Blocks:
@@ -222,20 +238,21 @@ def read_blocks(data: bytes, where: str) -> Blocks:
     try:
         header, at = _header(data)
         sync = data[at - _SYNC_BYTES : at]
-        schema: Any = msgspec.json.decode(header.pop(_SCHEMA))
-        if not isinstance(schema["fields"], list):
-            raise ValueError("its records have no fields")
+        text = header.pop(_SCHEMA)
+        checked = checked_schema(text)
         codec = header.get("avro.codec", "null")
-        blocks = list(_blocks(data, at, sync, codec == "deflate"))
-        if codec not in ("null", "deflate"):
-            blocks = _decompressed(data)
-        told = int(header[ENTRIES]) if ENTRIES in header else None
-    except _DAMAGE as error:
+        if codec not in CODECS:
+            raise ValueError(f"it is compressed by {codec!r:.80}, and known are {', '.join(CODECS)}")
+        room = Room(len(data))
+        blocks = list(_blocks(data, at, sync, codec, room))
+        found = sum(block.count for block in blocks)
+        told = whole_number(header[ENTRIES]) if ENTRIES in header else found
+        room.take(found * checked.weight)
+    except DAMAGE as error:
         raise not_readable(where, error) from error
-    found = sum(block.count for block in blocks)
-    if told is not None and told != found:
-        raise CorruptTableError(f"{where} holds {found} entries, and its header says {told}: restore it")
-    return Blocks(schema, header, blocks)
+    if told != found:
+        raise CorruptTableError(f"{where} holds {found} entries, and its header says {header[ENTRIES]:.80}: restore it")
+    return Blocks(text, checked, header, blocks, room)
 
 
 def _header(data: bytes) -> tuple[dict[str, str], int]:
@@ -257,31 +274,19 @@ def _header(data: bytes) -> tuple[dict[str, str], int]:
     return header, at + _SYNC_BYTES
 
 
-def _blocks(data: bytes, at: int, sync: bytes, deflated: bool) -> Iterator[Block]:
+def _blocks(data: bytes, at: int, sync: bytes, codec: str, room: Room) -> Iterator[Block]:
     while at < len(data):
         count, at = read_number(data, at)
         body, at = read_sized(data, at)
         if count < 0 or data[at : at + _SYNC_BYTES] != sync:
             raise ValueError("a block does not end where it should")
         at += _SYNC_BYTES
-        yield Block(count, body, deflated)
-
-
-def _decompressed(data: bytes) -> list[Block]:
-    """The blocks of a file that is compressed in a way that few writers use."""
-    import fastavro
-    from fastavro.schema import SchemaParseException
-
-    try:
-        found: Any = fastavro.block_reader(io.BytesIO(data))
-        return [Block(int(block.num_records), block.bytes_.getvalue(), deflated=False) for block in found]
-    except SchemaParseException as error:
-        raise ValueError(str(error)) from error
+        yield Block(count, body, codec, room)
 
 
 def not_readable(where: str, error: Exception) -> CorruptTableError:
     """The error for a file that is damaged."""
-    return CorruptTableError(f"{where} is not readable as Avro ({type(error).__name__}: {error}): restore it")
+    return CorruptTableError(f"{where} is not readable as Avro ({type(error).__name__}: {error!s:.300}): restore it")
 
 
 Renaming = dict[str, tuple[str, "Renaming"]]

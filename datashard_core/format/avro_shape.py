@@ -44,6 +44,8 @@ _FIXED = (8, 4, 16, 1)
 """Lengths of bounds of types of fixed width."""
 _CUT = 17
 """Texts below this length are what bounds of texts mostly are, for those are cut after 16 characters."""
+_MOST_PARTS = 50_000
+"""Values of a record that has a pattern: some eight for each column. A longer pattern takes seconds to compile."""
 _FEWEST = 5
 """Arrays of numbers mostly have fewer: one for each row group."""
 
@@ -58,8 +60,17 @@ def read_number(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return (result >> 1) ^ -(result & 1), at
         shift += 7
-        if shift > 63:
+        if shift > 63 or (shift == 63 and data[at] > 1):
             raise ValueError("a number of more than 64 bits")
+
+
+def read_sized(data: bytes, at: int) -> tuple[bytes, int]:
+    """Text or bytes with their length before them, and where they end."""
+    length, start = read_number(data, at)
+    end = start + length
+    if length < 0 or end > len(data):
+        raise EOFError("a value goes on beyond the end of the file")
+    return data[start:end], end
 
 
 def number(data: bytes) -> int:
@@ -114,7 +125,7 @@ _PATTERNS = {
     "string": _BYTES,
 }
 _SIZES = {"null": 0, "boolean": 1, "float": 4, "double": 8}
-_DECODERS: dict[str, Decoder] = {
+DECODERS: dict[str, Decoder] = {
     "null": lambda data: None,
     "boolean": lambda data: data != b"\x00",
     "int": number,
@@ -253,7 +264,7 @@ class Walk:
 
     def shape(self) -> Shape | None:
         """The shape of the record; None for one that no pattern can tell."""
-        if not self._one_shape or self._head is None:
+        if not self._one_shape or self._head is None or len(self._parts) > _MOST_PARTS:
             return None
         return Shape(self._head, b"".join(self._parts), self.slots)
 
@@ -272,7 +283,7 @@ class Walk:
             self._record(kind, 0 if slot[0] in _FLAT_RECORDS else slot[0])
         elif name == "array":
             self._array(kind["items"], slot)
-        elif slot == (self._long_text, 0):
+        elif slot == (self._long_text, 0) and name == "string" and self._head is None:
             self._long()
         else:
             self._scalar(kind, slot, b"%s")
@@ -285,7 +296,7 @@ class Walk:
         self.at = after
         kind = kinds[index]
         other = next((one for one in kinds if one != "null"), "null")
-        if len(kinds) == 2 and "null" in kinds and _name(other) in _DECODERS:
+        if len(kinds) == 2 and "null" in kinds and _name(other) in DECODERS:
             null, some = (re.escape(_zigzag(kinds.index(one))) for one in ("null", other))
             self._scalar(other, slot, b"(?:" + null.replace(b"%", b"%%") + b"|" + some + b"%s)", kind == "null")
         else:
@@ -305,7 +316,7 @@ class Walk:
     def _scalar(self, kind: Any, slot: Slot, around: bytes, null: bool = False) -> None:
         """A value without parts. ``around`` is the pattern of a union, with ``%s`` where the value's belongs."""
         name = _name(kind)
-        if name not in _DECODERS:
+        if name not in DECODERS:
             raise UnusualSchemaError(f"the Avro type {name!r}")
         raw = None if null else self._raw(kind, name)
         pattern = b".{%d}" % kind["size"] if name == "fixed" else _PATTERNS[name]
@@ -314,7 +325,7 @@ class Walk:
         wanted = self._wanted(slot)
         self._parts.append(around % ((b"(" if wanted else b"(?:") + pattern + b")"))
         if wanted:
-            self.slots[slot] = len(self.groups), _DECODERS[name]
+            self.slots[slot] = len(self.groups), DECODERS[name]
             self.groups.append(raw)
 
     def _raw(self, kind: Any, name: str) -> bytes:

@@ -29,7 +29,9 @@ from datashard_core.format.expressions import (
     Opaque,
     Operator,
     Or,
+    Path,
     StartsWith,
+    shown,
 )
 from datashard_core.format.metrics import FLOATS
 from datashard_core.format.schema import Schema
@@ -153,47 +155,55 @@ def _bind(condition: Condition, negated: bool, schema: Schema, table_name: str) 
         return _check(condition, negated, reference)
     except MisfitError as error:
         raise ConfigurationError(
-            f"table {table_name}: the condition {condition!r} does not fit column {condition.column!r}: {error.why}"
+            f"table {table_name}: the condition {condition!r} does not fit column {shown(condition.column)!r}: "
+            f"{error.why}"
         ) from error
 
 
-def find(name: str, schema: Schema, table_name: str) -> Reference:
-    """The column of a name, or the field within structs that a dotted name leads to.
+def find(path: Path, schema: Schema, table_name: str) -> Reference:
+    """The column of a name, or the field within structs that a dotted name, or the names one by one, lead to.
 
     Raises:
         ConfigurationError: there is none, or more than one.
     """
-    found = list(_named(name, schema.fields))
+    found = list(_named(path, schema.fields))
     if not found:
-        raise ConfigurationError(f"table {table_name} has no column {name!r}; it has {', '.join(schema.names)}")
+        raise ConfigurationError(f"table {table_name} has no column {shown(path)!r}; it has {', '.join(schema.names)}")
     if len(found) > 1:
         ids = " and ".join(str(one.field.field_id) for one in found)
         raise ConfigurationError(
-            f"table {table_name}: {name!r} is the name of several fields, those with the ids {ids}: filter what "
+            f"table {table_name}: {shown(path)!r} is the name of several fields, those with the ids {ids}: filter what "
             "to_arrow() returns, or rename one with the engine that made the table"
         )
     return found[0]
 
 
-def _named(name: str, fields: Sequence[t.NestedField]) -> Iterator[Reference]:
-    """The fields that a name leads to; names within it may have dots themselves."""
+def _named(path: Path, fields: Sequence[t.NestedField]) -> Iterator[Reference]:
+    """The fields that a path leads to; names in one text may have dots themselves, names one by one are exact."""
     for field in fields:
-        if field.name == name:
-            yield Reference((name,), field)
-        elif isinstance(field.type, t.StructType) and name.startswith(f"{field.name}."):
-            for inner in _named(name[len(field.name) + 1 :], field.type.fields):
+        if path in (field.name, (field.name,)):
+            yield Reference((field.name,), field)
+        elif isinstance(field.type, t.StructType) and (rest := _below(path, field.name)):
+            for inner in _named(rest, field.type.fields):
                 yield Reference((field.name, *inner.names), inner.field)
 
 
+def _below(path: Path, name: str) -> Path | None:
+    """What a path leads to within the field of a name; None if it does not lead there."""
+    if isinstance(path, str):
+        return path[len(name) + 1 :] if path.startswith(f"{name}.") else None
+    return path[1:] if path[0] == name else None
+
+
 def _check(condition: Condition, negated: bool, reference: Reference) -> Bound:
-    kind = reference.field.type
+    kind, path = reference.field.type, ".".join(reference.names)
     if isinstance(condition, IsNull):
         return Check(reference, "not null" if negated else "null")
     if t.children(kind):
-        raise MisfitError(condition.column, f"only is_null() is possible for its type, {kind}")  # type: ignore[attr-defined]
+        raise MisfitError(path, f"only is_null() is possible for its type, {kind}")
     if isinstance(condition, IsNaN):
         if kind not in FLOATS:
-            raise MisfitError(condition.column, f"NaN is possible for float and double only, and its type is {kind}")
+            raise MisfitError(path, f"NaN is possible for float and double only, and its type is {kind}")
         return Check(reference, "not nan" if negated else "nan")
     if isinstance(condition, Comparison):
         operator = NEGATED[condition.operator] if negated else condition.operator
@@ -202,7 +212,7 @@ def _check(condition: Condition, negated: bool, reference: Reference) -> Bound:
         return _one_of(condition, negated, reference)
     assert isinstance(condition, StartsWith)
     if kind not in (t.PrimitiveType("string"), t.PrimitiveType("binary")):
-        raise MisfitError(condition.column, f"starts_with() is for string and binary, and its type is {kind}")
+        raise MisfitError(path, f"starts_with() is for string and binary, and its type is {kind}")
     return Check(reference, "not starts with" if negated else "starts with", _value(condition.prefix, reference))
 
 

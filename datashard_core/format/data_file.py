@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
+
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Id = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""What numbers of manifests may be; checked where they are read, by ``msgspec.convert``."""
 
 
 class DataFile(Struct, frozen=True):
@@ -31,19 +35,19 @@ class DataFile(Struct, frozen=True):
         spec_id: the partition spec that it was written with.
     """
 
-    file_path: str
-    record_count: int
-    file_size_in_bytes: int
+    file_path: Annotated[str, Meta(min_length=1)]
+    record_count: Count
+    file_size_in_bytes: Count
     partition: Mapping[str, Any] = field(default_factory=dict)
-    content: int = 0
+    content: Annotated[int, Meta(ge=0, le=2)] = 0
     file_format: str = "PARQUET"
-    column_sizes: Mapping[int, int] = field(default_factory=dict)
-    value_counts: Mapping[int, int] = field(default_factory=dict)
-    null_value_counts: Mapping[int, int] = field(default_factory=dict)
-    nan_value_counts: Mapping[int, int] = field(default_factory=dict)
+    column_sizes: Mapping[int, Count] = field(default_factory=dict)
+    value_counts: Mapping[int, Count] = field(default_factory=dict)
+    null_value_counts: Mapping[int, Count] = field(default_factory=dict)
+    nan_value_counts: Mapping[int, Count] = field(default_factory=dict)
     lower_bounds: Mapping[int, bytes] = field(default_factory=dict)
     upper_bounds: Mapping[int, bytes] = field(default_factory=dict)
-    split_offsets: tuple[int, ...] | None = None
-    equality_ids: tuple[int, ...] | None = None
-    sort_order_id: int | None = None
-    spec_id: int = 0
+    split_offsets: tuple[Count, ...] | None = None
+    equality_ids: tuple[Id, ...] | None = None
+    sort_order_id: Id | None = None
+    spec_id: Id = 0

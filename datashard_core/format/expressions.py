@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 
+Path = str | tuple[str, ...]
+"""A column by its name, with dots before fields within structs; or its name and those of the fields one by one."""
 Operator = Literal["==", "!=", "<", "<=", ">", ">="]
 NEGATED: dict[Operator, Operator] = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 SWAPPED: dict[Operator, Operator] = {"==": "==", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -46,7 +48,7 @@ class Condition(Struct, frozen=True):
 class Comparison(Condition, frozen=True):
     """A column compared with a value."""
 
-    column: str
+    column: Path
     operator: Operator
     value: Any
 
@@ -57,7 +59,7 @@ class Comparison(Condition, frozen=True):
 class IsNull(Condition, frozen=True):
     """Whether a column is null; never null itself."""
 
-    column: str
+    column: Path
 
     def __repr__(self) -> str:
         return f"{_col(self.column)}.is_null()"
@@ -66,7 +68,7 @@ class IsNull(Condition, frozen=True):
 class IsNaN(Condition, frozen=True):
     """Whether a column is NaN; null where it is null."""
 
-    column: str
+    column: Path
 
     def __repr__(self) -> str:
         return f"{_col(self.column)}.is_nan()"
@@ -75,7 +77,7 @@ class IsNaN(Condition, frozen=True):
 class In(Condition, frozen=True):
     """Whether a column is one of some values; as in SQL, never false if one of them is null."""
 
-    column: str
+    column: Path
     values: tuple[Any, ...]
 
     def __repr__(self) -> str:
@@ -85,7 +87,7 @@ class In(Condition, frozen=True):
 class StartsWith(Condition, frozen=True):
     """Whether a text, or bytes, begin with a prefix."""
 
-    column: str
+    column: Path
     prefix: Any
 
     def __repr__(self) -> str:
@@ -226,8 +228,13 @@ def col(name: str) -> Column:
     return Column(name)
 
 
-def _col(name: str) -> str:
-    return f"col({name!r})"
+def shown(path: Path) -> str:
+    """A column as messages name it."""
+    return path if isinstance(path, str) else ".".join(path)
+
+
+def _col(path: Path) -> str:
+    return f"col({shown(path)!r})"
 
 
 def _values(values: Iterable[Any]) -> tuple[Any, ...]:

@@ -121,7 +121,9 @@ def _primitive_name(value: Any) -> str | None:
     if type(value).__name__ == "NaTType":
         return None
     if isinstance(value, dt.datetime):
-        return "timestamp" if value.utcoffset() is None else "timestamptz"
+        # Of a year that Python lacks pandas tells no offset; an append refuses it, by its row.
+        known = dt.MINYEAR <= value.year <= dt.MAXYEAR
+        return "timestamp" if value.tzinfo is None or (known and value.utcoffset() is None) else "timestamptz"
     kinds: tuple[tuple[Any, str], ...] = (
         (bool, "boolean"),
         (float, "double"),

@@ -7,15 +7,15 @@ would lose data files, so the counts in the manifest list are held against what 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format import avro
-from datashard_core.format.data_file import DataFile
+from datashard_core.format.data_file import Count, DataFile, Id
 from datashard_core.format.manifest_schema import FIELD_NAMES, MANIFEST_FILE_SCHEMA, manifest_entry_schema
 from datashard_core.format.partition import PartitionSpec
 from datashard_core.format.schema import Schema
@@ -65,9 +65,18 @@ class ManifestEntry(Struct, frozen=True):
 
     status: int
     snapshot_id: int | None
-    sequence_number: int | None
-    file_sequence_number: int | None
+    sequence_number: Count | None
+    file_sequence_number: Count | None
     data_file: DataFile
+
+
+class _Summary(Struct, frozen=True):
+    """What a manifest list says of a partition field in a manifest."""
+
+    contains_null: bool
+    contains_nan: bool | None = None
+    lower_bound: bytes | None = None
+    upper_bound: bytes | None = None
 
 
 class ManifestFile(Struct, frozen=True):
@@ -86,19 +95,19 @@ class ManifestFile(Struct, frozen=True):
         key_metadata: for encrypted tables.
     """
 
-    manifest_path: str
-    manifest_length: int
-    partition_spec_id: int
-    content: int
-    sequence_number: int
-    min_sequence_number: int
+    manifest_path: Annotated[str, Meta(min_length=1)]
+    manifest_length: Count
+    partition_spec_id: Id
+    content: Annotated[int, Meta(ge=0, le=1)]
+    sequence_number: Count
+    min_sequence_number: Count
     added_snapshot_id: int
-    added_files_count: int | None
-    existing_files_count: int | None
-    deleted_files_count: int | None
-    added_rows_count: int | None
-    existing_rows_count: int | None
-    deleted_rows_count: int | None
+    added_files_count: Count | None
+    existing_files_count: Count | None
+    deleted_files_count: Count | None
+    added_rows_count: Count | None
+    existing_rows_count: Count | None
+    deleted_rows_count: Count | None
     partitions: tuple[Mapping[str, Any], ...] | None = ()
     key_metadata: bytes | None = None
 
@@ -147,11 +156,13 @@ def decode_manifest(data: bytes, manifest: ManifestFile) -> list[ManifestEntry]:
     where = manifest.manifest_path
     check_length(data, manifest)
     records = avro.read(data, where, lambda header: {**FIELD_NAMES, **_partition_names(header, where)})
-    entries = [_entry(row, manifest, where) for row in records.rows]
-    counts = {}
-    for status in (EXISTING, ADDED, DELETED):
-        found = [entry.data_file.record_count for entry in entries if entry.status == status]
-        counts[status] = (len(found), sum(found))
+    counts = dict.fromkeys((EXISTING, ADDED, DELETED), (0, 0))
+    entries: list[ManifestEntry] = []
+    for row in records.rows:
+        entry = _entry(row, manifest, where)
+        files, rows = counts[entry.status]
+        counts[entry.status] = files + 1, rows + entry.data_file.record_count
+        entries.append(entry)
     check_counts(counts, manifest)
     return entries
 
@@ -212,12 +223,17 @@ def _partition_names(header: Mapping[str, str], where: str) -> dict[int, str]:
     if "partition-spec" not in header:
         return {}
     try:
-        fields = msgspec.json.decode(header["partition-spec"], type=list[dict[str, Any]])
-        return {field["field-id"]: field["name"] for field in fields if "field-id" in field}
-    except (msgspec.DecodeError, KeyError) as error:
+        fields = msgspec.json.decode(header["partition-spec"], type=list[_PartitionName])
+        return {field.field_id: field.name for field in fields if field.field_id is not None}
+    except (ValueError, RecursionError) as error:
         raise CorruptTableError(
             f"{where}: the partition spec in the header is damaged ({error}): restore it"
         ) from error
+
+
+class _PartitionName(Struct, rename="kebab"):
+    name: str
+    field_id: int | None = None
 
 
 def _check_writable(entry: ManifestEntry, spec: PartitionSpec) -> None:
@@ -263,42 +279,45 @@ def _entry(row: Mapping[str, Any], manifest: ManifestFile, where: str) -> Manife
         added = status == ADDED
         sequence = row.get("sequence_number")
         file_sequence = row.get("file_sequence_number")
-        if status not in (EXISTING, ADDED, DELETED):
-            raise CorruptTableError(f"manifest {where}: an entry has the status {status!r}: restore it")
+        if type(status) is not int or status not in (EXISTING, ADDED, DELETED):
+            raise CorruptTableError(f"manifest {where}: an entry has the status {status!r:.80}: restore it")
         if None in (sequence, file_sequence) and not added and manifest.sequence_number:
             raise CorruptTableError(
                 f"manifest {where}: {row['data_file']['file_path']} is not new, and has no sequence number: restore it"
             )
         snapshot_id = row.get("snapshot_id")
-        return ManifestEntry(
-            status=status,
-            snapshot_id=manifest.added_snapshot_id if snapshot_id is None else snapshot_id,
-            sequence_number=manifest.sequence_number if sequence is None else sequence,
-            file_sequence_number=manifest.sequence_number if file_sequence is None else file_sequence,
-            data_file=_file(row["data_file"], manifest),
-        )
+        entry = {
+            "status": status,
+            "snapshot_id": manifest.added_snapshot_id if snapshot_id is None else snapshot_id,
+            "sequence_number": manifest.sequence_number if sequence is None else sequence,
+            "file_sequence_number": manifest.sequence_number if file_sequence is None else file_sequence,
+            "data_file": _file(row["data_file"], manifest),
+        }
+        return msgspec.convert(entry, ManifestEntry)
     except KeyError as error:
         raise CorruptTableError(f"manifest {where}: an entry lacks {error}: restore it") from error
+    except (AttributeError, TypeError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise CorruptTableError(f"manifest {where}: an entry is damaged ({error!s:.300}): restore it") from error
 
 
-def _file(row: Mapping[str, Any], manifest: ManifestFile) -> DataFile:
+def _file(row: Mapping[str, Any], manifest: ManifestFile) -> dict[str, Any]:
+    """The attributes of a data file."""
     if row.get("key_metadata"):
         raise UnsupportedTableError(f"data file {row['file_path']} is encrypted: read the table with its own engine")
-    maps = {name: _int_map(row.get(name)) for name in _INT_MAPS}
-    offsets, equality = row.get("split_offsets"), row.get("equality_ids")
-    return DataFile(
-        file_path=row["file_path"],
-        record_count=row["record_count"],
-        file_size_in_bytes=row["file_size_in_bytes"],
-        partition=row.get("partition") or {},
-        content=_content(row, manifest.content),
-        file_format=str(row["file_format"]).upper(),
-        split_offsets=tuple(offsets) if offsets else None,
-        equality_ids=tuple(equality) if equality else None,
-        sort_order_id=row.get("sort_order_id"),
-        spec_id=manifest.partition_spec_id,
-        **maps,
-    )
+    file: dict[str, Any] = {name: _int_map(row.get(name)) for name in _INT_MAPS}
+    for name in ("split_offsets", "equality_ids"):
+        file[name] = tuple(row[name]) if row.get(name) else None
+    return {
+        **file,
+        "file_path": row["file_path"],
+        "record_count": row["record_count"],
+        "file_size_in_bytes": row["file_size_in_bytes"],
+        "partition": row.get("partition") or {},
+        "content": _content(row, manifest.content),
+        "file_format": str(row["file_format"]).upper(),
+        "sort_order_id": row.get("sort_order_id"),
+        "spec_id": manifest.partition_spec_id,
+    }
 
 
 def _content(row: Mapping[str, Any], of_manifest: int) -> int:
@@ -345,21 +364,18 @@ _FIRST_VERSION = {"content": 0, "sequence_number": 0, "min_sequence_number": 0}
 
 
 def _manifest(row: Mapping[str, Any], where: str) -> ManifestFile:
-    partitions = row.get("partitions")
     try:
         required: dict[str, Any] = {name: row[name] for name in _REQUIRED}
+        empty = [name for name, value in required.items() if value is None]
+        if empty:
+            raise CorruptTableError(f"{where}: an entry has no {empty[0]}: restore it")
+        msgspec.convert(row.get("partitions"), tuple[_Summary, ...] | None)
+        optional = {name: row.get(name) for name in (*_COUNTS, "partitions", "key_metadata")}
+        return msgspec.convert({**required, **optional}, ManifestFile)
     except KeyError as error:
         raise CorruptTableError(f"{where}: an entry lacks {error}: restore it") from error
-    empty = [name for name, value in required.items() if value is None]
-    if empty:
-        raise CorruptTableError(f"{where}: an entry has no {empty[0]}: restore it")
-    counts: dict[str, Any] = {name: row.get(name) for name in _COUNTS}
-    return ManifestFile(
-        **required,
-        **counts,
-        partitions=tuple(partitions) if partitions is not None else None,
-        key_metadata=row.get("key_metadata"),
-    )
+    except msgspec.ValidationError as error:
+        raise CorruptTableError(f"{where}: an entry is damaged ({error!s:.300}): restore it") from error
 
 
 def check_counts(found: Mapping[int, tuple[int, int]], manifest: ManifestFile) -> None:

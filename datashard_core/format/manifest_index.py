@@ -148,7 +148,11 @@ def _left_by_partition(
 ) -> Sequence[int]:
     """The files whose partition value allows that the check is true."""
     compares = _COMPARED.get(check.kind)
-    if compares is not None and transform.name == "identity" and set(map(type, values)) <= {str, int}:
+    if (
+        compares is not None
+        and transform.name == "identity"
+        and set(map(type, values)) <= {type(check.value)} <= {str, int}
+    ):
         # Every row has that very value, and it is neither null nor NaN.
         chosen = values if len(files) == len(values) else [values[file] for file in files]
         return list(compress(files, map(compares, chosen, repeat(check.value))))

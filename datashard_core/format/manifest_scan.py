@@ -7,8 +7,6 @@ counts and the form of the file. The files have no metrics.
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +19,17 @@ from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format import avro
-from datashard_core.format.avro_shape import Decoder, Groups, Record, Shape, Slot, UnusualSchemaError, Walk, number
+from datashard_core.format.avro_shape import (
+    DECODERS,
+    Decoder,
+    Groups,
+    Record,
+    Shape,
+    Slot,
+    UnusualSchemaError,
+    Walk,
+    number,
+)
 from datashard_core.format.binding import TRUE, Bound, Check, checks_of
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.manifest import (
@@ -43,6 +51,8 @@ _STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE = (0, 0), (1, 0), (3, 0), (4, 0)
 _PATH, _FORMAT, _RECORDS, _SIZE = (100, 0), (101, 0), (103, 0), (104, 0)
 _CONTENT, _KEY = (134, 0), (131, 0)
 _PARTITION = 102
+_NUMBERS = (_STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE, _RECORDS, _SIZE, _CONTENT)
+_KINDS = {**dict.fromkeys(_NUMBERS, DECODERS["long"]), _FORMAT: DECODERS["string"]}
 _METRICS = (109, 110, 137, 125, 128)
 """Maps of value counts, null counts, NaN counts, lower and upper bounds."""
 _ALWAYS = frozenset({_STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE, _FORMAT, _RECORDS, _SIZE, _CONTENT, _KEY})
@@ -151,7 +161,7 @@ def files_at(data: bytes, manifest: ManifestFile, index: ManifestIndex, places: 
 def _damage_told(manifest: ManifestFile) -> Iterator[None]:
     try:
         yield
-    except (ValueError, LookupError, EOFError, TypeError, AttributeError, struct.error, zlib.error) as error:
+    except avro.DAMAGE as error:
         raise avro.not_readable(manifest.manifest_path, error) from error
 
 
@@ -171,6 +181,9 @@ class _Layout:
     """Where the values of an entry are among its groups."""
 
     def __init__(self, slots: Slots, order: Sequence[Slot], groups: int, shape: Shape | None) -> None:
+        for slot, (_, decoder) in slots.items():
+            if slot in _KINDS and decoder not in (_KINDS[slot], DECODERS["null"]):
+                raise UnusualSchemaError(f"the field {slot[0]} is of another type")
         self.slots = slots
         self.shape = shape
         # What is not told has the place of the last group, which is None.
@@ -322,8 +335,11 @@ def _counted(found: Mapping[tuple[bytes | None, ...], int]) -> dict[int, tuple[i
     for (status, rows), times in found.items():
         if status is None or rows is None:
             raise ValueError("an entry without status or record count")
-        files, total = counts[number(status)]
-        counts[number(status)] = files + times, total + times * number(rows)
+        state, inside = number(status), number(rows)
+        if state not in counts or inside < 0:
+            raise ValueError(f"an entry of status {state} with {inside} rows")
+        files, total = counts[state]
+        counts[state] = files + times, total + times * inside
     return counts
 
 
@@ -351,10 +367,13 @@ def _entry(slots: Slots, groups: Groups, path_bytes: bytes, manifest: ManifestFi
         raise CorruptTableError(
             f"manifest {manifest.manifest_path}: {path} is not new, and has no sequence number: restore it"
         )
+    size = get(_SIZE)
+    if size is None or size < 0 or not path:
+        raise ValueError(f"an entry of the path {path!r:.80} with {size} bytes")
     file = DataFile(
         file_path=path,
         record_count=get(_RECORDS),
-        file_size_in_bytes=get(_SIZE),
+        file_size_in_bytes=size,
         file_format=get(_FORMAT).upper(),
         spec_id=manifest.partition_spec_id,
     )

@@ -6,12 +6,13 @@ together must enclose all of theirs; where one of them tells nothing, nothing is
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from datashard_core.errors import CorruptTableError
 from datashard_core.format import types as t
 from datashard_core.format.bounds import PACKED
+from datashard_core.format.canonical import decode_bound
 from datashard_core.format.manifest_schema import transformed
 from datashard_core.format.partition import PartitionSpec
 from datashard_core.format.schema import Schema
@@ -70,4 +71,11 @@ def _order(kind: t.IcebergType) -> Callable[[bytes], Any]:
     packed = PACKED.get(str(kind))
     if packed is None:
         return lambda bound: bound  # text and bytes: by unsigned bytes
-    return lambda bound: struct.unpack(packed, bound)[0]
+
+    def order(bound: bytes) -> Any:
+        value = decode_bound(kind, bound)
+        if value is None:
+            raise CorruptTableError(f"a bound of {len(bound)} bytes in a manifest list is no {kind}: restore the list")
+        return value
+
+    return order

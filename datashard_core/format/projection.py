@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import CorruptTableError
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.schema import Schema
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _with_id(field: pa.Field, ours: pa.Field) -> pa.Field:
 def id_of(field: pa.Field) -> int | None:
     """Field id of an Arrow field; None if it has none."""
     text = (field.metadata or {}).get(FIELD_ID)
-    return int(text) if text is not None else None
+    return whole_number(text) if text is not None else None
 
 
 def _absent(field: pa.Field, rows: int, nobody: Any, where: str) -> Any:

@@ -194,10 +194,15 @@ def allowed_by_summaries(
 
 
 def allowed_by_partition(check: Check, transform: Transform, value: Any) -> bool:
-    """Whether a check can be true in a file with that partition value, in Avro's raw form."""
+    """Whether a check can be true in a file with that partition value, in Avro's raw form.
+
+    A value of another type than the transform makes tells nothing.
+    """
     kind = check.reference.field.type
     if isinstance(value, bytes) and isinstance(kind, t.DecimalType) and transform.name != "bucket":
         value = int.from_bytes(value, "big", signed=True)
+    if value is not None and type(value) is not _value_type(_result_type(transform, kind)):
+        return True
     if transform.name == "bucket":
         return value is None or _in_buckets(check, transform, value, value)
     floating = kind in FLOATS
@@ -236,6 +241,23 @@ def _in_buckets(check: Check, transform: Transform, low: int, high: int) -> bool
     values = check.value if check.kind == "in" else (check.value,)
     numbers = (bucket(check.reference.field.type, value, transform.width) for value in values)
     return any(number is None or low <= number <= high for number in numbers)
+
+
+def _value_type(kind: t.IcebergType) -> type[Any]:
+    """The type of canonical values of a primitive type."""
+    if isinstance(kind, t.FixedType):
+        return bytes
+    return _VALUE_TYPES.get(str(kind), int)
+
+
+_VALUE_TYPES: dict[str, type[Any]] = {
+    "boolean": bool,
+    "float": float,
+    "double": float,
+    "string": str,
+    "uuid": bytes,
+    "binary": bytes,
+}
 
 
 def _result_type(transform: Transform, kind: t.IcebergType) -> t.IcebergType:

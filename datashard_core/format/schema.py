@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import ConfigurationError
@@ -50,6 +50,8 @@ class Schema:
         if isinstance(fields, (str, Mapping)) or not isinstance(fields, Iterable):
             raise ConfigurationError(f"fields={fields!r:.80} is not a list of fields")
         self._fields = _parse_fields(list(fields))
+        if not isinstance(identifier_field_ids, Iterable):
+            raise ConfigurationError(f"identifier_field_ids={identifier_field_ids!r:.80} is not a list of ids")
         self._identifier_field_ids = tuple(identifier_field_ids)
         self._arrow: pa.Schema | None = None
         self._check()
@@ -58,6 +60,8 @@ class Schema:
         if not self._fields:
             raise ConfigurationError("the schema has no field: pass fields=[{'id': 1, 'name': ..., 'type': ...}, ...]")
         t.check_names([field.name for field in self._fields], "the schema")
+        if sum(1 for _ in islice(t.walk(self._fields), t.MAX_FIELDS + 1)) > t.MAX_FIELDS:
+            raise ConfigurationError(f"the schema has more than {t.MAX_FIELDS} fields: divide it into several tables")
         seen: dict[int, str] = {}
         for path, field in t.walk(self._fields):
             if field.field_id in seen:
@@ -67,8 +71,8 @@ class Schema:
                 )
             seen[field.field_id] = path
         for field_id in self._identifier_field_ids:
-            if field_id not in seen:
-                raise ConfigurationError(f"identifier_field_ids has {field_id!r}, the id of no field")
+            if type(field_id) is not int or field_id not in seen:
+                raise ConfigurationError(f"identifier_field_ids has {field_id!r:.80}, the id of no field")
 
     @property
     def schema_id(self) -> int:

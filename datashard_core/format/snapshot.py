@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct, field
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.data_file import DataFile
+from datashard_core.format.json_text import whole_number
 
 TOTALS = (
     "total-records",
@@ -58,8 +59,12 @@ class Snapshot(Struct, frozen=True):
         return raw
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Snapshot:
+    def from_dict(cls, raw: Mapping[str, Any], where: str = "the metadata") -> Snapshot:
         """Read a snapshot from Iceberg's JSON.
+
+        Args:
+            raw: the JSON object.
+            where: URI of the file that it is in, for messages.
 
         Raises:
             CorruptTableError: a key is missing, or holds something else than it should.
@@ -67,13 +72,13 @@ class Snapshot(Struct, frozen=True):
         """
         if "manifests" in raw and "manifest-list" not in raw:
             raise UnsupportedTableError(
-                f"snapshot {raw.get('snapshot-id')} has no manifest list (format version 1): rewrite the table as "
-                "version 2 with the engine that made it"
+                f"{where}: snapshot {raw.get('snapshot-id')!r:.80} has no manifest list (format version 1): rewrite "
+                "the table as version 2 with the engine that made it"
             )
         try:
             told = msgspec.convert(raw, _Shape)
         except msgspec.ValidationError as error:
-            raise CorruptTableError(f"not a snapshot ({error}): {raw!r:.200}") from error
+            raise CorruptTableError(f"{where}: not a snapshot ({error}): {raw!r:.200}: restore it") from error
         return cls(
             snapshot_id=told.snapshot_id,
             parent_snapshot_id=told.parent_snapshot_id,
@@ -85,15 +90,18 @@ class Snapshot(Struct, frozen=True):
         )
 
 
+_Long = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Shape(msgspec.Struct, rename="kebab"):
-    snapshot_id: int
-    timestamp_ms: int
+    snapshot_id: _Long
+    timestamp_ms: _Long
     manifest_list: str
     # The spec gives 0 to snapshots from before version 2, which have no such key.
-    sequence_number: int = 0
-    parent_snapshot_id: int | None = None
+    sequence_number: _Long = 0
+    parent_snapshot_id: _Long | None = None
     summary: dict[str, str] | None = None
-    schema_id: int | None = None
+    schema_id: _Long | None = None
 
 
 def append_summary(
@@ -179,5 +187,4 @@ def _total(parent: Snapshot | None, key: str, known: Mapping[str, int]) -> int |
 
 def told_total(snapshot: Snapshot, key: str) -> int | None:
     """A total as a snapshot's summary has it; None where it does not, or has no number there."""
-    told = snapshot.summary.get(key, "")
-    return int(told) if told.isascii() and told.isdigit() else None
+    return whole_number(snapshot.summary.get(key, ""))

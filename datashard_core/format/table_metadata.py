@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.errors import ConfigurationError, CorruptTableError, UnsupportedTableError
+from datashard_core.format.data_file import Count, Id
+from datashard_core.format.json_text import MAX_NUMBER, decode_object
 from datashard_core.format.partition import FIRST_FIELD_ID, PartitionSpec
 from datashard_core.format.retention import Retention, retained
 from datashard_core.format.schema import Schema
@@ -21,42 +23,62 @@ from datashard_core.format.snapshot import Snapshot
 FORMAT_VERSION = 2
 
 
+_Long = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Time = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
+"""Milliseconds since 1970, up to the last of the year 9999: Python has no later time."""
+
+
 class _LogEntry(msgspec.Struct, rename="kebab"):
-    snapshot_id: int
-    timestamp_ms: int
+    snapshot_id: _Long
+    timestamp_ms: _Time
 
 
 class _SnapshotShape(msgspec.Struct, rename="kebab"):
-    snapshot_id: int
-    timestamp_ms: int
-    parent_snapshot_id: int | None = None
+    snapshot_id: _Long
+    timestamp_ms: _Time
+    sequence_number: Count = 0
+    parent_snapshot_id: _Long | None = None
 
 
 class _RefShape(msgspec.Struct, rename="kebab"):
-    snapshot_id: int | None = None
+    snapshot_id: _Long | None = None
     type: str = "branch"
-    min_snapshots_to_keep: int | None = None
-    max_snapshot_age_ms: int | None = None
+    min_snapshots_to_keep: _Long | None = None
+    max_snapshot_age_ms: _Long | None = None
+
+
+class _SpecField(msgspec.Struct, rename="kebab"):
+    source_id: Id
+    field_id: Id
+    name: str
+    transform: str
+
+
+class _Spec(msgspec.Struct, rename="kebab"):
+    spec_id: Id
+    fields: list[_SpecField]
 
 
 class _Shape(msgspec.Struct, rename="kebab"):
     """What the format demands, as far as this library builds on it; other keys are not looked at."""
 
     table_uuid: str
-    location: str
-    last_sequence_number: int
-    last_updated_ms: int
-    last_column_id: int
+    location: Annotated[str, msgspec.Meta(min_length=1)]
+    last_sequence_number: Count
+    last_updated_ms: _Time
+    last_column_id: Id
     schemas: list[dict[str, Any]]
-    current_schema_id: int
-    partition_specs: list[dict[str, Any]]
-    default_spec_id: int
-    current_snapshot_id: int | None = None
+    current_schema_id: Id
+    partition_specs: list[_Spec]
+    default_spec_id: Id
+    current_snapshot_id: _Long | None = None
     properties: dict[str, str] | None = None
     snapshots: list[_SnapshotShape] | None = None
     snapshot_log: list[_LogEntry] | None = None
     metadata_log: list[dict[str, Any]] | None = None
     refs: dict[str, _RefShape] | None = None
+    statistics: list[dict[str, Any]] | None = None
+    partition_statistics: list[dict[str, Any]] | None = None
 
 
 class TableMetadata:
@@ -64,10 +86,12 @@ class TableMetadata:
 
     Args:
         raw: the JSON object, not to be changed afterwards.
+        where: URI of the file that it was read from, for messages; its location by default.
     """
 
-    def __init__(self, raw: Mapping[str, Any]) -> None:
+    def __init__(self, raw: Mapping[str, Any], where: str | None = None) -> None:
         self._raw = raw
+        self._where = where if where is not None else str(raw.get("location"))
 
     def __repr__(self) -> str:
         return f"<TableMetadata {self.location} snapshot {self.current_snapshot_id}>"
@@ -121,7 +145,10 @@ class TableMetadata:
     @cached_property
     def schemas(self) -> tuple[Schema, ...]:
         """Every schema that the table has had."""
-        return tuple(Schema.from_dict(raw) for raw in self._raw["schemas"])
+        try:
+            return tuple(Schema.from_dict(raw) for raw in self._raw["schemas"])
+        except ConfigurationError as error:
+            raise CorruptTableError(f"{self._where}: a schema cannot be read ({error}): restore it") from error
 
     @cached_property
     def schema(self) -> Schema:
@@ -130,7 +157,7 @@ class TableMetadata:
         for schema in self.schemas:
             if schema.schema_id == wanted:
                 return schema
-        raise CorruptTableError(f"{self.location}: the current schema, {wanted}, is not among the schemas")
+        raise CorruptTableError(f"{self._where}: the current schema, {wanted}, is not among the schemas")
 
     @cached_property
     def spec(self) -> PartitionSpec:
@@ -138,7 +165,7 @@ class TableMetadata:
         wanted = self._raw["default-spec-id"]
         found = self.spec_by_id(wanted)
         if found is None:
-            raise CorruptTableError(f"{self.location}: the default partition spec, {wanted}, is not among the specs")
+            raise CorruptTableError(f"{self._where}: the default partition spec, {wanted}, is not among the specs")
         return found
 
     @cached_property
@@ -173,7 +200,7 @@ class TableMetadata:
     @cached_property
     def snapshots(self) -> tuple[Snapshot, ...]:
         """The snapshots that are kept, oldest first."""
-        found = [Snapshot.from_dict(raw) for raw in self._raw.get("snapshots") or []]
+        found = [Snapshot.from_dict(raw, self._where) for raw in self._raw.get("snapshots") or []]
         return tuple(sorted(found, key=lambda snapshot: snapshot.sequence_number))
 
     @property
@@ -184,14 +211,14 @@ class TableMetadata:
             return None
         found = self.snapshot_by_id(wanted)
         if found is None:
-            raise CorruptTableError(f"{self.location}: the current snapshot, {wanted}, is not among the snapshots")
+            raise CorruptTableError(f"{self._where}: the current snapshot, {wanted}, is not among the snapshots")
         return found
 
     def snapshot_by_id(self, snapshot_id: int) -> Snapshot | None:
         """The snapshot of that id, if it is kept."""
         for raw in reversed(self._raw.get("snapshots") or []):
             if raw.get("snapshot-id") == snapshot_id:
-                return Snapshot.from_dict(raw)
+                return Snapshot.from_dict(raw, self._where)
         return None
 
     def snapshot_as_of(self, timestamp_ms: int) -> Snapshot | None:
@@ -223,7 +250,15 @@ class TableMetadata:
                 that run backwards.
             now_ms: the committer's clock.
             previous_metadata: URI of this version's file, for the metadata log.
+
+        Raises:
+            CorruptTableError: the sequence number is out of range.
         """
+        if snapshot.sequence_number > MAX_NUMBER:
+            raise CorruptTableError(
+                f"{self._where}: the last sequence number, {self.last_sequence_number}, is the highest that there is, "
+                "and no table has that many commits: restore an earlier version. Nothing was written."
+            )
         advanced = self._advanced(now_ms, previous_metadata)
         raw_snapshot = snapshot.to_dict()
         raw_snapshot["timestamp-ms"] = max(snapshot.timestamp_ms, advanced["last-updated-ms"])
@@ -264,15 +299,9 @@ def parse_raw(data: bytes, where: str) -> dict[str, Any]:
         where: its URI, for messages.
 
     Raises:
-        CorruptTableError: it is not a JSON object.
+        CorruptTableError: it is not a JSON object, or beyond a limit.
     """
-    try:
-        raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptTableError(f"{where} is not JSON ({error}): restore it") from error
-    if not isinstance(raw, dict):
-        raise CorruptTableError(f"{where} holds {type(raw).__name__}, not a JSON object: restore it")
-    return raw
+    return decode_object(data, where)
 
 
 def is_marker(raw: Mapping[str, Any]) -> bool:
@@ -290,14 +319,14 @@ def metadata_from(raw: Mapping[str, Any], where: str) -> TableMetadata:
     version = raw["format-version"]
     if version != FORMAT_VERSION:
         raise UnsupportedTableError(
-            f"{where} has Iceberg format version {version!r}, and this release reads and writes {FORMAT_VERSION}. "
+            f"{where} has Iceberg format version {version!r:.80}, and this release reads and writes {FORMAT_VERSION}. "
             "Use the engine that made it, or rewrite it as version 2."
         )
     try:
         msgspec.convert(raw, _Shape)
     except msgspec.ValidationError as error:
         raise CorruptTableError(f"{where} is not table metadata ({error}): restore it") from error
-    return TableMetadata(raw)
+    return TableMetadata(raw, where)
 
 
 def parse_metadata(data: bytes, where: str) -> TableMetadata:

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from datashard_core.format import types as t
 
-_PARAMETER = re.compile(r"(bucket|truncate)\[(\d+)\]")
+_PARAMETER = re.compile(r"(bucket|truncate)\[(\d{1,10})\]")
+_MOST_WIDE = 2**31 - 1
 _DAY = 86_400_000_000
 _HOUR = 3_600_000_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
@@ -40,7 +41,9 @@ class Transform(Struct, frozen=True):
 def parse_transform(text: str) -> Transform:
     """A transform as a partition spec names it."""
     match = _PARAMETER.fullmatch(text)
-    return Transform(match[1], int(match[2])) if match else Transform(text)
+    if match is None or not 0 < int(match[2]) <= _MOST_WIDE:
+        return Transform(text)  # unknown, which prunes nothing
+    return Transform(match[1], int(match[2]))
 
 
 def source_range(transform: Transform, kind: t.IcebergType, low: Any, high: Any) -> tuple[Any, Any] | None:

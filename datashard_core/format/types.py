@@ -32,8 +32,13 @@ MAX_DECIMAL_PRECISION = 38
 MAX_FIELD_ID = 2**31 - 201
 """Ids above are reserved by the spec for metadata columns."""
 
-_DECIMAL = r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)"
-_FIXED = r"fixed(?:\[\s*(\d+)\s*\]|\(\s*(\d+)\s*\))"
+MAX_DEPTH = 64
+"""Types within each other, as many as Arrow reads in a message."""
+MAX_FIELDS = 100_000
+"""Fields of a schema at any depth: Arrow takes a second for a file that has so many."""
+
+_DECIMAL = r"decimal\(\s*(\d{1,10})\s*,\s*(\d{1,10})\s*\)"
+_FIXED = r"fixed(?:\[\s*(\d{1,10})\s*\]|\(\s*(\d{1,10})\s*\))"
 _FIELD_KEYS = frozenset({"id", "name", "type", "required", "doc"})
 
 
@@ -199,7 +204,7 @@ def check_names(names: list[str], what: str) -> None:
         seen.add(name)
 
 
-def parse_type(raw: Any, *, ids: bool = True) -> IcebergType:
+def parse_type(raw: Any, *, ids: bool = True, depth: int = 0) -> IcebergType:
     """A type from its JSON form, or from a type object (returned as it is).
 
     Args:
@@ -207,9 +212,10 @@ def parse_type(raw: Any, *, ids: bool = True) -> IcebergType:
             spec's form such as
             ``{"type": "list", "element-id": 3, "element-required": True, "element": "string"}``.
         ids: False: the fields inside need no ids; the caller gives them out.
+        depth: how many types it is in.
 
     Raises:
-        ConfigurationError: it is not a type of Iceberg v2.
+        ConfigurationError: it is not a type of Iceberg v2, or more than :data:`MAX_DEPTH` types are in each other.
 
     Example:
         >>> parse_type("decimal(9,2)")
@@ -221,22 +227,24 @@ def parse_type(raw: Any, *, ids: bool = True) -> IcebergType:
         return _parse_name(raw.strip())
     if not isinstance(raw, Mapping):
         raise ConfigurationError(_unknown(raw))
-    kind = raw.get("type")
+    if depth == MAX_DEPTH:
+        raise ConfigurationError(f"more than {MAX_DEPTH} types are in each other: divide the column into several")
+    kind, depth = raw.get("type"), depth + 1
     try:
         if kind == "struct":
-            return StructType(tuple(parse_field(field, ids=ids) for field in raw["fields"]))
+            return StructType(tuple(parse_field(field, ids=ids, depth=depth) for field in _listed(raw["fields"])))
         if kind == "list":
             return ListType(
                 _id_of(raw, "element-id", "a list's element", ids),
-                parse_type(raw["element"], ids=ids),
+                parse_type(raw["element"], ids=ids, depth=depth),
                 bool(raw.get("element-required", False)),
             )
         if kind == "map":
             return MapType(
                 _id_of(raw, "key-id", "a map's key", ids),
-                parse_type(raw["key"], ids=ids),
+                parse_type(raw["key"], ids=ids, depth=depth),
                 _id_of(raw, "value-id", "a map's value", ids),
-                parse_type(raw["value"], ids=ids),
+                parse_type(raw["value"], ids=ids, depth=depth),
                 bool(raw.get("value-required", False)),
             )
     except KeyError as error:
@@ -244,13 +252,20 @@ def parse_type(raw: Any, *, ids: bool = True) -> IcebergType:
     raise ConfigurationError(_unknown(raw))
 
 
-def parse_field(raw: Any, *, strict: bool = False, ids: bool = True) -> NestedField:
+def _listed(fields: Any) -> Any:
+    if not isinstance(fields, (list, tuple)):
+        raise ConfigurationError(f"a struct has fields={fields!r:.200}, which is not a list")
+    return fields
+
+
+def parse_field(raw: Any, *, strict: bool = False, ids: bool = True, depth: int = 0) -> NestedField:
     """A field from its JSON form, or from a :class:`NestedField` (returned as it is).
 
     Args:
         raw: a mapping with ``id``, ``name``, ``type``, and optionally ``required`` (default False), ``doc``.
         strict: refuse other keys, which are typing errors where a person wrote the mapping.
         ids: False: ids are not needed; the caller gives them out.
+        depth: how many types it is in.
 
     Raises:
         ConfigurationError: a key is missing or has a value that cannot be used.
@@ -270,11 +285,11 @@ def parse_field(raw: Any, *, strict: bool = False, ids: bool = True) -> NestedFi
         )
     name, required, doc = _check_name(raw["name"]), raw.get("required", False), raw.get("doc")
     if not isinstance(required, bool):
-        raise ConfigurationError(f"the field {name!r} has required={required!r}: pass True or False")
+        raise ConfigurationError(f"the field {name!r} has required={required!r:.80}: pass True or False")
     if doc is not None and not isinstance(doc, str):
         raise ConfigurationError(f"the field {name!r} has doc={doc!r:.80}: pass text")
     field_id = _id_of(raw, "id", f"field {name!r}", ids)
-    return NestedField(field_id, name, parse_type(raw["type"], ids=ids), required, doc)
+    return NestedField(field_id, name, parse_type(raw["type"], ids=ids, depth=depth), required, doc)
 
 
 def _id_of(raw: Mapping[str, Any], key: str, what: str, ids: bool) -> int:
@@ -288,7 +303,7 @@ def check_id(field_id: Any, what: str) -> int:
         ConfigurationError: it is not an int, or out of the range that the spec leaves to tables.
     """
     if isinstance(field_id, bool) or not isinstance(field_id, int) or not 0 <= field_id <= MAX_FIELD_ID:
-        raise ConfigurationError(f"{what} has id {field_id!r}: ids are ints from 1 to {MAX_FIELD_ID}")
+        raise ConfigurationError(f"{what} has id {field_id!r:.80}: ids are ints from 1 to {MAX_FIELD_ID}")
     return field_id
 
 

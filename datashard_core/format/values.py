@@ -221,6 +221,10 @@ def _timestamp(value: Any, kind: t.PrimitiveType, path: str) -> dt.datetime:
         value = _from_datetime64(value, kind, path)
     if not isinstance(value, dt.datetime) or _is_nan(value):
         raise _refuse(value, kind, path)
+    if not dt.MINYEAR <= value.year <= dt.MAXYEAR:
+        # pandas holds such years, but neither shows them by repr nor brings them to a time zone.
+        text = f"{value.year:04d}-{value.month:02d}-{value.day:02d}T{value.hour:02d}:{value.minute:02d}"
+        raise MisfitError(path, f"the pandas.Timestamp {text} is not {kind}: {RULES[kind.name]}")
     if getattr(value, "nanosecond", 0):
         raise misfit(path, given, kind, "it has nanoseconds, and the type has microseconds; round it first")
     aware = value.utcoffset() is not None
@@ -228,7 +232,7 @@ def _timestamp(value: Any, kind: t.PrimitiveType, path: str) -> dt.datetime:
         raise misfit(path, given, kind, "it has a time zone and the field has none; use timestamptz, or drop it")
     if not aware and kind.name == "timestamptz":
         raise misfit(path, given, kind, "it has no time zone; pass a datetime with tzinfo, such as datetime.UTC")
-    return _exact_datetime(value, kind, path)
+    return _exact_datetime(value)
 
 
 def _instant(value: Any, kind: t.PrimitiveType, path: str) -> dt.datetime:
@@ -238,14 +242,11 @@ def _instant(value: Any, kind: t.PrimitiveType, path: str) -> dt.datetime:
     return moment
 
 
-def _exact_datetime(value: dt.datetime, kind: t.PrimitiveType, path: str) -> dt.datetime:
+def _exact_datetime(value: dt.datetime) -> dt.datetime:
     """Python's own datetime, of pandas' subclass."""
     if type(value) is dt.datetime:
         return value
-    try:
-        return dt.datetime.combine(value.date(), value.timetz()).replace(fold=value.fold)
-    except (ValueError, OverflowError, NotImplementedError):  # pandas holds years that Python does not
-        raise misfit(path, value, kind, RULES[kind.name]) from None
+    return dt.datetime.combine(value.date(), value.timetz()).replace(fold=value.fold)
 
 
 def _from_datetime64(value: Any, kind: t.IcebergType, path: str) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from datashard_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -26,3 +28,46 @@ def connect() -> duckdb.DuckDBPyConnection:
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET enable_external_access = false")
     return connection
+
+
+def columns_of(name: str, schema: pa.Schema, *, pushed: bool, zoned: bool = True) -> list[str]:
+    """The columns of a table for a SELECT, those without pushdown behind an expression that DuckDB does not look into.
+
+    A uuid is always one of them: joins push it down in a form that DuckDB has for no uuid.
+
+    Args:
+        name: of the table, for messages.
+        schema: of its rows.
+        pushed: conditions on the others are pushed down.
+        zoned: those on timestamps with a zone too.
+
+    Raises:
+        ConfigurationError: SQL cannot tell two columns apart.
+    """
+    from datashard_core.format.arrow_types import is_uuid
+
+    alike: dict[str, str] = {}
+    found = []
+    for field in schema:
+        folded = field.name.lower()
+        if folded in alike:
+            raise ConfigurationError(
+                f"table {name}: SQL does not tell the columns {alike[folded]!r} and {field.name!r} apart: read the "
+                "table with scan(), where col() does"
+            )
+        alike[folded] = field.name
+        column = quoted(field.name)
+        hidden = not pushed or is_uuid(field.type) or (not zoned and getattr(field.type, "tz", None) is not None)
+        found.append(f"case when {column} is null then null else {column} end as {column}" if hidden else column)
+    return found
+
+
+def has_zones() -> bool:
+    """Whether DuckDB can make a timestamp with a zone for Python, which takes another package."""
+    return find_spec("pytz") is not None
+
+
+def quoted(name: str) -> str:
+    """A name as SQL has it."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'

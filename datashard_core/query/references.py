@@ -91,6 +91,7 @@ def to_rename(found: Sequence[Reference], reserved: Collection[str]) -> list[Ref
         for one in found
         if one.node.get("at_clause") is not None
         or spellings[one.name.lower()] > 1
+        or "." in one.node["table_name"]  # "shop.orders", in one pair of quotes
         or any(part.lower() in reserved for part in one.parts[:-1])
     ]
 

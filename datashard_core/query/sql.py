@@ -1,21 +1,25 @@
 """SQL over tables: DuckDB asks datasets for rows, so projection and filters are pushed down to the files.
 
+What DuckDB pushes down it does not look at again. So a query is answered a second time, with nothing pushed down, where
+DuckDB has no words for what it asks for (a timestamp with a zone in a list needs another package, a time of 24:00 none
+has), or where the words say less than the query (``<= 'nan'`` becomes ``true``, which takes nulls too).
+
 This module knows no tables: whoever holds them says, for each name in a query, what its rows are. An
 earlier state is named as ``orders at (version => 3)`` or ``orders at (timestamp => timestamp '2026-01-01')``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.ranges import STORED
-from datashard_core.query.duck import connect
+from datashard_core.query.duck import columns_of, connect
 from datashard_core.query.references import (
     Reference,
     prefix_for,
@@ -25,6 +29,7 @@ from datashard_core.query.references import (
     suggestion,
     to_rename,
 )
+from datashard_core.query.where import NotPushedError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,40 +86,66 @@ def run_sql(query: str, source: Source, params: Sequence[Any] | Mapping[str, Any
         ConfigurationError: the query does not parse, is no query, or names what is not there.
         DataShardError: whatever the reading of a table raises.
     """
-    connection = connect()
     import duckdb
 
-    read: list[Any] = []
+    known: dict[tuple[str, At], Any] = {}
 
     def rows(name: str, at: At) -> Any:
-        read.append(source.resolve(name, at))
-        return read[-1]
+        if (name, at) not in known:
+            known[name, at] = source.resolve(name, at)
+        return known[name, at]
+
+    try:
+        try:
+            return _answer(query, source, rows, params, pushed=True)
+        except duckdb.Error as error:
+            if not _may_be_pushing(error, known.values()):
+                raise
+            return _answer(query, source, rows, params, pushed=False)
+    except duckdb.Error as error:
+        for failure in _failures(known.values()):
+            if not isinstance(failure, NotPushedError):
+                raise failure from error
+        raise ConfigurationError(f"the query cannot be answered: {error}\n{query}") from error
+
+
+def _answer(query: str, source: Source, rows: Resolver, params: Any, *, pushed: bool) -> pa.Table:
+    connection = connect()
+    import duckdb
 
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise ConfigurationError(f"pass one SELECT; tables are changed by appends only: {query!r:.200}")
-        rewritten = _with_tables(connection, query, source, rows)
+        rewritten = _with_tables(connection, query, source, rows, pushed)
         answer = connection.execute(rewritten, params) if params is not None else connection.execute(rewritten)
         return answer.to_arrow_table()
-    except duckdb.Error as error:
-        # Of an error in a table's rows DuckDB tells the text alone.
-        failures = [failure for one in read if (failure := getattr(one, "failure", None)) is not None]
-        if failures:
-            raise failures[0] from error
-        raise ConfigurationError(f"the query cannot be answered: {error}\n{query}") from error
     finally:
         connection.close()
 
 
-def _with_tables(connection: Any, query: str, source: Source, resolve: Resolver) -> str:
+def _may_be_pushing(error: Exception, datasets: Iterable[Any]) -> bool:
+    """Whether an error may come from what DuckDB pushes down: no table failed, and the query itself is fine."""
+    import duckdb
+
+    failures = _failures(datasets)
+    if failures:
+        return all(isinstance(failure, NotPushedError) for failure in failures)
+    own = (duckdb.NotImplementedException, duckdb.InvalidInputException)
+    return isinstance(error, own) or type(error) is duckdb.Error
+
+
+def _failures(datasets: Iterable[Any]) -> list[Exception]:
+    """What the tables of a query failed with: DuckDB hands on the text of an error alone."""
+    return [failure for one in datasets if (failure := getattr(one, "failure", None)) is not None]
+
+
+def _with_tables(connection: Any, query: str, source: Source, resolve: Resolver, pushed: bool) -> str:
     """Make the tables of a query known to DuckDB; the query, with other names where DuckDB would mistake ours."""
     parsed = _parsed(connection, query)
     found = references(parsed)
-    schemas = connection.execute(
-        "select lower(schema_name) from duckdb_schemas() union select lower(database_name) from duckdb_databases()"
-    ).fetchall()
-    renamed = {id(one.node) for one in to_rename(found, {name for (name,) in schemas})}
+    reserved = _own_schemas(connection) if any(len(one.parts) > 1 for one in found) else frozenset()
+    renamed = {id(one.node) for one in to_rename(found, reserved)}
     prefix = prefix_for(query)
     known: dict[tuple[str, At], str | None] = {}
     views: list[tuple[Reference, str]] = []
@@ -127,17 +158,26 @@ def _with_tables(connection: Any, query: str, source: Source, resolve: Resolver)
             if rows is None:
                 _check_known(connection, one, source)
             else:
-                connection.register(known[one.name, at], rows)
+                view = f"{prefix}_{len(known) - 1}"
+                columns = ", ".join(columns_of(one.name, rows.schema, pushed=pushed))
+                connection.register(f"{view}_rows", rows)
+                connection.execute(f"create view {view} as select {columns} from {view}_rows")
                 if id(one.node) not in renamed:
-                    _create_view(connection, one, f"{prefix}_{len(known) - 1}")
-        view = known[one.name, at]
-        if view is not None and id(one.node) in renamed:
-            views.append((one, view))
+                    _create_view(connection, one, view)
+        registered = known[one.name, at]
+        if registered is not None and id(one.node) in renamed:
+            views.append((one, registered))
     if not views:
         return query
     rename(parsed, found, views)
-    row = connection.execute("select json_deserialize_sql(?)", [msgspec.json.encode(parsed).decode()]).fetchone()
+    row = connection.execute("select json_deserialize_sql(?)", [json.dumps(parsed)]).fetchone()
     return str(row[0])
+
+
+def _own_schemas(connection: Any) -> frozenset[str]:
+    """DuckDB's own catalogs and schemas, in lower case."""
+    query = "select lower(schema_name) from duckdb_schemas() union select lower(database_name) from duckdb_databases()"
+    return frozenset(name for (name,) in connection.execute(query).fetchall())
 
 
 def _create_view(connection: Any, reference: Reference, rows: str) -> None:
@@ -165,7 +205,7 @@ def _check_known(connection: Any, reference: Reference, source: Source) -> None:
 
 def _parsed(connection: Any, query: str) -> Any:
     row = connection.execute("select json_serialize_sql(?)", [query]).fetchone()
-    parsed = msgspec.json.decode(row[0])
+    parsed = json.loads(row[0])  # not msgspec: DuckDB writes Infinity as such
     if parsed.get("error"):
         raise ConfigurationError(f"the query cannot be answered: {parsed.get('error_message')}\n{query}")
     return parsed
@@ -175,7 +215,7 @@ def _at(connection: Any, clause: Mapping[str, Any], name: str) -> At:
     """The state that an ``at (...)`` names; its value is whatever DuckDB computes it to be."""
     select = _parsed(connection, "select 1")
     select["statements"][0]["node"]["select_list"] = [clause["expr"]]
-    text = connection.execute("select json_deserialize_sql(?)", [msgspec.json.encode(select).decode()]).fetchone()[0]
+    text = connection.execute("select json_deserialize_sql(?)", [json.dumps(select)]).fetchone()[0]
     if "$" in text or "?" in text:
         raise ConfigurationError(f"{name} at (...): write the version or time itself there, not a parameter")
     unit = str(clause["unit"]).upper()

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
+from datashard_core.format import types as t
 from datashard_core.format.binding import Canonical
 from datashard_core.format.expressions import (
     SWAPPED,
@@ -29,8 +30,10 @@ from datashard_core.format.expressions import (
     Opaque,
     Operator,
     Or,
+    Path,
     StartsWith,
 )
+from datashard_core.format.schema import Schema
 
 # Those that would move conditions out of sight, or judge them by the empty table that they are bound to.
 _LEFT_OUT = (
@@ -63,29 +66,27 @@ class Understood(Struct, frozen=True):
     columns: tuple[int, ...] | None
 
 
-def understand(connection: Any, where: str, table: str, names: Sequence[str], table_name: str) -> Understood:
+def understand(connection: Any, where: str, table: str, schema: Schema, table_name: str) -> Understood:
     """Read a condition.
 
     Args:
         connection: a DuckDB connection that has the table.
         where: the SQL text.
         table: name of an empty table with the columns that the text is about.
-        names: names of its columns.
+        schema: of its columns.
         table_name: name of the table for messages.
 
     Raises:
         ConfigurationError: the text does not parse, names an unknown column, or compares what cannot be compared.
     """
     connection.execute(f"set disabled_optimizers = '{_LEFT_OUT}'")
-    query = f"select 1 from {table} where (\n{where}\n)"
+    query = f'select 1 from "{table}" where (\n{where}\n)'
     row = connection.execute("select json_serialize_plan(?, optimize := true)", [query]).fetchone()
     connection.execute("reset disabled_optimizers")
     # Not msgspec: DuckDB writes NaN and Infinity as such.
     parsed = json.loads(row[0])
     if parsed.get("error"):
         raise ConfigurationError(f"table {table_name}: the condition {where!r} does not fit: {parsed['error_message']}")
-    if len(parsed["plans"]) != 1:
-        raise ConfigurationError(f"table {table_name}: {where!r} is not one condition")
     found = _find(parsed["plans"][0])
     if found is None:
         return Understood(Opaque(where), None)
@@ -93,9 +94,10 @@ def understand(connection: Any, where: str, table: str, names: Sequence[str], ta
     for text, kind in _impossible_casts(expressions):
         raise ConfigurationError(f"table {table_name}: the condition {where!r} does not fit: {text!r} is not {kind}")
     places = [column["index"] for column in get["column_indexes"]]
-    reader = _Reader([names[place] if place < len(names) else None for place in places])
+    fields = schema.fields
+    reader = _Reader([fields[place] if place < len(fields) else None for place in places])
     parts = tuple(reader.condition(expression) for expression in expressions)
-    used = tuple(sorted({place for place in places if place < len(names)}))
+    used = tuple(sorted({place for place in places if place < len(fields)}))
     return Understood(parts[0] if len(parts) == 1 else And(parts), used)
 
 
@@ -132,10 +134,10 @@ def _impossible_casts(node: Any) -> Iterator[tuple[str, str]]:
 
 
 class _Reader:
-    """Reads bound expressions; ``names`` are those of the columns that they refer to by number."""
+    """Reads bound expressions; ``columns`` are those that they refer to by number."""
 
-    def __init__(self, names: Sequence[str | None]) -> None:
-        self._names = names
+    def __init__(self, columns: Sequence[t.NestedField | None]) -> None:
+        self._columns = columns
 
     def condition(self, node: Any) -> Condition:
         """The condition that an expression is, :class:`Opaque` where it is not understood."""
@@ -158,18 +160,24 @@ class _Reader:
             return Comparison(column, "==", Canonical(True))
         return Opaque(kind)
 
-    def _column(self, node: Any) -> str | None:
-        """Name of the column that an expression is, dotted for a field of a struct."""
+    def _column(self, node: Any) -> Path | None:
+        """The column that an expression is, or the field within structs."""
+        fields = self._fields(node)
+        return tuple(field.name for field in fields) if fields else None
+
+    def _fields(self, node: Any) -> tuple[t.NestedField, ...]:
+        """The column that an expression is and the fields on the way into its structs; empty for anything else."""
         if node["type"] == "BOUND_REF" and node["expression_class"] == "BOUND_REF":
-            number: int = node["index"]
-            return self._names[number]
-        if node.get("name") == "struct_extract" and len(node["children"]) == 2:
-            around = self._column(node["children"][0])
-            key = _value(node["children"][1], None)
-            # A dot in a name would be taken for a step into a struct.
-            if around is not None and key is not None and "." not in around + key.value:
-                return f"{around}.{key.value}"
-        return None
+            column = self._columns[node["index"]]
+            return (column,) if column is not None else ()
+        if node.get("name") != "struct_extract" or len(node["children"]) != 2:
+            return ()
+        around, key = self._fields(node["children"][0]), _value(node["children"][1], None)
+        if not around or key is None or not isinstance(around[-1].type, t.StructType):
+            return ()
+        # DuckDB leaves the name as it was written, in whatever case.
+        found = [field for field in around[-1].type.fields if field.name.lower() == str(key.value).lower()]
+        return (*around, *found) if len(found) == 1 else ()
 
     def _comparison(self, node: Any) -> Condition:
         left, right, kind = node["left"], node["right"], node["type"]
@@ -192,7 +200,7 @@ class _Reader:
     def _compared(self, left: Any, operator: Operator, right: Any) -> Condition:
         if left["expression_class"] == "BOUND_CAST":
             return self._cast_compared(left, operator, right)
-        column, value = self._column(left), _value(right, left["return_type"])
+        column, value = self._column(left), _value(right, left.get("return_type"))
         return Opaque(operator) if column is None or value is None else Comparison(column, operator, value)
 
     def _cast_compared(self, cast: Any, operator: Operator, right: Any) -> Condition:
@@ -263,7 +271,7 @@ def _type_id(node: Any) -> str:
     return str(kind.get("id"))
 
 
-def _on_day(column: str, operator: Operator, day: int) -> Condition:
+def _on_day(column: Path, operator: Operator, day: int) -> Condition:
     """A comparison of a time stamp's day."""
     start, end = day * _DAY, (day + 1) * _DAY
     if not -(2**62) < start < 2**62:

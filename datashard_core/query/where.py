@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.binding import TRUE, Bound, bind, checks_of, is_exact
+from datashard_core.format.binding import TRUE, AllOf, Bound, bind, checks_of, is_exact
 from datashard_core.format.expressions import Condition
 from datashard_core.format.row_filter import matching_rows
 from datashard_core.format.schema import Schema
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+_ROWS = "rows of the table"
+"""What the rows are called in the queries that are made of SQL text: no column has the name."""
 BatchFilter = Callable[["pa.RecordBatch"], "pa.RecordBatch"]
-StreamFilter = Callable[[Iterable["pa.RecordBatch"], "pa.Schema"], Iterator["pa.RecordBatch"]]
-_SCANNED = "scanned"
-_ROWS = 100_000
+StreamFilter = Callable[[Iterable["pa.RecordBatch"]], Iterator["pa.RecordBatch"]]
 
 
 class RowCondition(Struct, frozen=True):
@@ -39,6 +40,7 @@ class RowCondition(Struct, frozen=True):
         batch: leaves the matching rows of one batch; None if ``stream`` has to be used.
         stream: leaves the matching rows of a stream of batches.
         whole: all of it is understood, so it need not be applied where ``bound`` is true for every row.
+        again: makes the condition for one more run; None if it is the same in every run.
     """
 
     bound: Bound = TRUE
@@ -46,6 +48,7 @@ class RowCondition(Struct, frozen=True):
     batch: BatchFilter | None = None
     stream: StreamFilter | None = None
     whole: bool = False
+    again: Callable[[], RowCondition] | None = None
 
 
 EVERY_ROW = RowCondition()
@@ -92,28 +95,38 @@ def exactly(bound: Bound) -> RowCondition:
 def _from_expression(where: pc.Expression, schema: Schema, table_name: str) -> RowCondition:
     import pyarrow as pa
 
-    from datashard_core.query.arrow_conditions import from_arrow
+    from datashard_core.query.arrow_conditions import columns_in, from_arrow
 
     def matching(batch: pa.RecordBatch) -> pa.RecordBatch:
         try:
             return batch.filter(where)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowException as error:
             raise ConfigurationError(f"table {table_name}: the condition {where} does not fit: {error}") from error
 
     matching(pa.RecordBatch.from_pylist([], schema.to_arrow()))
     bound = bind(from_arrow(where, schema, nan_on_top=False), schema, table_name)
-    columns = exactly(bound).columns if is_exact(bound) else None
-    return RowCondition(bound, columns, matching)
+    return RowCondition(bound, columns_in(where), matching)
+
+
+class NotPushedError(ConfigurationError):
+    """DuckDB asks a scan for rows in words that do not say all of what the query asks for."""
 
 
 def from_duckdb(where: pc.Expression, schema: Schema, table_name: str) -> RowCondition:
-    """What DuckDB asks a scan for, and does not look at again: so NaN is taken as DuckDB takes it."""
+    """What DuckDB asks a scan for, and does not look at again: so NaN is taken as DuckDB takes it.
+
+    Raises:
+        NotPushedError: not all of it is understood. Arrow is not asked instead: it takes NaN otherwise.
+    """
     from datashard_core.query.arrow_conditions import from_arrow
 
     bound = bind(from_arrow(where, schema, nan_on_top=True), schema, table_name)
     if is_exact(bound):
         return exactly(bound)
-    return RowCondition(bound, None, lambda batch: batch.filter(where))
+    raise NotPushedError(
+        f"table {table_name}: DuckDB asks for the rows where {where}, which may not be all of its condition. Pass the "
+        "condition to scan(where=...), or the query to warehouse.sql()"
+    )
 
 
 def _from_sql(where: str, schema: Schema, table_name: str) -> RowCondition:
@@ -126,71 +139,91 @@ def _from_sql(where: str, schema: Schema, table_name: str) -> RowCondition:
         connection.close()
     if is_exact(bound):
         return exactly(bound)
-    return RowCondition(bound, columns, stream=lambda batches, read: _by_sql(batches, read, where, table_name))
+    return RowCondition(
+        bound,
+        columns,
+        stream=lambda batches: _by_sql(connect(), batches, where, columns, table_name),
+        again=lambda: _in_one_moment(where, schema, table_name),
+    )
 
 
-def renewed(where: Any, condition: RowCondition, schema: Schema, table_name: str) -> RowCondition:
-    """The condition for one more run: of one that DuckDB answers, ``now()`` moves on.
+def renewed(condition: RowCondition) -> RowCondition:
+    """The condition for one more run: of one that DuckDB answers, ``now()`` moves on."""
+    return condition if condition.again is None else condition.again()
 
-    Files are chosen and rows are filtered in one transaction then, for which ``now()`` stands still.
-    """
-    if condition.stream is None:
-        return condition
+
+def _in_one_moment(where: str, schema: Schema, table_name: str) -> RowCondition:
+    """Files are chosen and rows are filtered in one transaction, for which ``now()`` stands still."""
     from datashard_core.query.duck import connect
 
     connection = connect()
     connection.execute("begin")
     bound, columns = _bound_sql(connection, where, schema, table_name)
-    return RowCondition(
-        bound, columns, stream=lambda batches, read: _by_sql(batches, read, where, table_name, connection)
-    )
+    return RowCondition(bound, columns, stream=lambda batches: _by_sql(connection, batches, where, columns, table_name))
 
 
-def _bound_sql(connection: Any, where: str, schema: Schema, table_name: str) -> tuple[Bound, frozenset[str] | None]:
+def both(first: RowCondition, second: RowCondition) -> RowCondition:
+    """The rows for which two conditions are true, of which the second is one for batches."""
+    if first is EVERY_ROW:
+        return second
+    earlier, later = first.batch, second.batch
+    columns = None if first.columns is None or second.columns is None else first.columns | second.columns
+    found = RowCondition(AllOf((first.bound, second.bound)), columns, whole=first.whole and second.whole)
+    if later is None:  # it is true for every row
+        return replace(found, batch=earlier, stream=first.stream, again=first.again)
+    if first.again is not None:
+        stream = first.stream
+
+        def chosen(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            assert stream is not None, "what is made for every run is one for streams"
+            return stream(map(later, batches))
+
+        return replace(found, stream=chosen, again=lambda: both(renewed(first), second))
+    return replace(found, batch=later if earlier is None else lambda batch: later(earlier(batch)))
+
+
+def _bound_sql(connection: Any, where: str, schema: Schema, table_name: str) -> tuple[Bound, frozenset[str]]:
     import duckdb
     import pyarrow as pa
 
     from datashard_core.query.sql_conditions import understand
+    from datashard_core.query.text import check_text, free_name
 
     arrow = schema.to_arrow()
+    rows = free_name(_ROWS, schema.names)
     try:
+        check_text(connection, where, schema.names, rows, table_name)
         connection.register("columns_of_table", pa.RecordBatchReader.from_batches(arrow, []))
-        connection.execute(f"create temp table {_SCANNED} as select * from columns_of_table")
+        connection.execute(f'create temp table "{rows}" as select * from columns_of_table')
         connection.unregister("columns_of_table")
-        found = understand(connection, where, _SCANNED, schema.names, table_name)
+        found = understand(connection, where, rows, schema, table_name)
+        connection.execute(f'drop table "{rows}"')
     except duckdb.Error as error:
-        raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
+        raise _unanswered(where, table_name, error) from error
     bound = bind(found.condition, schema, table_name)
     if found.columns is None:
-        return bound, None
+        return bound, frozenset(schema.names)
     return bound, frozenset(schema.names[place] for place in found.columns)
 
 
 def _by_sql(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, where: str, table_name: str, connection: Any = None
+    connection: Any, batches: Iterable[pa.RecordBatch], where: str, columns: frozenset[str], table_name: str
 ) -> Iterator[pa.RecordBatch]:
-    """The matching rows, with all columns of ``schema``."""
-    import pyarrow as pa
-
-    from datashard_core.query.duck import connect
-
-    connection = connection or connect()
+    """The matching rows, with all columns that they have."""
     import duckdb
 
-    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    from datashard_core.query.text import free_name, matching
+
     try:
-        connection.execute(f"drop table if exists {_SCANNED}")
-        connection.execute("set arrow_lossless_conversion = true")  # else uuids come back as text
-        connection.register(_SCANNED, reader)
-        # In brackets on lines of its own, so that a comment or an "or" in it cannot reach the rest.
-        answer = connection.execute(f"select * from {_SCANNED} where (\n{where}\n)")
-        for batch in answer.to_arrow_reader(_ROWS):
-            if batch.num_rows:
-                yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
+        yield from matching(connection, batches, where, sorted(columns), free_name(_ROWS, columns))
     except duckdb.Error as error:
-        raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
+        raise _unanswered(where, table_name, error) from error
     finally:
         connection.close()
+
+
+def _unanswered(where: str, table_name: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}")
 
 
 def columns_for(condition: RowCondition, wanted: Sequence[str], everything: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
-from datashard_core.commit.version import HINT_KEY, version_key
+from datashard_core.commit.version import HINT_KEY, hinted_version, version_key
 from datashard_core.storage.driver import shared_pool
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class _Ahead:
 
     def _read_hint(self) -> StoredObject:
         hint = self._storage.get(HINT_KEY)
-        number = hint.body.strip()
-        if number.isdigit():
-            for version in range(int(number), int(number) + 1 + self._following):
+        number = hinted_version(hint.body)
+        if number is not None:
+            for version in range(number, number + 1 + self._following):
                 key = version_key(version)
                 self._sent[key] = shared_pool().submit(self._storage.get, key)
         return hint

@@ -12,7 +12,7 @@ from msgspec.structs import asdict, replace
 
 from datashard_core.clock import Clock
 from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.staged_body import MAX_BODY_BYTES
+from datashard_core.commit.staged_body import MAX_BODY_BYTES, MAX_BODY_ROWS
 from datashard_core.commit.state import Append
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.data_file import DataFile
@@ -131,7 +131,7 @@ def plan_append(
         base=base,
         written_on=known_version,
     )
-    if rows.nbytes <= MAX_BODY_BYTES:
+    if rows.nbytes <= MAX_BODY_BYTES and rows.num_rows <= MAX_BODY_ROWS:
         return plan
     # Too large to be copied twice: written once, and described wherever it is staged.
     files, unsent = _encoded(arrow_of(rows), schema, location, storage, clock)

@@ -18,7 +18,7 @@ from datashard_core.errors import DataShardError
 from datashard_core.format.distinct import told_apart
 from datashard_core.format.projection import project
 from datashard_core.format.schema import Schema
-from datashard_core.query.where import EVERY_ROW, RowCondition, from_duckdb
+from datashard_core.query.where import EVERY_ROW, RowCondition, both, from_duckdb
 from datashard_core.table.scan import Scan, check_columns
 
 if TYPE_CHECKING:
@@ -55,9 +55,13 @@ def _dataset_class() -> type[Any]:
 
         def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> _Scanner:
             del options  # sizes of batches and threads, which the scan chooses
-            if self._schema is self._scan.schema and self._scan.where is None and self._scan.limit is None:
-                return _Scanner(narrowed(self._scan, columns, filter), self)
-            return _Scanner(_layer(self._scan, self._schema, columns, filter), self)
+            try:
+                if self._schema is self._scan.schema and self._scan.limit is None:
+                    return _Scanner(narrowed(self._scan, columns, filter), self)
+                return _Scanner(_layer(self._scan, self._schema, columns, filter), self)
+            except DataShardError as error:
+                self.failure = error
+                raise
 
         def to_table(self, **options: Any) -> pa.Table:
             return self.scanner(**options).to_reader().read_all()
@@ -105,7 +109,7 @@ class _Scanner:
 
 
 class _Layer(Struct, frozen=True):
-    """What a consumer asks of the rows of a scan that has a condition or limit of its own, or names to be told apart.
+    """What a consumer asks of the rows of a scan that has a limit of its own, or names to be told apart.
 
     Attributes:
         scan: the scan, which is read as it is.
@@ -167,9 +171,10 @@ def _layer(scan: Scan, schema: Schema, columns: Any, where: Any) -> _Layer:
 
 
 def narrowed(scan: Scan, columns: Any, where: Any) -> Scan:
-    """A scan without a condition of its own, with fewer columns and with DuckDB's filter."""
+    """A scan without a limit, with fewer columns, and with DuckDB's filter beside a condition of its own."""
     if columns is not None:
         scan = replace(scan, columns=check_columns(columns, scan.schema, scan.table_name) if columns else scan.columns)
     if where is None:
         return scan
-    return replace(scan, where=where, condition=from_duckdb(where, scan.schema, scan.table_name))
+    condition = both(scan.condition, from_duckdb(where, scan.schema, scan.table_name))
+    return replace(scan, where=where if scan.where is None else scan.where, condition=condition)

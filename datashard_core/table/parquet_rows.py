@@ -16,7 +16,7 @@ from datashard_core.format import types as t
 from datashard_core.format.binding import TRUE, Bound, Check
 from datashard_core.format.canonical import canonical
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.parquet_reader import ParquetFile
+from datashard_core.format.parquet_reader import DamagedFooterError, ParquetFile
 from datashard_core.format.projection import columns_to_read, first_leaves, id_of, project, with_ids
 from datashard_core.format.pruning import Known, certain, holds_whole, might_match, must_match, possible, presence
 from datashard_core.format.ranges import STORED
@@ -203,7 +203,7 @@ class FileRows:
                 f"table {self._reading.table_name}: data file {self._file.file_path} is missing. If snapshots were "
                 "expired meanwhile, refresh the table; else restore the file."
             ) from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, DamagedFooterError) as error:
             small_files.forget(self._reading.storage, self._key)  # it may be restored, or was damaged on its way
             raise self._meaning(error) from error
         except CorruptTableError:
@@ -247,25 +247,31 @@ class FileRows:
             )
         source, options = self._open()
         with source:
-            parquet = ParquetFile(source, **options)
+            # Arrow reads the footer of a remote file as well, so it is handed the one that was checked.
+            remote = self._body is None and not reading.is_local
+            parquet = ParquetFile(source, checked=remote and reading.bound != TRUE, **options)
+            if not remote and reading.bound != TRUE and parquet.metadata.num_row_groups > 1:
+                parquet.check(source)
             if parquet.metadata.num_rows != file.record_count:
                 raise CorruptTableError(
                     f"table {reading.table_name}: {file.file_path} holds {parquet.metadata.num_rows} rows, and its "
                     f"manifest says {file.record_count}"
                 )
-            shape = reading.shapes.of(parquet.schema, reading)
-            for group, all_match in row_groups(parquet.metadata, shape.places, reading.bound):
+            try:
+                shape = reading.shapes.of(parquet.schema, reading)
+            except (UnicodeDecodeError, RecursionError) as error:
+                raise DamagedFooterError(f"its schema cannot be read ({error})") from error
+            for batch, all_match in _groups(parquet, shape, reading.bound):
                 keep = None if all_match and reading.skips else reading.keep
-                for batch in _decoded(parquet, group, shape.leaves):
-                    if batch.schema.equals(reading.wanted, check_metadata=True):
-                        yield batch, keep
-                    elif shape.fits:
-                        yield pa.RecordBatch.from_arrays(batch.columns, schema=reading.wanted), keep
-                    else:
-                        rows = pa.Table.from_batches([batch])
-                        rows = rows.cast(shape.read) if len(shape.read) else rows
-                        for part in project(rows, reading.wanted, file.file_path).to_batches():
-                            yield part, keep
+                if batch.schema.equals(reading.wanted, check_metadata=True):
+                    yield batch, keep
+                elif shape.fits:
+                    yield pa.RecordBatch.from_arrays(batch.columns, schema=reading.wanted), keep
+                else:
+                    rows = pa.Table.from_batches([batch])
+                    rows = rows.cast(shape.read) if len(shape.read) else rows
+                    for part in project(rows, reading.wanted, file.file_path).to_batches():
+                        yield part, keep
 
     def _fetch(self) -> None:
         storage = self._reading.storage
@@ -273,6 +279,12 @@ class FileRows:
             self._body = small_files.get(storage, self._key, self.size)
         else:
             self._body = whole(lambda: storage.get_data(self._key), self.size)
+        if len(self._body) != self.size:
+            found, self._body = len(self._body), None
+            raise CorruptTableError(
+                f"table {self._reading.table_name}: data file {self._file.file_path} has {found} bytes, and its "
+                f"manifest says {self.size}: restore it"
+            )
 
     def _open(self) -> tuple[Any, dict[str, Any]]:
         """The file to read from, and how."""
@@ -289,6 +301,23 @@ class FileRows:
                 return pa.BufferReader(source.read_buffer()), {"pre_buffer": False}
         # Of a large local file a little at a time: a row group's columns need not be in memory as a whole.
         return source, {"buffer_size": _READ_SIZE if size > ONE_REQUEST else 0, "pre_buffer": False}
+
+
+def _groups(parquet: ParquetFile, shape: _Shape, bound: Bound) -> Iterator[tuple[pa.RecordBatch, bool]]:
+    """The batches of the row groups that may hold a row that matches, and whether all rows of the group do."""
+    footer = parquet.metadata
+    if footer.num_row_groups != 1 or bound == TRUE:
+        for group, all_match in row_groups(footer, shape.places, bound):
+            for batch in _decoded(parquet, group, shape.leaves):
+                yield batch, all_match
+        return
+    # Arrow has to have read a column before its statistics are asked for: see ``parquet_types``.
+    known = {key: place for key, place in shape.places.items() if shape.leaves is None or place in shape.leaves}
+    matches: bool | None = None
+    for batch in _decoded(parquet, 0, shape.leaves):
+        if matches is None:
+            matches = row_groups(footer, known, bound)[0][1]
+        yield batch, matches
 
 
 def _decoded(parquet: ParquetFile, group: int, leaves: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
@@ -351,10 +380,14 @@ def _known(kind: t.IcebergType, column: Any) -> Known:
         return Known(nans=True)
     nulls = statistics.null_count if statistics.has_null_count else None
     low = high = None
-    if statistics.has_min_max and str(kind) in STORED:
-        low, high = _moments(kind, statistics)
-    elif statistics.has_min_max:
-        low, high = _bound(kind, statistics.min), _bound(kind, statistics.max)
+    if statistics.has_min_max:
+        try:
+            if str(kind) in STORED:
+                low, high = _moments(kind, statistics)
+            else:
+                low, high = _bound(kind, statistics.min), _bound(kind, statistics.max)
+        except (ValueError, ArithmeticError, TypeError):
+            low = high = None  # bytes that are no text
     return Known(low, high, *presence(kind, column.num_values, nulls, None), exact=holds_whole(kind))
 
 

@@ -137,10 +137,13 @@ class Scan(Struct, frozen=True):
         Args:
             connection: yours; None for a fresh one in memory.
         """
-        from datashard_core.query.duck import connect
+        from datashard_core.query.duck import columns_of, connect, has_zones
         from datashard_core.table.dataset import arrow_dataset
 
-        return (connection or connect()).from_arrow(arrow_dataset(self))
+        rows = arrow_dataset(self)
+        # A limit is met before DuckDB looks at a row.
+        columns = columns_of(self.table_name, rows.schema, pushed=self.limit is None, zoned=has_zones())
+        return (connection or connect()).from_arrow(rows).project(", ".join(columns))
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as dictionaries of Python values.
@@ -194,7 +197,7 @@ class Scan(Struct, frozen=True):
         if self.limit == 0:
             return
         self._import_arrow()
-        condition = renewed(self.where, self.condition, self.schema, self.table_name)
+        condition = renewed(self.condition)
         wanted = list(self.schema.names if self.columns is None else self.columns)
         names = columns_for(condition, wanted, self.schema.names)
         if condition.batch is None and condition.stream is None:
@@ -214,7 +217,7 @@ class Scan(Struct, frozen=True):
         batches: Iterator[pa.RecordBatch] = read_files(reading, self._plan(condition), 2 if self.limit else None)
         batches = chain(batches, self._staged_batches(names, condition))
         if condition.stream is not None:
-            batches = condition.stream(batches, read)
+            batches = condition.stream(batches)
         for batch in batches:
             yield batch if names == wanted else batch.select(wanted)
 

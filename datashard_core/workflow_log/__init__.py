@@ -7,7 +7,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.errors import InvalidRecordsError
@@ -133,10 +133,13 @@ def log_row(
 
 
 def _check_time(name: str, moment: Any) -> None:
-    # NaT of pandas is a datetime that is not itself.
-    if not isinstance(moment, datetime) or moment != moment:
+    # NaT of pandas is a datetime, too, without a year; and pandas has years that Python lacks.
+    if not isinstance(moment, datetime) or not MINYEAR <= moment.year <= MAXYEAR:
+        from datashard_core.format.values import shown
+
         raise InvalidRecordsError(
-            f"workflow log: {name}={moment!r} is no time; pass a datetime with a time zone, such as datetime.now(UTC)"
+            f"workflow log: {name}={shown(moment)} is no time; pass a datetime with a time zone, such as "
+            "datetime.now(UTC)"
         )
     if moment.utcoffset() is None:
         raise InvalidRecordsError(

@@ -6,7 +6,6 @@ import datetime as dt
 import math
 import uuid
 from decimal import Decimal
-from itertools import product
 from typing import Any
 
 import duckdb
@@ -22,7 +21,6 @@ from datashard_core.format.binding import AllOf, AnyOf, bind, is_exact
 from datashard_core.format.expressions import Condition
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.thorough import one_in
 
 LONG = "a" * 16
 VALUES: dict[str, list[Any]] = {
@@ -124,11 +122,6 @@ def compared(name: str, operator: str, value: Any) -> Both:
     return made[operator], f"{name} {OPERATORS[operator]} {literal(KINDS[name], value)}"
 
 
-def drops_nulls_check(operator: str, value: Any) -> bool:
-    """DuckDB asks a dataset for every row where a column is to be ``<= 'nan'``, those with null too."""
-    return operator == "<=" and isinstance(value, float) and math.isnan(value)
-
-
 @st.composite
 def leaves(draw: st.DrawFn) -> Both:
     name = draw(st.sampled_from(sorted(KINDS)))
@@ -152,7 +145,7 @@ def leaves(draw: st.DrawFn) -> Both:
         prefix = draw(st.sampled_from(["", "a", LONG, LONG + "b", "b", "\U0010ffff"]))
         return col(name).starts_with(prefix), f"starts_with({name}, '{prefix}')"
     operator, value = draw(st.sampled_from(sorted(OPERATORS))), draw(values)
-    return compared(name, "<" if drops_nulls_check(operator, value) else operator, value)
+    return compared(name, operator, value)
 
 
 def joined(pair: tuple[Both, Both, str]) -> Both:
@@ -191,16 +184,6 @@ def test_every_condition_in_every_form_finds_what_duckdb_finds(
     assert numbers(by_text.to_arrow()) == expected, sql
     assert numbers(every_type.sql(f"select n from t where {sql}")) == expected, sql
     assert every_type.scan(where=condition).count() == len(expected)
-
-
-@pytest.mark.parametrize("name", sorted(KINDS))
-def test_every_comparison_with_every_value(every_type: ds.Table, truth: duckdb.DuckDBPyConnection, name: str) -> None:
-    for value, operator in one_in(2, product(VALUES[KINDS[name]], OPERATORS)):
-        condition, sql = compared(name, operator, value)
-        expected = [row[0] for row in truth.execute(f"select n from t where {sql} order by n").fetchall()]
-        assert numbers(every_type.scan(columns=["n"], where=condition).to_arrow()) == expected, sql
-        if not drops_nulls_check(operator, value):
-            assert numbers(every_type.sql(f"select n from t where {sql}")) == expected, sql
 
 
 @pytest.mark.parametrize(
@@ -274,11 +257,11 @@ def test_what_does_not_fit_is_refused_and_named(every_type: ds.Table) -> None:
     refused("", "no condition")
     refused("c1 +", "c1")
     refused("sum(c1) > 1", "aggregate")
-    with pytest.raises(ds.ConfigurationError, match="is_null"):
+    with pytest.raises(ds.ConfigurationError, match=r"write col\('a'\)\.is_null\(\)"):
         col("a") == None  # noqa: B015, E711
-    with pytest.raises(TypeError, match="&"):
+    with pytest.raises(TypeError, match=r"combine conditions with &, \| and ~"):
         bool(col("a") == 1)
-    with pytest.raises(ds.ConfigurationError, match="brackets"):
+    with pytest.raises(ds.ConfigurationError, match="put comparisons in brackets"):
         (col("a") == 1) & 5  # type: ignore[operator]
 
 

@@ -35,6 +35,7 @@ from datashard_core.format.manifest_scan import Pruning, indexed_files, live_fil
 from datashard_core.format.partition import PartitionSpec
 from datashard_core.format.pruning import Known, holds_whole, might_match, possible, presence
 from datashard_core.storage import driver
+from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.cache import ObjectCache, small_files
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.memory import MemoryStorage
@@ -247,7 +248,7 @@ def test_a_cache_keeps_no_object_above_its_limit_and_no_more_than_its_size() -> 
     storage.delete(list(sizes))
     assert [len(cache.get(storage, key)) for key in ("b", "c")] == [40, 1]
     for key in ("large", "a"):
-        with pytest.raises(Exception, match=key):
+        with pytest.raises(ObjectNotFoundError, match=f"^memory://cache/{key} does not exist"):
             cache.get(storage, key)
 
 

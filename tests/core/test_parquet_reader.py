@@ -11,12 +11,15 @@ import pyarrow._compute as arrow_kernels
 import pyarrow._parquet as arrow_reader
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core import col
+from datashard_core.format.binding import Check, Reference
 from datashard_core.format.kernels import kernels
 from datashard_core.format.parquet_reader import ParquetFile
 from datashard_core.format.projection import first_leaves
+from datashard_core.query.where import exactly
 
 FIELDS: dict[str, pa.DataType] = {
     "a": pa.struct([("b", pa.int64()), ("c", pa.struct([("d", pa.string()), ("e", pa.list_(pa.int32()))]))]),
@@ -110,13 +113,22 @@ def test_no_row_group_is_left_out_for_the_nulls_within_a_struct_or_list(tmp_path
 
 
 def test_no_row_group_is_left_out_for_the_statistics_of_a_namesake(tmp_path: Path) -> None:
-    """A field ``b`` of a struct ``a`` and a column ``a.b`` have one path in Parquet."""
+    """A field ``b`` of a struct ``a`` and a column ``a.b`` have one path in Parquet; only others make such tables."""
     fields = [
-        {"id": 1, "name": "a.b", "type": "long"},
+        {"id": 1, "name": "a_b", "type": "long"},
         {"id": 2, "name": "a", "type": {"type": "struct", "fields": [{"id": 3, "name": "b", "type": "long"}]}},
     ]
-    table = ds.connect(str(tmp_path)).create_table("t", ds.Schema(fields=fields))
+    ds.connect(str(tmp_path)).create_table("t", ds.Schema(fields=fields))
+    metadata = tmp_path / "t/metadata/v0.metadata.json"
+    metadata.write_bytes(metadata.read_bytes().replace(b'"a_b"', b'"a.b"'))
+    table = ds.connect(str(tmp_path)).load_table("t")
     table.append([{"a.b": number, "a": {"b": 1_000 + number}} for number in range(100)])
     divide(table)
-    assert table.scan(where=col("a.b") == 55).to_records() == [{"a.b": 55, "a": {"b": 1_055}}]
-    assert table.scan(where=col("a.b") >= 1_000).count() == 0
+
+    def matching(operator: Any, value: int) -> list[dict[str, Any]]:
+        # The name alone leads to both fields, and is refused.
+        condition = exactly(Check(Reference(("a.b",), table.schema.field("a.b")), operator, value))
+        return replace(table.scan(), where=col("a.b") == value, condition=condition).to_records()
+
+    assert matching("==", 55) == [{"a.b": 55, "a": {"b": 1_055}}]
+    assert matching(">=", 1_000) == []

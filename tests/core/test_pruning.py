@@ -193,19 +193,30 @@ def conditions() -> st.SearchStrategy[ds.Condition]:
     )
 
 
-@settings(max_examples=500)
-@given(
-    st.lists(
-        st.fixed_dictionaries({name: st.none() | values for name, values in VALUES.items()}), min_size=1, max_size=4
-    ),
-    conditions(),
-)
-def test_where_all_rows_are_said_to_match_they_do(rows: list[dict[str, Any]], condition: ds.Condition) -> None:
-    table = to_table(rows, EDGES, "t")
-    (batch,) = table.to_batches()
-    matching = matching_rows(batch, bind(condition, EDGES, "t")).num_rows
-    for _, all_match in groups_of(table, EDGES, condition, len(rows)):
-        assert not all_match or matching == len(rows)
+def test_where_all_rows_are_said_to_match_they_do_and_where_none_are_none_does() -> None:
+    acted: Counter[str] = Counter()
+
+    @settings(max_examples=500)
+    @given(
+        st.lists(
+            st.fixed_dictionaries({name: st.none() | values for name, values in VALUES.items()}), min_size=3, max_size=6
+        ),
+        conditions(),
+    )
+    def judged(rows: list[dict[str, Any]], condition: ds.Condition) -> None:
+        table, bound = to_table(rows, EDGES, "t"), bind(condition, EDGES, "t")
+        said = dict(groups_of(table, EDGES, condition, 2))
+        for group, batch in enumerate(table.to_batches(max_chunksize=2)):
+            matching = matching_rows(batch, bound).num_rows
+            if group not in said:
+                assert matching == 0
+                acted["left out"] += 1
+            elif said[group]:
+                assert matching == batch.num_rows
+                acted["whole"] += 1
+
+    judged()
+    assert acted["left out"] > 100 and acted["whole"] > 100, acted
 
 
 def test_nothing_is_filtered_where_all_rows_match(table: ds.Table, monkeypatch: pytest.MonkeyPatch) -> None:

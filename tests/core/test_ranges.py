@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -128,7 +129,14 @@ def test_what_stands_below_a_null_struct_does_not_count(warehouse: Warehouse) ->
 
 
 @pytest.mark.parametrize(
-    "value", [dt.datetime.max.replace(tzinfo=WEST), dt.datetime.min.replace(tzinfo=EAST)], ids=["west", "east"]
+    "value",
+    [
+        dt.datetime.max.replace(tzinfo=WEST),
+        dt.datetime.min.replace(tzinfo=EAST),
+        dt.datetime.max.replace(tzinfo=ZoneInfo("America/New_York")),
+        dt.datetime.min.replace(tzinfo=ZoneInfo("Asia/Tokyo")),
+    ],
+    ids=["west", "east", "New York", "Tokyo"],
 )
 @pytest.mark.parametrize("count", [1, 600])
 @pytest.mark.parametrize("commit", ["now", "deferred"])
@@ -158,6 +166,49 @@ def test_a_time_zone_cannot_move_a_datetime_out_of_the_range(
 def test_scalars_of_numpy_and_pandas_are_refused_or_exact(kind: str, value: Any) -> None:
     with pytest.raises(InvalidRecordsError, match="row 0, field 'v'"):
         to_table([{"v": value}], schema_of(kind), "t")
+
+
+@pytest.mark.parametrize("year", ["10000", "-0100", "0000"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
+def test_timestamps_of_pandas_in_far_years_are_refused(year: str, zone: str | None) -> None:
+    value = pd.Timestamp(np.datetime64(f"{year}-03-01T12:30", "s")).tz_localize(zone)
+    kind = "timestamp" if zone is None else "timestamptz"
+    with pytest.raises(
+        InvalidRecordsError, match=rf"row 0, field 'v': the pandas.Timestamp {int(year):04d}-03-01T12:30"
+    ):
+        to_table([{"v": value}], Schema.infer([{"v": value}]), "t")
+    assert str(Schema.infer([{"v": value}]).field("v").type) == kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"type": "struct", "fields": [{"name": "x", "type": "timestamptz"}]},
+        {"type": "list", "element": "timestamptz"},
+        {"type": "map", "key": "timestamptz", "value": "int"},
+        {"type": "map", "key": "int", "value": "timestamptz"},
+    ],
+    ids=["struct", "list", "key", "value"],
+)
+def test_python_values_inside_others_are_checked_too(kind: Any) -> None:
+    far = dt.datetime.max.replace(tzinfo=WEST)
+    values = {"struct": {"x": far}, "list": [far], "map": {far: 1} if kind.get("value") == "int" else {1: far}}
+    with pytest.raises(InvalidRecordsError, match=r"row 1, field 'v\.\w+': 9999-12-31T23:59:59\.999999-05:00 is not"):
+        to_table([{"v": None}, {"v": values[kind["type"]]}], schema_of(kind), "t")
+
+
+@pytest.mark.parametrize("condition", [
+    "d < date 'infinity'", "d > date '-infinity'", "d < date '20000-01-01'", "t < timestamp 'infinity'",
+    "t <> timestamp '-infinity'", "z < timestamptz 'infinity'", "m < time '24:00:00'",
+])  # fmt: skip
+def test_sql_compares_with_moments_beyond_the_range(condition: str, warehouse: Warehouse) -> None:
+    kinds = {"d": "date", "t": "timestamp", "z": "timestamptz", "m": "time"}
+    table = warehouse.create_table("t", Schema(fields=[{"name": name, "type": kind} for name, kind in kinds.items()]))
+    moment = dt.datetime.max
+    table.append([{"d": moment.date(), "t": moment, "z": moment.replace(tzinfo=dt.UTC), "m": dt.time.max}, {}])
+    assert table.scan(where=condition).count() == 1
+    assert table.scan(where=f"not ({condition})").count() == 0
+    assert warehouse.sql(f"select count(*) as n from t where {condition}").to_pylist() == [{"n": 1}]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us"])
@@ -270,8 +321,11 @@ def test_every_condition_is_right_on_values_that_others_wrote(kind: str, warehou
     assert table.scan(where=col("v").is_null()).count() == len(stored)
 
 
-@pytest.mark.parametrize("kind", sorted(ALIEN))
-@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "deferred"),
+    # Arrow itself finds a time outside a day when a staged body is checked.
+    [(kind, deferred) for kind in sorted(ALIEN) for deferred in (False, True) if not (deferred and kind == "time")],
+)
 def test_arrow_shows_what_others_wrote_and_python_says_that_it_cannot(
     kind: str, deferred: bool, warehouse: Warehouse
 ) -> None:

@@ -126,7 +126,7 @@ def test_schemas_that_cannot_be_are_refused(fields: object, names: str) -> None:
 def test_identifier_fields_have_to_exist() -> None:
     fields = [{"id": 1, "name": "a", "type": "int", "required": True}]
     assert Schema(0, fields, [1]).to_dict()["identifier-field-ids"] == [1]
-    with pytest.raises(ConfigurationError, match="7"):
+    with pytest.raises(ConfigurationError, match="identifier_field_ids has 7, the id of no field"):
         Schema(0, fields, [7])
 
 

@@ -188,6 +188,13 @@ def test_aliases_and_columns_may_be_called_as_tables(warehouse: Warehouse) -> No
     assert rows(warehouse, "select max(o) from orders as o(n, o)") == [("orders",)]
 
 
+def test_a_name_in_one_pair_of_quotes_is_the_table_too(warehouse: Warehouse) -> None:
+    made(warehouse, "shop.orders", "orders")
+    assert rows(warehouse, 'select distinct "shop.orders".v from "shop.orders"') == [("shop.orders",)]
+    both = 'select a.v, b.v, c.v from shop.orders a join "shop.orders" b using (id) join orders c using (id)'
+    assert rows(warehouse, both) == [("shop.orders", "shop.orders", "orders")] * 2
+
+
 def test_earlier_states_are_found_beside_all_of_that(memory: Warehouse) -> None:
     tables = made(memory, "T", "t", "temp.t")
     tables["t"].append([{"id": 3, "v": "t"}])

@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -24,6 +25,9 @@ TRY: dict[str, Any] = {
     "state": "success",
     "started": STARTED,
 }
+
+
+FAR = pd.Timestamp(np.datetime64("10000-01-01", "s")).tz_localize("UTC")
 
 
 class NoZoneYet(dt.tzinfo):
@@ -81,7 +85,7 @@ def test_naive_times_are_refused(name: str, zone: dt.tzinfo | None) -> None:
 
 
 @pytest.mark.parametrize("name", ["started", "finished"])
-@pytest.mark.parametrize("moment", ["2026-03-04T05:06:07Z", 1_772_600_767, STARTED.date(), pd.NaT, float("nan")])
+@pytest.mark.parametrize("moment", ["2026-03-04T05:06:07Z", 1_772_600_767, STARTED.date(), pd.NaT, float("nan"), FAR])
 def test_what_is_no_time_is_refused(name: str, moment: Any) -> None:
     with pytest.raises(InvalidRecordsError, match=f"{name}=.* is no time; pass a datetime with a time zone"):
         log_row(**{**TRY, name: moment})

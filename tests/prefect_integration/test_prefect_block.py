@@ -12,6 +12,7 @@ import pytest
 from prefect import flow
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ParameterTypeError
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from prefect_aws import AwsCredentials, MinIOCredentials
 from prefect_aws.client_parameters import AwsClientParameters
@@ -106,7 +107,7 @@ def test_a_block_that_became_parameters_is_refused_and_its_reference_is_not(s3_f
     def takes_a_block(block: DataShardBlock) -> str:
         return str(block.bucket)
 
-    with pytest.raises(Exception, match="pass the block's name"):
+    with pytest.raises(ParameterTypeError, match="pass the block's name"):
         takes_a_block(block.model_dump(mode="json"))
     assert takes_a_block(block) == s3_fields["bucket"]
 

@@ -9,7 +9,7 @@ import pytest
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
-from datashard_core.errors import ConfigurationError
+from datashard_core.errors import ConfigurationError, NoSuchTableError
 from prefect_datashard import (
     DataShardBlock,
     datashard_aappend,
@@ -44,7 +44,7 @@ def test_append_and_read_by_name(name: str) -> None:
         second = datashard_append.submit(
             name, "more", datashard_scan.submit(name, "events", where="n > 1"), schema=FIELDS
         )
-        with pytest.raises(Exception, match="more"):
+        with pytest.raises(NoSuchTableError, match=r"more.*create it first"):
             second.result()
         made = datashard_append(name, "more", [{"n": 3}], schema=FIELDS, create_if_missing=True)
         copied = datashard_append.submit(name, "more", datashard_scan.submit(name, "events", where="n > 1")).result()
