@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.query.duck import columns_of, connect
+from datashard_core.query.duck import columns_of, connect, engine
 from datashard_core.query.where import NotPushedError
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def run_sql(query: str, resolve: Resolver, params: Sequence[Any] | Mapping[str, 
         ConfigurationError: the query does not parse, is no query, or names what is not there.
         DataShardError: whatever the reading of a table raises.
     """
-    import duckdb
-
+    duckdb = engine()
     known: dict[tuple[str, At], Any] = {}
 
     def rows(name: str, at: At) -> Any:
