@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from datashard_core.errors import ConfigurationError
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def connect() -> duckdb.DuckDBPyConnection:
-    """A fresh in-memory DuckDB in UTC that reads no files, no network and no Python variables.
+def engine() -> ModuleType:
+    """The module ``duckdb``.
 
     Raises:
         ConfigurationError: DuckDB is not installed.
@@ -22,7 +23,16 @@ def connect() -> duckdb.DuckDBPyConnection:
         import duckdb
     except ImportError as error:
         raise ConfigurationError("SQL needs DuckDB: pip install 'datashard-core[sql]'") from error
-    connection = duckdb.connect(":memory:")
+    return duckdb
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """A fresh in-memory DuckDB in UTC that reads no files, no network and no Python variables.
+
+    Raises:
+        ConfigurationError: DuckDB is not installed.
+    """
+    connection: duckdb.DuckDBPyConnection = engine().connect(":memory:")
     connection.execute("SET TimeZone = 'UTC'")
     # A query is text from a user or a template: it must not reach beyond the tables it names.
     connection.execute("SET python_enable_replacements = false")

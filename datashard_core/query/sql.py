@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.ranges import STORED
-from datashard_core.query.duck import columns_of, connect
+from datashard_core.query.duck import columns_of, connect, engine
 from datashard_core.query.references import (
     Reference,
     prefix_for,
@@ -86,8 +86,7 @@ def run_sql(query: str, source: Source, params: Sequence[Any] | Mapping[str, Any
         ConfigurationError: the query does not parse, is no query, or names what is not there.
         DataShardError: whatever the reading of a table raises.
     """
-    import duckdb
-
+    duckdb = engine()
     known: dict[tuple[str, At], Any] = {}
 
     def rows(name: str, at: At) -> Any:

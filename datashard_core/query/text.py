@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import ConfigurationError
+from datashard_core.format.kernels import kernels
 from datashard_core.query.duck import quoted
 
 if TYPE_CHECKING:
@@ -163,12 +164,14 @@ def matching(
     """
     import pyarrow as pa
 
+    pc = kernels()
     place = free_name("place of the row", columns)
     connection.execute(f"set disabled_optimizers = '{_NOT_PUSHED}'")
-    query = f"select {quoted(place)} from {quoted(rows)} where (\n{where}\n) order by 1"
+    query = f"select {quoted(place)} from {quoted(rows)} where (\n{where}\n)"
     for group in _groups(batches):
         table = pa.Table.from_batches(group)
-        places = pa.array(range(table.num_rows), pa.int64())
+        ones = pa.repeat(pa.scalar(1, pa.int64()), table.num_rows)
+        places = pc.call_function("cumulative_sum", [ones], pc.CumulativeOptions(start=-1))
         connection.register(rows, table.select(list(columns)).append_column(place, places))
         found = connection.execute(query).to_arrow_table().column(0)
         connection.unregister(rows)
