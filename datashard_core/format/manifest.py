@@ -369,7 +369,8 @@ def _manifest(row: Mapping[str, Any], where: str) -> ManifestFile:
         empty = [name for name, value in required.items() if value is None]
         if empty:
             raise CorruptTableError(f"{where}: an entry has no {empty[0]}: restore it")
-        msgspec.convert(row.get("partitions"), tuple[_Summary, ...] | None)
+        if row.get("partitions"):
+            msgspec.convert(row["partitions"], tuple[_Summary, ...])
         optional = {name: row.get(name) for name in (*_COUNTS, "partitions", "key_metadata")}
         return msgspec.convert({**required, **optional}, ManifestFile)
     except KeyError as error:
