@@ -70,9 +70,7 @@ class ManifestEntry(Struct, frozen=True):
     data_file: DataFile
 
 
-class _Summary(Struct, frozen=True):
-    """What a manifest list says of a partition field in a manifest."""
-
+class _Summary(Struct):  # of a partition field in a manifest
     contains_null: bool
     contains_nan: bool | None = None
     lower_bound: bytes | None = None
@@ -331,7 +329,7 @@ def _content(row: Mapping[str, Any], of_manifest: int) -> int:
 
 
 def _int_map(value: Any) -> dict[int, Any]:
-    """A map with int keys: pairs in Avro, a map with text keys from writers that do not mind."""
+    """A map with int keys: pairs in Avro, a map with text keys from some writers."""
     if isinstance(value, dict):
         return {int(key): inside for key, inside in value.items()}
     return {pair["key"]: pair["value"] for pair in value or ()}
@@ -369,9 +367,10 @@ def _manifest(row: Mapping[str, Any], where: str) -> ManifestFile:
         empty = [name for name, value in required.items() if value is None]
         if empty:
             raise CorruptTableError(f"{where}: an entry has no {empty[0]}: restore it")
-        msgspec.convert(row.get("partitions"), tuple[_Summary, ...] | None)
-        optional = {name: row.get(name) for name in (*_COUNTS, "partitions", "key_metadata")}
-        return msgspec.convert({**required, **optional}, ManifestFile)
+        if row.get("partitions"):
+            msgspec.convert(row["partitions"], tuple[_Summary, ...])
+        required |= {name: row.get(name) for name in (*_COUNTS, "partitions", "key_metadata")}
+        return msgspec.convert(required, ManifestFile)
     except KeyError as error:
         raise CorruptTableError(f"{where}: an entry lacks {error}: restore it") from error
     except msgspec.ValidationError as error:

@@ -91,7 +91,7 @@ def deflated(which: str) -> None:
 
 
 def other_codecs() -> None:
-    schema, plain = decoded.opened(decoded.manifest_lists()[0]).schema, b"\0" * (2**27 + 2**25)
+    schema, plain = decoded.opened(decoded.manifest_lists()[0]).schema, b"\0" * (2**26 + 2**24)
     for codec, body in (
         ("bzip2", bz2.compress(plain)),
         ("xz", lzma.compress(plain)),
@@ -105,9 +105,9 @@ def other_codecs() -> None:
 def many_small_values() -> None:
     """Arrays with millions of items."""
     pairs = {"type": "array", "items": record("int", "long", name="pair")}
-    as_avro(record(pairs), 1, decoded.varint(2**22) + bytes(2**23 + 1), "deflate")
+    as_avro(record(pairs), 1, decoded.varint(2**21) + bytes(2**22 + 1), "deflate")
     as_avro(
-        record({"type": "array", "items": ["null", "long"]}), 1, decoded.varint(2**23) + bytes(2**23 + 1), "deflate"
+        record({"type": "array", "items": ["null", "long"]}), 1, decoded.varint(2**22) + bytes(2**22 + 1), "deflate"
     )
 
 
@@ -239,7 +239,7 @@ def deep_json() -> None:
 
 def long_entry() -> None:
     """A record from which a pattern of megabytes would be made."""
-    many = dict.fromkeys(range(40_000), 1)
+    many = dict.fromkeys(range(26_000), 1)
     file = decoded.replace(decoded.entries()[0].data_file, partition={}, value_counts=many, column_sizes=many)
     entry = decoded.replace(decoded.entries()[0], data_file=file)
     data = decoded.encode_manifest([entry] * 3, schema=decoded.SCHEMA, spec=decoded.SPECS[0])
