@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datashard_core.errors import (
         AppendIdConflictError,
         AppendRefusedError,
+        AppendSetAsideError,
         CommitStateUnknownError,
         CommitTimeoutError,
         ConfigurationError,
@@ -46,6 +47,7 @@ __all__ = [
     "AppendIdConflictError",
     "AppendRefusedError",
     "AppendResult",
+    "AppendSetAsideError",
     "CommitStateUnknownError",
     "CommitTimeoutError",
     "Condition",

@@ -75,6 +75,26 @@ class AppendRefusedError(DataShardError):
     """A committed version says that this append will never be in the table. Mend it, call again."""
 
 
+class AppendSetAsideError(DataShardError):
+    """Staged objects were neither committed nor refused: a newer release may know what to do with them.
+
+    Everything else that was staged is in the table. Upgrade this release of datashard-core and flush again,
+    or delete the objects.
+
+    Attributes:
+        keys: the objects, by their keys below the table's root.
+        table: URI of the table.
+    """
+
+    def __init__(self, message: str, *, keys: tuple[str, ...] = (), table: str = "") -> None:
+        super().__init__(message)
+        self.keys = keys
+        self.table = table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
 class CommitStateUnknownError(DataShardError):
     """The append may or may not be in the table; nothing was cleaned up.
 

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from datashard_core.commit.aside import Aside, alive, eligible, worth_a_look
 from datashard_core.commit.fold import Load, judge_listed, size_of, take, take_own, within_limits
 from datashard_core.commit.fresh import young_own
 from datashard_core.commit.live import known_after, learn, merge_known
@@ -89,6 +90,7 @@ class Outcome(Struct, frozen=True):
         nothing: there was nothing to commit.
         chores: after ``created``, what is left to do.
         following: appends that the committer can go on with.
+        aside: staged objects that were read and set aside, and why.
     """
 
     created: Seen | None = None
@@ -96,6 +98,7 @@ class Outcome(Struct, frozen=True):
     nothing: bool = False
     chores: Chores | None = None
     following: Following | None = None
+    aside: Mapping[StagedName, Aside] = {}
 
 
 class Draft(Struct, frozen=True):
@@ -149,7 +152,10 @@ def commit(
         staged: the committer's own staged objects, to be deleted once they are named.
         leads: go on with what others stage meanwhile, where others wait.
     """
-    judged = yield from judge_listed(target, state.body, listed, own)
+    own_id = next(iter(own), None)
+    root, body = target.root, state.body
+    looked = eligible(root, body, listed) if own_id is None else worth_a_look(root, body, listed, own_id)
+    judged = yield from judge_listed(target, body, looked, own)
     chosen = within_limits(judged.allowed, sum(size_of(append) for append in own.values()), len(own))
     load = Load()
     state, own = yield from together(
@@ -159,10 +165,11 @@ def commit(
         take_own(append, state.body, target, load)
     if not load.names:
         yield from _clean(judged.spent)
-        return Outcome(nothing=True)
-    company = leads and any(name.kind == "w" and name.id not in own for name in listed)
+        return Outcome(nothing=True, aside=load.aside)
+    company = leads and any(name.kind == "w" and name.id not in own for name in looked)
     spent = (*judged.spent, *staged)
-    return (yield from carry(target, state, load, spent, next(iter(own), None), company=company, leads=leads))
+    outcome = yield from carry(target, state, load, spent, own_id, company=company, leads=leads)
+    return replace(outcome, aside=load.aside)
 
 
 def carry(
@@ -305,8 +312,8 @@ def _follow(
 ) -> Steps[Following | None]:
     """List who has staged since; judge them by the history and by what is about to be committed."""
     listed = parse_listed((yield from ask(ListPage(PREFIX))))
-    fresh = [name for name in listed if name.id not in load.names and name.base <= state.body.version]
-    line.waiting = [name for name in fresh if name.kind == "w" and not _tells(state.body, name)]
+    fresh = [name for name in eligible(target.root, state.body, listed) if name.id not in load.names]
+    line.waiting = [name for name in alive(target.root, state.body, fresh) if not _tells(state.body, name)]
     if not (leads and line.waiting):
         return None
     judged = yield from judge_listed(target, state.body, fresh, {})

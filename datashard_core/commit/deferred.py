@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct, field
 
+from datashard_core.commit.aside import Aside, aside_by_name, eligible
 from datashard_core.commit.carry import commit
 from datashard_core.commit.group import LASTING
 from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.lead import finish
-from datashard_core.commit.line import body_of
+from datashard_core.commit.leftover import error_of, warn_of_strangers
+from datashard_core.commit.line import body_of, first_page
 from datashard_core.commit.lookup import Remembered, look_up, recall
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.nodes import REFUSED_EARLIER
 from datashard_core.commit.pointer import find_current
-from datashard_core.commit.staged_body import UnreadableBodyError, decode_body, encode_body
+from datashard_core.commit.staged_body import NewerBodyError, UnreadableBodyError, decode_body, encode_body
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Committed, Seen, Target, newest, on_newest, settle
 from datashard_core.commit.verdict import Result, conflict, refusal_of, unknown
 from datashard_core.errors import (
-    AppendRefusedError,
     CommitStateUnknownError,
     CommitTimeoutError,
     DataShardError,
     StorageError,
 )
+from datashard_core.storage.base import ObjectInfo
 from datashard_core.storage.requests import (
     Get,
     Instant,
@@ -130,9 +134,9 @@ def commit_backlog(target: Target, seen: Seen, timeout: float) -> Steps[Seen]:
     Raises:
         StorageError: the store failed; what is staged stays staged.
     """
-    found, page, now = yield from together(find_current(target.root, seen.body), ask(ListPage(PREFIX)), ask(Now()))
+    found, page, now = yield from together(find_current(target.root, seen.body), first_page(target.root), ask(Now()))
     state = settle(found, seen, target)
-    listed = parse_listed(page)
+    listed = eligible(target.root, state.body, parse_listed(page.infos))
     if len(listed) < MUCH and abs(now.wall_ms - state.body.table.last_updated_ms) < RECENT_MS:
         return state
     outcome = yield from commit(target, state, listed, {})
@@ -151,6 +155,7 @@ class _Backlog(Struct):
         left: what is staged and not named yet; None before it was listed.
         refused: why appends are not in the table and will not be, by their ids.
         forgotten: staged so long ago that nobody remembers whether they were committed.
+        aside: set aside, and why.
     """
 
     target: Target
@@ -159,6 +164,7 @@ class _Backlog(Struct):
     left: set[StagedName] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     forgotten: set[StagedName] = field(default_factory=set)
+    aside: dict[StagedName, Aside] = field(default_factory=dict)
 
 
 def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
@@ -167,6 +173,23 @@ def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
     Raises:
         AppendRefusedError: all of it is named by a version, and some of it as refused.
         CommitStateUnknownError: so is all but what was staged before the retention of append ids.
+        AppendSetAsideError: so is all but what this release, or this version, cannot take.
+        CommitTimeoutError: the deadline passed; what is staged stays staged.
+        StorageError: the store failed until then, likewise.
+    """
+    state, error = yield from flush_all(target, seen, timeout)
+    if error is not None:
+        raise error
+    return state
+
+
+def flush_all(target: Target, seen: Seen | None, timeout: float) -> Steps[tuple[Seen, DataShardError | None]]:
+    """Commit everything that is staged now, and tell of what is not in the table then.
+
+    Returns:
+        The newest version, and the error of :func:`flush` that names what is not in it.
+
+    Raises:
         CommitTimeoutError: the deadline passed; what is staged stays staged.
         StorageError: the store failed until then, likewise.
     """
@@ -178,25 +201,8 @@ def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
             done = yield from _commit_left(backlog)
         except StorageError as error:
             yield from _breathe(error, backlog)
-    if backlog.refused:
-        reasons = "; ".join(sorted(set(backlog.refused.values())))
-        raise AppendRefusedError(
-            f"table {target.name} at {target.root}: {len(backlog.refused)} of the appends that were staged cannot be "
-            f"committed, and never will be ({reasons}). Their ids are, as BLAKE2b-128, "
-            f"{', '.join(sorted(backlog.refused))}. Everything else that was staged is in the table. Append their rows "
-            "again."
-        )
-    if backlog.forgotten:
-        keys = ", ".join(sorted(name.key for name in backlog.forgotten))
-        raise CommitStateUnknownError(
-            f"table {target.name} at {target.root}: it is not known whether {len(backlog.forgotten)} staged appends "
-            "are in the table: they were begun before the versions whose appends are still remembered (table property "
-            f"datashard.append-id.retention). Everything else that was staged is in the table. They are {keys}: see "
-            "whether the table has their rows, append those that it does not have, and delete the objects.",
-            table=target.root,
-        )
     assert backlog.state is not None
-    return backlog.state
+    return backlog.state, error_of(target, backlog.refused, backlog.forgotten, backlog.aside)
 
 
 def _commit_left(backlog: _Backlog) -> Steps[bool]:
@@ -204,34 +210,57 @@ def _commit_left(backlog: _Backlog) -> Steps[bool]:
     target, seen = backlog.target, backlog.state
     if backlog.left is None:
         # Before the version is read: what was carried and deleted since is in a version that is read then.
-        backlog.left = set((yield from staged_names()))
+        infos = yield from staged_objects()
+        backlog.left = set(parse_listed(infos))
+        warn_of_strangers(target, infos)
     names = backlog.left
     backlog.state, _ = yield from on_newest(target, seen, lambda state: _strike_named(backlog, names, state))
+    _set_aside(backlog, {name: aside_by_name(target.root, name, backlog.state.body) for name in names})
     if not backlog.left:
+        yield from _strike_named_of_aside(backlog, backlog.state)
         return True
     _check(backlog, (yield from ask(Now())))
     outcome = yield from commit(target, backlog.state, sorted(backlog.left), {})
+    _set_aside(backlog, outcome.aside)
     if outcome.created is not None:
         backlog.state = yield from finish(target, outcome, backlog.deadline)
     elif outcome.nothing:
         # Their bodies were not to be had: gone (so named in a newer version), or not just now.
-        backlog.left &= set((yield from staged_names()))
+        there = {name.key for name in (yield from staged_names())}
+        backlog.left = {name for name in backlog.left if name.key in there}
         if not backlog.left:  # what is shown has to be as new as what took them
             backlog.state = yield from newest(target, backlog.state)
         yield from ask(Sleep(PAUSE if backlog.left else 0.0))
     return False
 
 
+def _set_aside(backlog: _Backlog, found: Mapping[StagedName, Aside | None]) -> None:
+    """Wait no more for what is set aside."""
+    aside = {name: why for name, why in found.items() if why is not None}
+    backlog.aside.update(aside)
+    backlog.left = (backlog.left or set()) - aside.keys()
+
+
+def _strike_named_of_aside(backlog: _Backlog, state: Seen) -> Steps[None]:
+    """Forget of what is set aside what a version names all the same, by another body of the same id."""
+    names = set(backlog.aside)
+    yield from _strike_named(backlog, names, state)
+    backlog.aside = {name: why for name, why in backlog.aside.items() if name in names}
+
+
+def staged_objects() -> Steps[list[ObjectInfo]]:
+    """Everything that lies where appends are staged, every page."""
+    infos: list[ObjectInfo] = []
+    while True:
+        page = yield from ask(ListPage(PREFIX, infos[-1].key if infos else None))
+        infos += page
+        if len(page) < ListPage(PREFIX).limit:
+            return infos
+
+
 def staged_names() -> Steps[list[StagedName]]:
     """Everything that is staged, every page."""
-    names: list[StagedName] = []
-    after: str | None = None
-    while True:
-        page = yield from ask(ListPage(PREFIX, after))
-        names += parse_listed(page)
-        if len(page) < ListPage(PREFIX).limit:
-            return names
-        after = page[-1].key
+    return parse_listed((yield from staged_objects()))
 
 
 def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Steps[None]:
@@ -273,6 +302,8 @@ def _reason_of(state: Seen, name: StagedName) -> Steps[str]:
             decode_body(value(outcomes[0]).body, name, table.table_uuid, table.schemas)
         except UnreadableBodyError as error:
             return str(error)
+        except NewerBodyError:
+            pass  # it is another body of that id that was refused
     return REFUSED_EARLIER
 
 
@@ -287,5 +318,6 @@ def _check(backlog: _Backlog, now: Instant) -> None:
     if now.monotonic > backlog.deadline:
         raise CommitTimeoutError(
             f"table {backlog.target.name}: the deadline passed while {len(backlog.left or ())} appends are still "
-            "staged. They stay staged, and the next commit carries them; call flush again to wait for it."
+            f"staged ({', '.join(name.key for name in sorted(backlog.left or ())[:3])}). They stay staged, and the "
+            "next commit carries them; call flush again to wait for it."
         )

@@ -14,47 +14,57 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from datashard_core.commit.aside import MAX_BYTES, Aside
+from datashard_core.commit.examine import Examined, Good, check_files, fit, opened, refusal
 from datashard_core.commit.fresh import young
 from datashard_core.commit.history import ForgottenError, Named, lowest_told
 from datashard_core.commit.live import learn
 from datashard_core.commit.lookup import look_up
 from datashard_core.commit.names import Record, Refusal
-from datashard_core.commit.staged_body import UnreadableBodyError, decode_body
 from datashard_core.commit.staging import Judged, StagedName, judge
 from datashard_core.commit.state import Append, Seen, Target
 from datashard_core.commit.updates import check_schema_still_fits
 from datashard_core.commit.version import VersionBody
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.plain_rows import PlainRows, Rows
-from datashard_core.format.projection import project
-from datashard_core.storage.base import ObjectNotFoundError
+from datashard_core.format.plain_rows import Rows
 from datashard_core.storage.requests import Get, Request, Steps, together, value
 
 log = logging.getLogger(__name__)
 
 MAX_APPENDS = 512
-MAX_BYTES = 64 * 2**20
 
 
 class Load(Struct):
-    """What one version is about to carry."""
+    """What one version is about to carry.
+
+    Attributes:
+        names: digest of append id -> what the version says of it.
+        tables: rows.
+        files: finished data files.
+        carried: the staged objects that it names.
+        keys: keys of the data files that staged objects describe.
+        aside: objects that were read and set aside, and why.
+    """
 
     names: dict[str, Record] = field(default_factory=dict)
     tables: list[Rows] = field(default_factory=list)
     files: list[DataFile] = field(default_factory=list)
     carried: list[StagedName] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    aside: dict[StagedName, Aside] = field(default_factory=dict)
 
 
 def within_limits(names: Sequence[StagedName], size: int, count: int) -> list[StagedName]:
-    """The first names that fit into one commit, oldest base first."""
+    """The names that fit into one commit, oldest base first; one that is too large keeps no smaller one out."""
     chosen = []
     for name in names:
-        size += name.size
-        count += 1
-        if count > MAX_APPENDS or size > MAX_BYTES:
+        if count + 1 > MAX_APPENDS:
             break
-        chosen.append(name)
+        if size + name.size <= MAX_BYTES:
+            chosen.append(name)
+            size += name.size
+            count += 1
     return chosen
 
 
@@ -107,18 +117,6 @@ def _look_up(target: Target, body: VersionBody, names: Sequence[StagedName]) -> 
     )
 
 
-class _Good(Struct, frozen=True):
-    """A staged body that can be committed."""
-
-    digest: str
-    rows: Rows | None
-    files: tuple[DataFile, ...]
-
-
-Examined = _Good | Refusal | None
-"""Of one staged body: what it holds, or why no committer can take it; None: not to be had just now."""
-
-
 def take(
     target: Target,
     state: Seen,
@@ -142,27 +140,33 @@ def take(
     against = state.body.version if exists is None else exists
     outcomes, state = yield from together(_outcomes([Get(name.key) for name in chosen]), learn(target, state))
     examined = yield from _examine(target, state.body, chosen, outcomes, against)
-    more = [name for first in chosen if isinstance(examined[first], Refusal) for name in others.get(first.id, ())]
+    doubtful = [first for first in chosen if isinstance(examined[first], (Refusal, Aside))]
+    more = [name for first in doubtful for name in others.get(first.id, ())]
     if more:
         outcomes = yield [Get(name.key) for name in more]
         examined.update((yield from _examine(target, state.body, more, outcomes, against)))
+    load.aside.update({name: one for name, one in examined.items() if isinstance(one, Aside)})
     for first in chosen:
         tries = (first, *others.get(first.id, ()))
         verdict = _verdict([examined[name] for name in tries if name in examined])
-        if verdict is None:
+        if isinstance(verdict, Good) and not load.keys.isdisjoint(verdict.keys):
+            verdict = refusal("another staged append describes the same data file")
+        if verdict is None or isinstance(verdict, Aside):
             continue  # gone: named by a newer version. Not to be had now: the next commit takes it
-        load.names[first.id] = verdict.digest if isinstance(verdict, _Good) else verdict
-        if isinstance(verdict, _Good):
+        load.names[first.id] = verdict.digest if isinstance(verdict, Good) else verdict
+        if isinstance(verdict, Good):
             load.tables += [verdict.rows] if verdict.rows is not None else []
             load.files += verdict.files
+            load.keys.update(verdict.keys)
         load.carried += tries
     return state
 
 
 def _verdict(examined: Sequence[Examined]) -> Examined:
-    """What becomes of an id: the first good body, else nothing while one is missing, else the refusal."""
-    good = next((one for one in examined if isinstance(one, _Good)), None)
-    return good if good is not None or None in examined else examined[0]
+    """What becomes of an id: the first good body, else nothing while one is missing or set aside, else the refusal."""
+    good = next((one for one in examined if isinstance(one, Good)), None)
+    unknown = next((one for one in examined if one is None or isinstance(one, Aside)), examined[0])
+    return good if good is not None else unknown
 
 
 def _outcomes(requests: Sequence[Request]) -> Steps[Sequence[Any]]:
@@ -172,40 +176,23 @@ def _outcomes(requests: Sequence[Request]) -> Steps[Sequence[Any]]:
 def _examine(
     target: Target, body: VersionBody, names: Sequence[StagedName], outcomes: Sequence[Any], against: int
 ) -> Steps[dict[StagedName, Examined]]:
-    """What the bodies hold; files that they describe have to be there, and old ones are copied."""
-    examined: dict[StagedName, Examined] = {}
-    described: list[tuple[StagedName, _Good]] = []
-    for name, outcome in zip(names, outcomes, strict=True):
-        one = None if isinstance(outcome, StorageError) else _decoded(value(outcome).body, name, body)
-        examined[name] = one
-        if isinstance(one, _Good) and one.files:
-            described.append((name, one))
+    """What the bodies hold; files that they describe have to be as described, and old ones are copied."""
+    examined = opened(target, body, names, outcomes)
+    described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
     if described:
-        files = [file for _, good in described for file in good.files]
-        named = iter((yield from young(target, body.table.location, files, against)))
-        for name, good in described:
-            examined[name] = _with_files(good, [next(named) for _ in good.files])
+        files = [file for good in described.values() for file in good.files]
+        checked, named = yield from together(check_files(described), young(target, body.table.location, files, against))
+        outcome = iter(named)
+        for name, good in described.items():
+            mine = [next(outcome) for _ in good.files]
+            examined[name] = _with_files(checked[name], mine)
     return examined
 
 
-def _decoded(data: bytes, name: StagedName, version: VersionBody) -> Examined:
-    table = version.table
-    try:
-        body = decode_body(data, name, table.table_uuid, table.schemas)
-        if body.schema_id not in {schema.schema_id for schema in table.schemas}:
-            return None  # its writer saw a schema that this version does not have: never guessed at
-        rows = _fitted(body.rows, version, name.key) if body.rows is not None else None
-    except (UnreadableBodyError, CorruptTableError) as error:
-        return Refusal(str(error)[:200])
-    return _Good(body.digest, rows, body.files)
-
-
-def _with_files(good: _Good, outcomes: Sequence[DataFile | DataShardError]) -> Examined:
-    if any(isinstance(outcome, ObjectNotFoundError) for outcome in outcomes):
-        return Refusal("a data file that the staged body describes is gone")
-    if any(isinstance(outcome, DataShardError) for outcome in outcomes):
-        return None
-    return replace(good, files=tuple(value(outcome) for outcome in outcomes))
+def _with_files(checked: Examined, outcomes: Sequence[DataFile | DataShardError]) -> Examined:
+    if not isinstance(checked, Good) or any(isinstance(outcome, DataShardError) for outcome in outcomes):
+        return checked if not isinstance(checked, Good) else None
+    return replace(checked, files=tuple(value(outcome) for outcome in outcomes))
 
 
 def take_own(append: Append, body: VersionBody, target: Target, load: Load) -> None:
@@ -217,18 +204,8 @@ def take_own(append: Append, body: VersionBody, target: Target, load: Load) -> N
     check_schema_still_fits(append.schema, body.table.schema, target.name)
     load.names[append.id] = append.digest
     if append.rows is not None:
-        load.tables.append(_fitted(append.rows, body, target.name))
+        load.tables.append(fit(append.rows, body, target.name))
     load.files += append.files
-
-
-def _fitted(rows: Rows, body: VersionBody, where: str) -> Rows:
-    """Rows in the form of the table's current schema, by field id."""
-    if isinstance(rows, PlainRows):
-        if rows.schema == body.table.schema:
-            return rows
-        rows = rows.to_arrow()
-    wanted = body.table.schema.to_arrow()
-    return rows if rows.schema.equals(wanted, check_metadata=True) else project(rows, wanted, where)
 
 
 def size_of(append: Append) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from datashard_core.commit.fold import said_of
+from msgspec import Struct
+
+from datashard_core.commit.aside import alive, may_count
+from datashard_core.commit.fold import MAX_APPENDS, said_of
 from datashard_core.commit.group import LASTING, Group, breathe, check_deadline, endure, read_on, say
 from datashard_core.commit.staged_body import StagedBody, encode_body
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
@@ -19,6 +22,7 @@ WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
 PATIENCE = 0.5  # seconds without a new version after which the second in line commits
 STRETCHED = 2.0  # by so much of it for each second that an overloaded store is left alone between two looks
 EASED = 0.8  # what a look that was answered leaves of that pause
+MOST_PAGES = 10  # of a listing, where objects that nobody can commit fill the first ones
 LIST_AFTER = 4  # versions that came without us before we look whether our object is still there
 
 
@@ -69,8 +73,8 @@ def turn_in_line(group: Group) -> Steps[list[StagedName] | None]:
             return None
     group.unlisted = 0
     try:
-        page = yield from first_page()
-        listed = parse_listed(page)
+        page = yield from first_page(group.target.root)
+        listed = parse_listed(page.infos)
         if _is_gone(group, page):
             # Judged on a version read after the listing: whoever deleted it had to name it first.
             yield from read_on(group)
@@ -85,15 +89,39 @@ def turn_in_line(group: Group) -> Steps[list[StagedName] | None]:
     return None if waited else listed
 
 
-def first_page() -> Steps[list[ObjectInfo]]:
-    page: list[ObjectInfo] = yield from ask(ListPage(PREFIX))
-    return page
+class Page(Struct, frozen=True):
+    """The beginning of a listing of staged objects.
+
+    Attributes:
+        infos: the objects, sorted by key.
+        last: the last key that was looked at; None where the listing is whole.
+    """
+
+    infos: Sequence[ObjectInfo]
+    last: str | None
 
 
-def _is_gone(group: Group, page: Sequence[ObjectInfo]) -> bool:
+def first_page(root: str) -> Steps[Page]:
+    """List what is staged: as much as a commit can carry, so nearly always one page.
+
+    Args:
+        root: URI of the table's root.
+    """
+    infos: list[ObjectInfo] = []
+    for _ in range(MOST_PAGES):
+        page: list[ObjectInfo] = yield from ask(ListPage(PREFIX, infos[-1].key if infos else None))
+        infos += page
+        if len(page) < ListPage(PREFIX).limit:
+            return Page(infos, None)
+        if may_count(root, parse_listed(infos)) >= MAX_APPENDS:
+            break
+    return Page(infos, infos[-1].key)
+
+
+def _is_gone(group: Group, page: Page) -> bool:
     """Whether a staged object of ours would be on the listed page, and is not."""
-    there = {info.key for info in page}
-    last = page[-1].key if len(page) == ListPage(PREFIX).limit else None
+    there = {info.key for info in page.infos}
+    last = page.last
     return any(
         name.key not in there and (last is None or name.key < last)
         for own, name in group.staged.items()
@@ -112,12 +140,15 @@ def _stage_again(group: Group, listed: Sequence[StagedName]) -> Steps[None]:
 
 
 def _rank(group: Group, listed: Sequence[StagedName]) -> Steps[int]:
-    """How many wait before the first of ours; names already committed, or that nobody can judge, hold no place."""
+    """How many wait before the first of ours.
+
+    Names that are committed already, that nobody can judge or commit, or whose owners seem to be dead hold no place.
+    """
     mine = min(group.staged[own] for own in group.waiting)
-    before = [name for name in listed if name.kind == "w" and name < mine and name.id not in group.waiting]
+    waiting = alive(group.target.root, group.known.body, listed)
+    before = [name for name in waiting if name < mine and name.id not in group.waiting]
     known, words = yield from said_of(group.target, group.known.body, before)
-    ahead = [name for name in before if name.base > group.known.body.version]
-    return len(ahead) + sum(1 for name in known if not (name.id in words and words[name.id].version > name.base))
+    return sum(1 for name in known if not (name.id in words and words[name.id].version > name.base))
 
 
 def _watch(group: Group, line: int, patience: float) -> Steps[bool]:

@@ -4,7 +4,8 @@ A file on its way into a version looks like an orphan. So what is listed, unreac
 by a staged append is deleted only after a version in which nothing changes (the fence), and only what
 was older than the grace period when that version came to be, by the store's clock. Who slept through
 the fence loses its race; who builds on it or later names no old file (:mod:`datashard_core.commit.fresh`).
-Whatever cannot be read stops everything: it might name any file.
+A version, manifest or list that cannot be read stops everything: it might name any file. A staged body that
+cannot be read may describe any file that is older than itself, and those stay.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from datashard_core.commit.aside import MAX_BYTES
 from datashard_core.commit.deferred import staged_names
 from datashard_core.commit.lifecycle import list_all
 from datashard_core.commit.own_version import create, landed, pause
 from datashard_core.commit.paths import key_of
-from datashard_core.commit.staged_body import UnreadableBodyError, described_files
+from datashard_core.commit.staged_body import NewerBodyError, UnreadableBodyError, described_files
 from datashard_core.commit.state import Seen, Target, newest
 from datashard_core.commit.updates import next_version
 from datashard_core.commit.version import VersionBody, version_key
@@ -45,6 +47,8 @@ PLACES = (("data/", ".parquet"), ("metadata/manifests/", ".avro"))
 AT_ONCE = 32
 DELETE_BATCH = 1000
 LONGEST_PAUSE = 0.5
+CLOCK_TICK = 2.0
+"""Seconds by which times of a store may be rounded."""
 
 Keys = frozenset[str]
 
@@ -140,7 +144,7 @@ def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: flo
             fence = yield from landed(target, state, commit_id, min(tried) - 1)
             if fence is not None:
                 return (yield from _delete(tried[fence], fence, grace)), state
-        doomed = yield from _unreachable(target, reach, state, listed, described)
+        doomed = yield from _unreachable(target, reach, state, [info for info in listed if not described.covers(info)])
         if doomed is None:
             continue  # it was not the newest version any more
         if not doomed:
@@ -163,27 +167,55 @@ def _candidates() -> Steps[list[ObjectInfo]]:
     return found
 
 
-def _described(target: Target) -> Steps[Keys]:
-    """Names of the data files that staged appends describe, whatever table of this name they are meant for."""
+class _Described(Struct):
+    """The data files that staged appends describe, whatever table of this name they are meant for.
+
+    Attributes:
+        names: names of files.
+        until: a body that cannot be read was staged then, the last one: it may describe what was there already.
+    """
+
+    names: set[str]
+    until: float = -1.0
+
+    def covers(self, info: ObjectInfo) -> bool:
+        """Whether a staged append may describe a file."""
+        if info.key.rpartition("/")[2] in self.names:
+            return True
+        return info.key.startswith("data/") and info.last_modified <= self.until
+
+
+def _described(target: Target) -> Steps[_Described]:
     names = yield from staged_names()
-    paths: set[str] = set()
+    large = [name.modified + CLOCK_TICK for name in names if name.size > MAX_BYTES]  # which nobody reads
+    described = _Described(set(), max(large, default=-1.0))
+    names = [name for name in names if name.size <= MAX_BYTES]
     for start in range(0, len(names), AT_ONCE):
         batch = names[start : start + AT_ONCE]
         for name, outcome in zip(batch, (yield [Get(name.key) for name in batch]), strict=True):
             if isinstance(outcome, ObjectNotFoundError):
                 continue  # committed meanwhile, and the version that is read after this names it
+            stored = value(outcome)
             try:
-                paths.update(file.file_path for file in described_files(value(outcome).body))
-            except UnreadableBodyError as error:
-                raise CorruptTableError(
-                    f"table {target.name}: {target.root}/{name.key}: {error}, so any file may belong to it. Nothing "
-                    "was deleted. Flush the table: the next commit refuses the append and removes the object."
-                ) from error
-    return frozenset(path.rpartition("/")[2] for path in paths)
+                files = described_files(stored.body)
+            except (UnreadableBodyError, NewerBodyError) as error:
+                log.warning(
+                    "table %s: %s/%s: %s. It may describe any file that is older, and those are kept as long as the "
+                    "object is there. Flush the table: that refuses the append and removes the object, or says what "
+                    "to do.",
+                    target.name,
+                    target.root,
+                    name.key,
+                    error,
+                )
+                described.until = max(described.until, stored.last_modified + CLOCK_TICK)
+            else:
+                described.names.update(file.file_path.rpartition("/")[2] for file in files)
+    return described
 
 
 def _unreachable(
-    target: Target, reach: _Reach, state: Seen, listed: Sequence[ObjectInfo], described: Keys
+    target: Target, reach: _Reach, state: Seen, listed: Sequence[ObjectInfo]
 ) -> Steps[list[ObjectInfo] | None]:
     """Which of the listed files the version does not reach; None if it is not the newest any more."""
     try:
@@ -196,7 +228,7 @@ def _unreachable(
         raise
     except UnsupportedTableError as error:
         raise UnsupportedTableError(f"{error} Nothing was deleted.") from error
-    return [info for info in listed if info.key not in live and info.key.rpartition("/")[2] not in described]
+    return [info for info in listed if info.key not in live]
 
 
 def _check_there(target: Target, keys: Sequence[str]) -> Steps[None]:

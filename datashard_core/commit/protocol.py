@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from datashard_core.commit.aside import alive, eligible
 from datashard_core.commit.carry import Draft, Outcome, commit, create, draft_alone
 from datashard_core.commit.group import GaveUpError, Group, breathe, check_deadline, finish_named, read_on
 from datashard_core.commit.history import ForgottenError
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 
 BEFORE_FIRST_LISTING = 0.1  # seconds: others that arrive in this while are seen by one listing
 CROWD = 8  # appends that wait: a newcomer gets in line instead of racing them
+CROWD_SECONDS = 60.0  # what was staged longer ago waits for nobody
 
 
 def append(
@@ -109,12 +111,13 @@ def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
         yield from _all_sent(group, sent)
         if not group.waiting:
             return
-        alone = seen is not None and group.known.body.version == seen.body.version and not listed
+        root, body = group.target.root, group.known.body
+        alone = seen is not None and body.version == seen.body.version and not eligible(root, body, listed)
         group.state = replace(group.known, contested=not alone)
         if not alone or frozenset(group.waiting) != expected:
             draft = None  # its files stay, named by nothing
         now = yield from ask(Now())
-        crowded = len([name for name in listed if name.kind == "w"]) > CROWD
+        crowded = len(alive(root, body, listed, now.wall_ms / 1000, CROWD_SECONDS)) > CROWD
         if not (crowded or is_hot(group.known.body, now.wall_ms)):
             yield from _try(group, listed, draft)
     if group.waiting:
@@ -178,7 +181,7 @@ def _arrive(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
     """Read the newest version and the line, and look the callers' ids up, all beside each other."""
     found, page, words = yield from together(
         find_current(group.target.root, seen.body if seen is not None else None),
-        first_page(),
+        first_page(group.target.root),
         _words_early(group, seen),
     )
     state = settle(found, seen, group.target)
@@ -190,7 +193,7 @@ def _arrive(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
         if newer.body.version == state.body.version:
             raise
         return (yield from _arrive(group, newer))
-    return parse_listed(page)
+    return parse_listed(page.infos)
 
 
 def _words_early(group: Group, seen: Seen | None) -> Steps[Remembered | None]:

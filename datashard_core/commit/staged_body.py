@@ -4,22 +4,27 @@ It begins with a magic number, a digest of all that follows, and the length of a
 the rows: a few plain ones as MessagePack, others as an Arrow IPC stream. Whoever waits in line stages rows and never
 reads any, so a process that appends a few plain rows and is carried by others needs no Arrow for it.
 
+Anybody who may write to the table's folder can stage a body, so all of it is checked before any of it is used. A body
+of format :data:`FORMAT` that breaks these rules is refused for good. So a release that relaxes one of them has to raise
+the number: bodies of a higher format are left to the releases that know it.
+
 Everything here is pure.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import asdict
 
 from datashard_core._imports import blake2b
 from datashard_core.commit.staging import StagedName
 from datashard_core.errors import DataShardError
+from datashard_core.format.canonical import number_formats
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.digest import id_digest
 from datashard_core.format.plain_rows import PlainRows, Rows, rows_by_id
@@ -29,6 +34,9 @@ FORMAT = 2
 MAX_BODY_BYTES = 16 * 2**20
 """Rows above this many bytes are written as data files, and the body describes them."""
 
+MOST_NULL_ROWS = 2**16
+"""Plain rows without a single value take no bytes; nobody stages more of them."""
+
 _MAGIC = b"DSstaged"
 _DIGEST_BYTES = 16
 _HEAD = struct.Struct(f"<{len(_MAGIC)}s{_DIGEST_BYTES}s")
@@ -36,7 +44,55 @@ _LENGTH = struct.Struct("<I")
 
 
 class UnreadableBodyError(DataShardError):
-    """A staged body that no try can commit: the reason becomes a committed refusal."""
+    """A staged body that no release can commit to this table: the reason becomes a committed refusal."""
+
+
+class NewerBodyError(DataShardError):
+    """A staged body that a newer release wrote: it is set aside, for that release may be able to commit it."""
+
+
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Id = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Counts = dict[_Id, _Count]
+_Bounds = dict[_Id, str]
+
+
+class _Format(Struct):
+    """The part of a header that every format has."""
+
+    format: _Id
+
+
+class _DescribedFile(Struct):
+    """A data file as a header describes it; :class:`~datashard_core.format.data_file.DataFile` explains the fields."""
+
+    file_path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    record_count: _Count
+    file_size_in_bytes: Annotated[int, Meta(ge=1, le=2**50)]
+    column_sizes: _Counts
+    value_counts: _Counts
+    null_value_counts: _Counts
+    nan_value_counts: _Counts
+    lower_bounds: _Bounds
+    upper_bounds: _Bounds
+    split_offsets: tuple[_Count, ...] | None = None
+    sort_order_id: _Id | None = None
+    spec_id: _Id = 0
+    content: Literal[0] = 0
+    file_format: Literal["PARQUET"] = "PARQUET"
+    equality_ids: None = None
+    partition: dict[str, Any] = {}
+
+
+class _Header(Struct):
+    """The header of a body of format :data:`FORMAT`."""
+
+    table: str
+    append_id: str = field(name="append-id")
+    digest: Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
+    schema_id: _Id = field(name="schema-id")
+    files: tuple[_DescribedFile, ...] | UnsetType = UNSET
+    plain_rows: _Count | UnsetType = field(name="plain-rows", default=UNSET)
 
 
 class StagedBody(Struct, frozen=True):
@@ -90,25 +146,19 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str, schemas: Sequenc
 
     Raises:
         UnreadableBodyError: it can never be committed to this table, and why.
+        NewerBodyError: a newer release wrote it.
     """
     header, rows = _opened(data)
-    try:
-        body = StagedBody(
-            table=str(header["table"]),
-            append_id=str(header["append-id"]),
-            digest=str(header["digest"]),
-            schema_id=int(header["schema-id"]),
-            rows=None,
-            files=_files_of(header),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _not_decoded(error) from error
-    if body.table != table_uuid:
+    if header.table != table_uuid:
         raise UnreadableBodyError("the staged body is meant for another table of this name")
-    if id_digest(body.append_id) != name.id:
+    if id_digest(header.append_id) != name.id:
         raise UnreadableBodyError("the staged body holds another append id than its name")
+    body = StagedBody(header.table, header.append_id, header.digest, header.schema_id, None, _files_of(header))
     schema = next((schema for schema in schemas if schema.schema_id == body.schema_id), None)
-    if "files" in header or schema is None:
+    if schema is None:
+        return body
+    if header.files is not UNSET:
+        _check_bounds(body.files, schema)
         return body
     return msgspec.structs.replace(body, rows=_rows_of(header, rows, schema))
 
@@ -118,15 +168,13 @@ def described_files(data: bytes) -> tuple[DataFile, ...]:
 
     Raises:
         UnreadableBodyError: it cannot be read, so it may describe anything.
+        NewerBodyError: a newer release wrote it, likewise.
     """
     header, _ = _opened(data)
-    try:
-        return _files_of(header)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _not_decoded(error) from error
+    return _files_of(header)
 
 
-def _opened(data: bytes) -> tuple[Mapping[str, Any], bytes]:
+def _opened(data: bytes) -> tuple[_Header, bytes]:
     """The header, and the bytes of the rows."""
     content = data[_HEAD.size :]
     try:
@@ -134,28 +182,37 @@ def _opened(data: bytes) -> tuple[Mapping[str, Any], bytes]:
         if magic != _MAGIC or digest != _digest_of(content):
             raise ValueError("it is cut short or damaged")
         (length,) = _LENGTH.unpack_from(content)
-        header = msgspec.json.decode(content[_LENGTH.size : _LENGTH.size + length], type=dict[str, Any])
-    except (struct.error, ValueError) as error:
+        header = content[_LENGTH.size : _LENGTH.size + length]
+        number = msgspec.json.decode(header, type=_Format).format
+        if number > FORMAT:
+            raise NewerBodyError(
+                f"the staged body has format {number}, and this release of datashard-core reads {FORMAT}: upgrade "
+                "datashard-core wherever this table is written"
+            )
+        if number < FORMAT:
+            raise UnreadableBodyError(
+                f"the staged body has format {number}, and this release of datashard-core reads {FORMAT}: use one "
+                "release for a table's writers"
+            )
+        return msgspec.json.decode(header, type=_Header), content[_LENGTH.size + length :]
+    except (struct.error, ValueError, RecursionError) as error:
         raise _not_decoded(error) from error
-    if header.get("format") != FORMAT:
-        raise UnreadableBodyError(
-            f"the staged body has format {header.get('format')!r}, and this release of datashard-core reads {FORMAT}: "
-            "use one release for a table's writers"
-        )
-    return header, content[_LENGTH.size + length :]
 
 
-def _rows_of(header: Mapping[str, Any], data: bytes, schema: Schema) -> Rows:
+def _rows_of(header: _Header, data: bytes, schema: Schema) -> Rows:
     try:
-        if "plain-rows" not in header:
+        if header.plain_rows is UNSET:
             return _arrow_from_bytes(data)
-        return rows_by_id(schema, header["plain-rows"], msgspec.msgpack.decode(data, type=dict[int, list[Any]]))
-    except (OSError, TypeError, ValueError) as error:  # Arrow's errors are ValueErrors
+        if header.plain_rows > max(len(data), MOST_NULL_ROWS):
+            raise ValueError(f"{len(data)} bytes cannot hold {header.plain_rows} rows")
+        values = msgspec.msgpack.decode(data, type=dict[int, list[Any]])
+        return rows_by_id(schema, header.plain_rows, values)
+    except (OSError, TypeError, ValueError, LookupError, NotImplementedError, RecursionError) as error:
         raise _not_decoded(error) from error
 
 
 def _not_decoded(error: Exception) -> UnreadableBodyError:
-    return UnreadableBodyError(f"the staged body cannot be decoded ({type(error).__name__})")
+    return UnreadableBodyError(f"the staged body cannot be decoded ({type(error).__name__}: {str(error)[:120]})")
 
 
 def _digest_of(content: bytes) -> bytes:
@@ -174,12 +231,64 @@ def _arrow_to_bytes(rows: Any) -> bytes:
 def _arrow_from_bytes(data: bytes) -> Any:
     import pyarrow as pa
 
-    with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
-        return reader.read_all()
+    try:
+        with pa.ipc.open_stream(pa.BufferReader(data)) as reader:
+            rows = reader.read_all()
+        rows.validate(full=True)  # offsets and texts that break Arrow's rules end the process that reads them
+    except pa.ArrowMemoryError:
+        raise  # a process with more memory may be able to read it
+    except pa.ArrowException as error:  # not all of Arrow's errors are among Python's
+        raise ValueError(str(error)) from error
+    return rows
 
 
-def _files_of(header: Mapping[str, Any]) -> tuple[DataFile, ...]:
-    return tuple(_file_from_json(raw) for raw in header.get("files", ()))
+def _files_of(header: _Header) -> tuple[DataFile, ...]:
+    if header.files is UNSET:
+        return ()
+    return tuple(_file_of(described) for described in header.files)
+
+
+def _file_of(described: _DescribedFile) -> DataFile:
+    """The file of a description.
+
+    Raises:
+        UnreadableBodyError: the description contradicts itself.
+    """
+    if described.partition:
+        raise UnreadableBodyError(
+            f"the staged body describes {described.file_path[:100]!r} with partition values, and appends write none"
+        )
+    counted = described.value_counts
+    if any(nulls > counted.get(column, nulls) for column, nulls in described.null_value_counts.items()):
+        raise UnreadableBodyError(
+            f"the staged body describes {described.file_path[:100]!r} with more nulls than values"
+        )
+    try:
+        lower, upper = (
+            {column: bytes.fromhex(text) for column, text in bounds.items()}
+            for bounds in (described.lower_bounds, described.upper_bounds)
+        )
+    except ValueError as error:
+        raise _not_decoded(error) from error
+    return DataFile(**{**asdict(described), "lower_bounds": lower, "upper_bounds": upper})
+
+
+def _check_bounds(files: Sequence[DataFile], schema: Schema) -> None:
+    """Refuse bounds of numbers that have no number's length.
+
+    Raises:
+        UnreadableBodyError: there is one.
+    """
+    for file in files:
+        for bounds in (file.lower_bounds, file.upper_bounds):
+            for column, data in bounds.items():
+                found = schema.find(column)
+                formats = number_formats(found.type) if found is not None else {}
+                if formats and len(data) not in formats:
+                    raise UnreadableBodyError(
+                        f"the staged body describes {file.file_path[:100]!r} with a bound of {len(data)} bytes for "
+                        f"column {column}, which is {found.type if found is not None else ''}"
+                    )
 
 
 def _file_to_json(file: DataFile) -> dict[str, Any]:
@@ -189,15 +298,3 @@ def _file_to_json(file: DataFile) -> dict[str, Any]:
     for counts in ("column_sizes", "value_counts", "null_value_counts", "nan_value_counts"):
         raw[counts] = {str(key): value for key, value in (raw[counts] or {}).items()}
     return raw
-
-
-def _file_from_json(raw: Mapping[str, Any]) -> DataFile:
-    values = dict(raw)
-    for bounds in ("lower_bounds", "upper_bounds"):
-        values[bounds] = {int(key): bytes.fromhex(value) for key, value in values[bounds].items()}
-    for counts in ("column_sizes", "value_counts", "null_value_counts", "nan_value_counts"):
-        values[counts] = {int(key): value for key, value in values[counts].items()}
-    for sequence in ("split_offsets", "equality_ids"):
-        if values.get(sequence) is not None:
-            values[sequence] = tuple(values[sequence])
-    return DataFile(**values)

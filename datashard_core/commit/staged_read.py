@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from datashard_core.commit.aside import Aside, eligible
 from datashard_core.commit.deferred import staged_names
+from datashard_core.commit.examine import Good, check_files, opened
 from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.lookup import look_up
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.staged_body import StagedBody, UnreadableBodyError, decode_body
+from datashard_core.commit.names import Refusal
 from datashard_core.commit.staging import StagedName, judge
 from datashard_core.commit.state import Seen, Target, newest
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.plain_rows import arrow_of
-from datashard_core.format.projection import project
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Head, Steps, value
+from datashard_core.storage.requests import Get, Steps, value
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
     for _ in range(TRIES):
         names = yield from staged_names()
         seen = yield from newest(target, seen)
-        bodies: dict[StagedName, StagedBody | None] = {}
+        bodies: dict[StagedName, Good | None] = {}
         while True:
             # A body that cannot be shown gives way to another of the same id.
             wanted = [name for name in names if bodies.get(name, name) is not None]
@@ -73,7 +73,7 @@ def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
                 seen = newer  # the other was purged, or is long past
                 continue
             if all(name in bodies for name in left):
-                return _shown(seen, [body for name in left if (body := bodies[name]) is not None], target)
+                return _shown(seen, [body for name in left if (body := bodies[name]) is not None])
             if not (yield from _read(target, seen, [name for name in left if name not in bodies], bodies)):
                 continue
             newer = yield from newest(target, seen)
@@ -89,7 +89,7 @@ def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
 
 def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[tuple[StagedName, ...]]:
     """One name for each id that no version after its base names."""
-    below = [name for name in names if name.base <= seen.body.version]
+    below = eligible(target.root, seen.body, names)
     if not below:
         return ()
     try:
@@ -109,47 +109,36 @@ def _said(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[dict
 
 
 def _read(
-    target: Target, seen: Seen, wanted: Sequence[StagedName], bodies: dict[StagedName, StagedBody | None]
+    target: Target, seen: Seen, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
 ) -> Steps[bool]:
     """Read staged bodies; whether one of them is gone. A body that cannot be shown counts as None."""
     gone = False
     for start in range(0, len(wanted), BODIES_AT_ONCE):
         batch = wanted[start : start + BODIES_AT_ONCE]
+        there: list[StagedName] = []
+        outcomes: list[Any] = []
         for name, outcome in zip(batch, (yield [Get(name.key) for name in batch]), strict=True):
             if isinstance(outcome, ObjectNotFoundError):
                 gone = True
-                continue
-            bodies[name] = yield from _decoded(target, seen, name, value(outcome).body)
+            else:
+                there.append(name)
+                outcomes.append(outcome)
+        examined = opened(target, seen.body, there, outcomes)
+        described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
+        examined.update((yield from check_files(described)))
+        for outcome, (name, one) in zip(outcomes, examined.items(), strict=True):
+            if one is None:
+                value(outcome)  # rows that are promised are not left out in silence
+                raise StorageError(
+                    f"table {target.name}: a data file that {name.key} describes could not be looked at; scan again",
+                    key=name.key,
+                )
+            bodies[name] = one if isinstance(one, Good) else None
+            if isinstance(one, (Refusal, Aside)):
+                log.info("table %s: %s is not shown: %s", target.name, name.key, one.reason)
     return gone
 
 
-def _decoded(target: Target, seen: Seen, name: StagedName, data: bytes) -> Steps[StagedBody | None]:
-    """A staged body as far as a commit would carry it; None: the next commit refuses or leaves it."""
-    table = seen.body.table
-    try:
-        body = decode_body(data, name, table.table_uuid, table.schemas)
-    except UnreadableBodyError as error:
-        log.info("table %s: %s is not shown: %s", target.name, name.key, error)
-        return None
-    if body.schema_id not in {schema.schema_id for schema in table.schemas}:
-        return None
-    files = [Head(key_of(file.file_path, table.location, target.root)) for file in body.files]
-    for outcome in (yield files) if files else ():
-        if isinstance(outcome, ObjectNotFoundError):
-            return None
-        value(outcome)
-    return body
-
-
-def _shown(seen: Seen, bodies: Sequence[StagedBody], target: Target) -> WithStaged:
-    wanted: Any = seen.body.table.schema.to_arrow()
-    rows = []
-    for body in bodies:
-        if body.rows is None:
-            continue
-        try:
-            where = f"staged append {body.append_id!r} of table {target.name}"
-            rows.append(project(arrow_of(body.rows), wanted, where))
-        except CorruptTableError as error:
-            log.info("table %s: append %r is not shown: %s", target.name, body.append_id, error)
-    return WithStaged(seen, tuple(rows), tuple(file for body in bodies for file in body.files))
+def _shown(seen: Seen, bodies: Sequence[Good]) -> WithStaged:
+    rows = tuple(arrow_of(body.rows) for body in bodies if body.rows is not None)
+    return WithStaged(seen, rows, tuple(file for body in bodies for file in body.files))

@@ -21,7 +21,7 @@ from datashard_core.storage.base import ObjectInfo
 
 PREFIX = "_datashard/staging/"
 Kind = Literal["w", "d"]
-_NAME = re.compile(rf"{PREFIX}(\d{{20}})-([wd])-([0-9a-f]{{32}})-([0-9a-f]{{32}})")
+_NAME = re.compile(rf"{PREFIX}([0-9]{{20}})-([wd])-([0-9a-f]{{32}})-([0-9a-f]{{32}})")
 
 
 class StagedName(Struct, frozen=True, order=True):
@@ -33,6 +33,7 @@ class StagedName(Struct, frozen=True, order=True):
         id: digest of the append id.
         nonce: makes the name unique.
         size: bytes of the body, where known from a listing.
+        modified: when it was staged, by the store's clock, likewise; only speed depends on it.
     """
 
     base: int
@@ -40,6 +41,7 @@ class StagedName(Struct, frozen=True, order=True):
     id: str
     nonce: str
     size: int = 0
+    modified: float = 0.0
 
     @property
     def key(self) -> str:
@@ -48,18 +50,18 @@ class StagedName(Struct, frozen=True, order=True):
 
 
 def parse_listed(infos: Iterable[ObjectInfo]) -> list[StagedName]:
-    """The staged names in a listing, in its order; whatever else lies there is left alone."""
-    parsed = (_parsed(info.key, info.size) for info in infos)
+    """The staged names in a listing, in its order; other objects are left alone."""
+    parsed = (_parsed(info.key, info.size, info.last_modified) for info in infos)
     return [name for name in parsed if name is not None]
 
 
 @lru_cache(maxsize=4096)  # whoever waits lists the same names again and again
-def _parsed(key: str, size: int) -> StagedName | None:
+def _parsed(key: str, size: int, modified: float) -> StagedName | None:
     match = _NAME.fullmatch(key)
     if match is None:
         return None
     kind: Kind = "w" if match[2] == "w" else "d"
-    return StagedName(int(match[1]), kind, match[3], match[4], size)
+    return StagedName(int(match[1]), kind, match[3], match[4], size, modified)
 
 
 class Judged(Struct, frozen=True):

@@ -198,6 +198,11 @@ def _restored(values: Any, field: t.NestedField) -> PlainColumn:
         or (field.required and len(present) < len(values))
     ):
         raise ValueError(f"the values of {field.name!r} are not {field.type}")
+    if str(field.type) == "float":
+        try:
+            _singles(present)
+        except OverflowError as error:
+            raise ValueError(f"the values of {field.name!r} are beyond float") from error
     if form.kept is int:
         _integers(32 if str(field.type) in ("int", "date") else 64)(present)
     return PlainColumn(field, values, present)

@@ -158,7 +158,9 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
         try:
             if not only_appends(updates) and run(deferred.staged_names(), storage):
                 # What was promised before a change of rows or schema has to be there when it is made.
-                run(deferred.flush(target, None, TIMEOUT), storage)
+                _, left = run(deferred.flush_all(target, None, TIMEOUT), storage)
+                if left is not None and not isinstance(left, errors.AppendSetAsideError):
+                    raise left
             seen = run(commit_external(target, build, TIMEOUT), storage)
         except (errors.NoSuchTableError, errors.CommitTimeoutError) as error:
             raise CommitFailedException(str(error)) from error

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from msgspec import Struct
 
 from datashard_core.clock import Clock
-from datashard_core.commit.deferred import flush
+from datashard_core.commit.deferred import flush_all
 from datashard_core.commit.fresh import SHORTEST_GRACE
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.sweep import sweep_all
-from datashard_core.errors import ConfigurationError, DataShardError, UnsupportedTableError
+from datashard_core.errors import AppendSetAsideError, ConfigurationError, DataShardError, UnsupportedTableError
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import run
 
@@ -65,6 +65,9 @@ class Maintained(Struct, frozen=True):
         orphans: files that were deleted.
         id_nodes: objects below ``_datashard/ids`` that were deleted: names of versions that are out of
             ``datashard.append-id.retention``, or that a later one of these objects holds as well.
+        removed_staged: objects below ``_datashard/staging`` that were deleted, for no commit took them within
+            ``datashard.append-id.retention`` and the grace period.
+        set_aside: objects there that no commit takes now; keys below the table's root.
     """
 
     expired_snapshots: int
@@ -72,6 +75,8 @@ class Maintained(Struct, frozen=True):
     tombstones: int
     orphans: RemovedOrphans
     id_nodes: int
+    removed_staged: int = 0
+    set_aside: tuple[str, ...] = ()
 
 
 class Maintenance(ABC):
@@ -190,23 +195,30 @@ class Maintenance(ABC):
 
         Commits deferred appends, expires snapshots as the properties ask, compacts small files, turns old
         versions into tombstones, forgets append ids that are out of ``datashard.append-id.retention``, and
-        removes orphans.
+        removes orphans. Staged objects that no commit takes (see :meth:`Table.flush`) are named in the result, and
+        deleted once they are older than that retention and the grace period.
 
         Args:
             grace: as for :meth:`remove_orphans`.
             timeout: seconds for each of these.
 
         Raises:
+            AppendRefusedError: deferred appends were refused. All else was done.
+            CommitStateUnknownError: deferred appends are older than the retention. All else was done.
             DataShardError: as the methods named say. What was done before stays done.
 
         Example:
             >>> table.maintain().orphans.files
             3
         """
+        from datashard_core.commit.abandoned import remove_abandoned
         from datashard_core.commit.forget import make_large_nodes, remove_nodes
 
         self._check_grace(grace)
-        self._learn(run(flush(self._target, self._seen, timeout), self._storage, self._clock))
+        seen, left = run(flush_all(self._target, self._seen, timeout), self._storage, self._clock)
+        self._learn(seen)
+        abandoned, seen = run(remove_abandoned(self._target, seen, grace.total_seconds()), self._storage, self._clock)
+        self._learn(seen)
         expired = self.expire_snapshots(timeout=timeout)
         try:
             compacted = self.compact(timeout=timeout)
@@ -217,7 +229,14 @@ class Maintenance(ABC):
         run(make_large_nodes(self._target, newest), self._storage, self._clock)
         tombstones = run(sweep_all(self._target, newest), self._storage, self._clock)
         id_nodes = run(remove_nodes(self._target, newest), self._storage, self._clock)
-        return Maintained(expired, compacted, tombstones, self.remove_orphans(grace, timeout), id_nodes)
+        orphans = self.remove_orphans(grace, timeout)
+        if isinstance(left, AppendSetAsideError):
+            log.warning("%s", left)
+        elif left is not None:
+            raise left
+        return Maintained(
+            expired, compacted, tombstones, orphans, id_nodes, len(abandoned.removed), tuple(abandoned.left)
+        )
 
     def _check_grace(self, grace: timedelta) -> None:
         if grace.total_seconds() < SHORTEST_GRACE:

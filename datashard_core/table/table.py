@@ -180,6 +180,8 @@ class Table(Maintenance):
             AppendRefusedError: some of it is refused, and never will be in the table; everything else is.
             CommitStateUnknownError: some of it was staged before the versions whose appends are remembered
                 (``datashard.append-id.retention``); everything else is in the table.
+            AppendSetAsideError: some of it can be committed by a newer release alone, if at all; everything else is
+                in the table.
             CommitTimeoutError: the deadline passed; what is staged stays staged.
             StorageError: the store failed, likewise.
         """

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from datashard_core.commit import carry, fold, group, line, protocol
+from datashard_core.commit import carry, examine, fold, group, line, protocol
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.pointer import find_current
 from datashard_core.commit.staged_body import UnreadableBodyError
@@ -205,7 +205,7 @@ def _uncommitted_refusals() -> Iterator[None]:
         return (yield from real_watch(group, listed))
 
     with (
-        mock.patch.object(fold, "decode_body", decode),
+        mock.patch.object(examine, "decode_body", decode),
         mock.patch.object(carry, "take", take),
         mock.patch.object(line, "_rank", rank),
     ):

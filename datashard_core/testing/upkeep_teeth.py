@@ -91,9 +91,9 @@ def _no_age_check() -> Iterator[None]:
 def _staged_descriptions_not_read() -> Iterator[None]:
     """Files that staged appends describe are orphans like others, and their age is not asked."""
 
-    def described(target: Any) -> Steps[frozenset[str]]:
+    def described(target: Any) -> Steps[Any]:
         yield from ()
-        return frozenset()
+        return orphans._Described(set())
 
     with _no_age_check(), mock.patch.object(orphans, "_described", described):
         yield

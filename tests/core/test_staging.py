@@ -14,6 +14,7 @@ import pytest
 from datashard_core.commit.history import Named
 from datashard_core.commit.names import Refusal
 from datashard_core.commit.staged_body import (
+    NewerBodyError,
     StagedBody,
     UnreadableBodyError,
     decode_body,
@@ -81,7 +82,7 @@ PLAIN = plain_rows([{"n": 1}, {}], SCHEMA)
 
 def body(**changes: object) -> StagedBody:
     values: dict[str, object] = {
-        "table": UUID, "append_id": "a", "digest": "d", "schema_id": 0, "rows": ROWS, **changes
+        "table": UUID, "append_id": "a", "digest": "d" * 32, "schema_id": 0, "rows": ROWS, **changes
     }  # fmt: skip
     return StagedBody(**values)  # type: ignore[arg-type]
 
@@ -96,7 +97,7 @@ def test_a_body_keeps_rows_field_ids_and_header(rows: Any) -> None:
     assert isinstance(found.rows, type(rows))
     assert arrow_of(found.rows).schema.equals(SCHEMA.to_arrow(), check_metadata=True)
     assert arrow_of(found.rows).to_pylist() == [{"n": 1}, {"n": None}]
-    assert (found.append_id, found.digest, found.schema_id, found.table) == ("a", "d", 0, UUID)
+    assert (found.append_id, found.digest, found.schema_id, found.table) == ("a", "d" * 32, 0, UUID)
 
 
 def test_a_body_keeps_plain_rows_of_every_type() -> None:
@@ -152,7 +153,7 @@ def changed(rows: Any, change: Callable[[bytes], bytes]) -> bytes:
         (changed(PLAIN, lambda content: b"\xff" + content[1:]), "decoded"),
         (changed(PLAIN, lambda content: content.replace(b'"plain-rows":2', b'"plain-rows":3')), "decoded"),
         (changed(PLAIN, lambda content: content[:-2] + b"\xa0\xa0"), "decoded"),
-        (changed(PLAIN, lambda content: content.replace(b'"format":2', b'"format":9')), "has format 9"),
+        (changed(PLAIN, lambda content: content.replace(b'"format":2', b'"format":1')), "has format 1"),
         (encode_body(body(table="another")), "another table"),
         (encode_body(body(append_id="other", rows=PLAIN)), "another append id"),
     ],
@@ -160,6 +161,13 @@ def changed(rows: Any, change: Callable[[bytes], bytes]) -> bytes:
 def test_a_body_that_no_try_can_commit_says_why(data: bytes, why: str) -> None:
     with pytest.raises(UnreadableBodyError, match=why):
         decoded(data)
+
+
+def test_a_body_of_a_newer_release_is_not_judged() -> None:
+    newer = changed(PLAIN, lambda body: body.replace(b'"format":2', b'"format":9').replace(b'"digest"', b'"digesT"'))
+    for read in (decoded, described_files):
+        with pytest.raises(NewerBodyError, match="has format 9"):
+            read(newer)
 
 
 def test_a_bit_that_fell_over_is_noticed() -> None:
