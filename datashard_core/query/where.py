@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from datashard_core.arguments import shown
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.binding import TRUE, Bound, bind, checks_of, is_exact
 from datashard_core.format.expressions import Condition
@@ -77,7 +78,7 @@ def prepare(where: Any, schema: Schema, table_name: str) -> RowCondition:
         if isinstance(where, pc.Expression):
             return _from_expression(where, schema, table_name)
     raise ConfigurationError(
-        f"table {table_name}: where={where!r} is no condition. Pass SQL text such as \"state = 'failed'\", or "
+        f"table {table_name}: where={shown(where)} is no condition. Pass SQL text such as \"state = 'failed'\", or "
         "col('state') == 'failed', or a pyarrow.compute expression."
     )
 
@@ -159,7 +160,9 @@ def _bound_sql(connection: Any, where: str, schema: Schema, table_name: str) -> 
         connection.unregister("columns_of_table")
         found = understand(connection, where, _SCANNED, schema.names, table_name)
     except duckdb.Error as error:
-        raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
+        raise ConfigurationError(
+            f"table {table_name}: the condition {shown(where, 500)} cannot be answered: {error}"
+        ) from error
     bound = bind(found.condition, schema, table_name)
     if found.columns is None:
         return bound, None
@@ -188,7 +191,9 @@ def _by_sql(
             if batch.num_rows:
                 yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
     except duckdb.Error as error:
-        raise ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}") from error
+        raise ConfigurationError(
+            f"table {table_name}: the condition {shown(where, 500)} cannot be answered: {error}"
+        ) from error
     finally:
         connection.close()
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from datashard_core.errors import ConfigurationError, CorruptTableError, StorageError, TableExistsError
+from datashard_core import arguments
+from datashard_core.errors import CorruptTableError, StorageError, TableExistsError
 from datashard_core.storage.base import ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError, StoredObject
 from datashard_core.storage.driver import call
 from datashard_core.table.names import is_part
@@ -132,7 +133,4 @@ def stored(storage: Storage, name: str) -> StoredObject | None:
 
 
 def _encoded(name: str, properties: Mapping[str, str]) -> bytes:
-    for key, text in properties.items():
-        if not isinstance(key, str) or not isinstance(text, str):
-            raise ConfigurationError(f"namespace {name}: property {key!r}={text!r}: keys and values are text")
-    return msgspec.json.encode(dict(properties))
+    return msgspec.json.encode(arguments.texts(properties, f"the properties of namespace {name}"))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from datashard_core import arguments
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.config import DEFAULT_TIMEOUT, LocalConfig, S3Config, resolve_warehouse, split_table_uri
 from datashard_core.errors import (
@@ -87,10 +88,11 @@ class Warehouse:
         from datashard_core.table import creation
 
         parsed = parse_name(name)
-        if if_exists not in ("error", "open"):
-            raise ConfigurationError(f"if_exists={if_exists!r}: pass 'error' or 'open'")
+        timeout = arguments.seconds(timeout)
+        if not isinstance(if_exists, str) or if_exists not in ("error", "open"):
+            raise ConfigurationError(f"if_exists={arguments.shown(if_exists)}: pass 'error' or 'open'")
         creation.check_schema(schema, str(parsed))
-        given = creation.check_properties(properties or {}, str(parsed))
+        given = creation.check_properties({} if properties is None else properties, str(parsed))
         storage = self._storage.at(parsed.folder)
         made = creation.create(
             self._storage,
@@ -149,8 +151,8 @@ class Warehouse:
             StorageError: the store could not be asked at all.
         """
         if namespace is not None:
-            if not is_part(namespace):
-                raise ConfigurationError(f"{namespace!r} cannot be the name of a namespace")
+            if not isinstance(namespace, str) or not is_part(namespace):
+                raise ConfigurationError(f"namespace={arguments.shown(namespace)} cannot be the name of a namespace")
             return self._tables_in(namespace)
         names: list[str] = []
         for folder in call(self._storage.folders):
@@ -172,7 +174,7 @@ class Warehouse:
         from datashard_core.commit import lifecycle
         from datashard_core.commit.state import Target
 
-        parsed = parse_name(name)
+        parsed, timeout = parse_name(name), arguments.seconds(timeout)
         storage = self._storage.at(parsed.folder)
         uuid = self.load_table(name)._target.uuid
         before = run(lifecycle.list_own(), storage, self._clock) if purge else frozenset()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from datashard_core.arguments import shown
 from datashard_core.errors import InvalidRecordsError
 
 if TYPE_CHECKING:
@@ -111,9 +112,13 @@ def log_row(
     Raises:
         InvalidRecordsError: the state is unknown, or a time has no zone.
     """
-    if state not in STATES:
-        raise InvalidRecordsError(f"workflow log: state={state!r} is none of {', '.join(STATES)}")
+    if not isinstance(state, str) or state not in STATES:
+        raise InvalidRecordsError(f"workflow log: state={shown(state)} is none of {', '.join(STATES)}")
     for name, moment in (("started", started), ("finished", finished)):
+        if moment is not None and not isinstance(moment, datetime):
+            raise InvalidRecordsError(
+                f"workflow log: {name}={shown(moment)} is no datetime; use datetime.now(timezone.utc)"
+            )
         if moment is not None and moment.tzinfo is None:
             raise InvalidRecordsError(
                 f"workflow log: {name}={moment.isoformat()} has no time zone; use datetime.now(timezone.utc)"
