@@ -275,7 +275,7 @@ def parse_field(raw: Any, *, strict: bool = False, ids: bool = True) -> NestedFi
         raise ConfigurationError(f"the field {shown(name)} has required={shown(required)}: pass True or False")
     if doc is not None and not isinstance(doc, str):
         raise ConfigurationError(f"the field {shown(name)} has doc={shown(doc)}: pass text")
-    field_id = _id_of(raw, "id", f"field {shown(name)}", ids)
+    field_id = _id_of(raw, "id", f"field {name!r}", ids)
     return NestedField(field_id, name, parse_type(raw["type"], ids=ids), required, doc)
 
 
@@ -290,6 +290,7 @@ def check_id(field_id: Any, what: str) -> int:
         ConfigurationError: it is not an int, or out of the range that the spec leaves to tables.
     """
     if isinstance(field_id, bool) or not isinstance(field_id, int) or not 0 <= field_id <= MAX_FIELD_ID:
+        what = what.encode("utf-8", "backslashreplace").decode()
         raise ConfigurationError(f"{what} has id {shown(field_id)}: ids are ints from 1 to {MAX_FIELD_ID}")
     return field_id
 
