@@ -37,8 +37,8 @@ class Odd:
 
 WRONG: tuple[Any, ...] = (
     None, True, False, "x", "", SURROGATE, HALF, "a\0b", "5", b"x", bytearray(b"x"), -1, 0, 1.5, -0.5, math.nan,
-    math.inf, -math.inf, 1j, 2**31, 2**63, 10**30, -(10**30), 10**5000, Decimal("NaN"), Decimal("1e400"), [], [None], [1, "x"],
-    {}, {"a": 1}, {1: "a"}, set(), object(), Odd, dt.datetime.max, dt.datetime(2026, 1, 1), dt.timedelta(hours=30),
+    math.inf, -math.inf, 1j, 2**31, 2**63, 10**30, -(10**30), 10**5000, Decimal("NaN"), Decimal("1e400"), [], [None],
+    [1, "x"], {}, {"a": 1}, {1: "a"}, set(), object(), Odd, dt.datetime.max, dt.datetime(2026, 1, 1), dt.timedelta(hours=30),
     dt.timedelta(-1), dt.timedelta.max, dt.date(2026, 1, 1),
     dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=14))), lambda *_: None, range(3),
 )  # fmt: skip
@@ -201,7 +201,7 @@ def test_a_timeout_is_a_finite_number_of_seconds(call: str) -> None:
     table = warehouse.create_table("t", SCHEMA)
     before = set(storage._objects)
     for value in (None, math.inf, math.nan, -1, -0.001, True, "5", b"5", 10**30, LONGEST_TIMEOUT + 1, dt.timedelta(1)):
-        with pytest.raises(ConfigurationError, match="timeout=.*pass a number of seconds"):
+        with pytest.raises(ConfigurationError, match=r"timeout=.*pass a number of seconds"):
             CALLS[call](warehouse, table, value)
     assert set(storage._objects) == before
     for usable in (5, 5.0, Decimal(5), LONGEST_TIMEOUT):
@@ -228,7 +228,7 @@ def test_append_ids(append_id: Any, usable: bool) -> None:
             assert table.append(ROWS, append_id=given).append_id == append_id
             assert table.append(ROWS, append_id=given).already_appended
             continue
-        with pytest.raises(ConfigurationError, match="append_id=.*is not usable") as raised:
+        with pytest.raises(ConfigurationError, match=r"append_id=.*is not usable") as raised:
             table.append(ROWS, append_id=given)
         assert len(str(raised.value)) < 500
         assert table.refresh().version == 0
