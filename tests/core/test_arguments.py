@@ -38,7 +38,8 @@ class Odd:
 WRONG: tuple[Any, ...] = (
     None, True, False, "x", "", SURROGATE, HALF, "a\0b", "5", b"x", bytearray(b"x"), -1, 0, 1.5, -0.5, math.nan,
     math.inf, -math.inf, 1j, 2**31, 2**63, 10**30, -(10**30), 10**5000, Decimal("NaN"), Decimal("1e400"), [], [None],
-    [1, "x"], {}, {"a": 1}, {1: "a"}, set(), object(), Odd, dt.datetime.max, dt.datetime(2026, 1, 1), dt.timedelta(hours=30),
+    [1, "x"], {}, {"a": 1}, {1: "a"}, set(), object(), Odd,
+    dt.datetime.max, dt.datetime(2026, 1, 1), dt.timedelta(hours=30),
     dt.timedelta(-1), dt.timedelta.max, dt.date(2026, 1, 1),
     dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=14))), lambda *_: None, range(3),
 )  # fmt: skip
