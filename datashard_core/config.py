@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct
 from msgspec.structs import asdict, force_setattr, replace
 
+from datashard_core.arguments import is_unicode, seconds, shown, text, whole
 from datashard_core.errors import ConfigurationError
 
 DEFAULT_TIMEOUT = 120.0
@@ -65,10 +66,9 @@ class LocalConfig(Struct, frozen=True):
     folder: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.folder, str) or not self.folder or "\0" in self.folder:
-            raise ConfigurationError(
-                f"folder={self.folder!r} cannot be a folder: pass its path, as in '/srv/warehouse'"
-            )
+        folder = self.folder
+        if not isinstance(folder, str) or not folder or "\0" in folder or not is_unicode(folder):
+            raise ConfigurationError(f"folder={shown(folder)} cannot be a folder: pass its path, as '/srv/warehouse'")
 
 
 class S3Config(Struct, frozen=True):
@@ -125,8 +125,7 @@ class S3Config(Struct, frozen=True):
     transport: TransportChoice = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prefix or "", str):
-            raise ConfigurationError(f"prefix={self.prefix!r} is not text: write a folder such as 'lake/raw'")
+        _check_types(self)
         force_setattr(self, "prefix", (self.prefix or "").strip("/"))
         force_setattr(self, "endpoint", (self.endpoint or "").rstrip("/") or None)
         self._check_place()
@@ -143,7 +142,7 @@ class S3Config(Struct, frozen=True):
     def _check_place(self) -> None:
         if not isinstance(self.bucket, str) or not _BUCKET.fullmatch(self.bucket):
             raise ConfigurationError(
-                f"bucket={self.bucket!r} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . - alone"
+                f"bucket={shown(self.bucket)} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . - alone"
             )
         if self.prefix:
             _check_prefix(self.prefix)
@@ -212,14 +211,14 @@ def check_endpoint(endpoint: str) -> None:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ConfigurationError(f"endpoint={_without_user(endpoint)!r} is not a URL {example}") from None
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    plain = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if "@" in endpoint:
         raise ConfigurationError(
-            f"the endpoint {_without_user(shown)} holds a user or a password: pass access_key= and secret_key= "
+            f"the endpoint {_without_user(plain)} holds a user or a password: pass access_key= and secret_key= "
             "instead, and the URL without them"
         )
     if parts.query or parts.fragment or "?" in endpoint or "#" in endpoint:
-        raise ConfigurationError(f"the endpoint {shown} has a query or a fragment: pass the URL without it")
+        raise ConfigurationError(f"the endpoint {plain} has a query or a fragment: pass the URL without it")
     fits = parts.scheme in ("http", "https") and port != 0 and _ENDPOINT.fullmatch(endpoint)
     if not fits or not host or (host.rpartition(".")[2].isdigit() and not is_address(endpoint)):
         raise ConfigurationError(f"endpoint={endpoint!r} is not a URL {example}")
@@ -239,8 +238,44 @@ def is_address(endpoint: str) -> bool:
 
 def _without_user(text: str) -> str:
     """A text without what stands before an ``@``, and without a query."""
-    shown = re.sub(r"(?s)^([a-zA-Z0-9+.-]*://)?.*@", lambda found: f"{found[1] or ''}***@", text)
-    return re.sub(r"(?s)[?#].*", "", shown)
+    plain = re.sub(r"(?s)^([a-zA-Z0-9+.-]*://)?.*@", lambda found: f"{found[1] or ''}***@", text)
+    return re.sub(r"(?s)[?#].*", "", plain)
+
+
+_TEXTS = ("prefix", "endpoint", "region", "access_key", "secret_key", "session_token", "sse_kms_key_id")
+
+
+def _check_types(config: S3Config) -> None:
+    """Refuse values of other types than a setting takes; secrets are not shown.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    for name in _TEXTS:
+        value = getattr(config, name)
+        if value is not None and not (isinstance(value, str) and is_unicode(value) and "\0" not in value):
+            given = type(value).__name__ if name in _SECRETS else shown(value)
+            raise ConfigurationError(f"{name}={given}: pass text without control characters, or leave it out")
+    for name in ("connect_timeout", "read_timeout"):
+        if seconds(getattr(config, name), name) == 0:
+            raise ConfigurationError(f"{name}=0: no store answers in no time; pass more")
+    whole(config.max_attempts, "max_attempts", "how often a request is tried", 1, 1000)
+    verify = config.verify_tls
+    if not isinstance(verify, bool) and (not isinstance(verify, str) or not verify or "\0" in verify):
+        raise ConfigurationError(f"verify_tls={shown(verify)}: pass True, False, or the path of a CA bundle")
+    if isinstance(verify, str):
+        text(verify, "verify_tls")
+    if not isinstance(config.use_default_chain, bool):
+        raise ConfigurationError(f"use_default_chain={shown(config.use_default_chain)}: pass True or False")
+    if config.credentials_provider is not None and not callable(config.credentials_provider):
+        raise ConfigurationError(
+            f"credentials_provider={type(config.credentials_provider).__name__}: pass a callable that returns "
+            "Credentials"
+        )
+    for name in ("addressing_style", "sse", "transport"):
+        value = getattr(config, name)
+        if value is not None and not isinstance(value, str):
+            raise ConfigurationError(f"{name}={shown(value)}: pass text")
 
 
 def _rebuild(kind: type[S3Config], values: dict[str, Any]) -> S3Config:
@@ -263,13 +298,15 @@ def resolve_warehouse(
         ConfigurationError: something is missing or contradicts itself.
     """
     variables = os.environ if environ is None else environ
+    if config is not None and not isinstance(config, (S3Config, LocalConfig)):
+        raise ConfigurationError(f"config={shown(config)}: pass an S3Config or a LocalConfig, or None")
     if uri is None:
         return config if config is not None else _from_variables(variables)
     if isinstance(uri, os.PathLike):
         return LocalConfig(str(Path(uri).expanduser()))
-    if not isinstance(uri, str):
+    if not isinstance(uri, str) or "\0" in uri or not is_unicode(uri):
         raise ConfigurationError(
-            f"{uri!r} is no place for tables: use s3://bucket/prefix or a folder, as text or a path"
+            f"{shown(uri)} is no place for tables: use s3://bucket/prefix or a folder, as text or a path"
         )
     if "://" not in uri and uri.strip():
         if _BROKEN_URI.match(uri):
@@ -370,7 +407,7 @@ def split_table_uri(name_or_uri: str) -> tuple[str | None, str]:
         ConfigurationError: it names no table.
     """
     if not isinstance(name_or_uri, str) or not name_or_uri.strip():
-        raise ConfigurationError(f"{name_or_uri!r} names no table")
+        raise ConfigurationError(f"{shown(name_or_uri)} names no table")
     if "/" not in name_or_uri and os.sep not in name_or_uri:
         if ":" in name_or_uri:
             raise ConfigurationError(f"{name_or_uri!r} is neither a table's name nor a URI such as s3://bucket/table")

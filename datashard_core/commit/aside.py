@@ -128,7 +128,7 @@ def alive(
     if now is None:
         now = max((name.modified for name in listed), default=0.0)
     waiting = [name for name in listed if name.kind == "w" and now - name.modified <= within]
-    return eligible(root, body, waiting)
+    return [name for name in eligible(root, body, waiting) if not _is_passed_over(name, body)]
 
 
 def may_count(root: str, names: Sequence[StagedName]) -> int:

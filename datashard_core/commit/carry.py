@@ -315,11 +315,12 @@ def _follow(
 ) -> Steps[Following | None]:
     """List who has staged since; judge them by the history and by what is about to be committed."""
     listed = parse_listed((yield from ask(ListPage(PREFIX))))
-    fresh = [name for name in eligible(target.root, state.body, listed) if name.id not in load.names]
-    line.waiting = [name for name in alive(target.root, state.body, fresh) if not _tells(state.body, name)]
+    root, others = target.root, [name for name in listed if name.id not in load.names]
+    line.waiting = [name for name in alive(root, state.body, others) if not _tells(state.body, name)]
     if not (leads and line.waiting):
         return None
-    judged = yield from judge_listed(target, state.body, fresh, {})
+    looked = worth_a_look(root, state.body, others, next(iter(load.names)))
+    judged = yield from judge_listed(target, state.body, looked, {})
     theirs = Load()
     chosen = within_limits(judged.allowed, 0, 0)
     state = yield from take(target, created, chosen, theirs, judged.others, exists=state.body.version)

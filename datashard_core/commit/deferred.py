@@ -11,7 +11,6 @@ from datashard_core.commit.carry import commit
 from datashard_core.commit.group import LASTING
 from datashard_core.commit.history import ForgottenError, Named
 from datashard_core.commit.lead import finish
-from datashard_core.commit.leftover import error_of, warn_of_strangers
 from datashard_core.commit.line import body_of, first_page
 from datashard_core.commit.lookup import Remembered, look_up, recall
 from datashard_core.commit.names import Refusal
@@ -195,6 +194,8 @@ def flush_all(target: Target, seen: Seen | None, timeout: float) -> Steps[tuple[
         CommitTimeoutError: the deadline passed; what is staged stays staged.
         StorageError: the store failed until then, likewise.
     """
+    from datashard_core.commit.leftover import error_of
+
     now: Instant = yield from ask(Now())
     backlog = _Backlog(target, now.monotonic + timeout, seen)
     done = False
@@ -214,6 +215,8 @@ def _commit_left(backlog: _Backlog) -> Steps[bool]:
         # Before the version is read: what was carried and deleted since is in a version that is read then.
         infos = yield from staged_objects()
         backlog.left = set(parse_listed(infos))
+        from datashard_core.commit.leftover import warn_of_strangers
+
         warn_of_strangers(target, infos)
     names = backlog.left
     backlog.state, _ = yield from on_newest(target, seen, lambda state: _strike_named(backlog, names, state))

@@ -22,10 +22,8 @@ from datashard_core.commit.state import Target
 from datashard_core.commit.version import VersionBody
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError, StorageReason
 from datashard_core.format.data_file import DataFile
-from datashard_core.format.parquet_footer import TAIL, rows_in_tail
 from datashard_core.format.plain_rows import PlainRows, Rows
 from datashard_core.format.projection import project
-from datashard_core.format.required import first_null
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.requests import Get, Head, Request, Steps, value
 
@@ -127,6 +125,8 @@ def _checked(rows: Rows, body: VersionBody, where: str) -> Rows:
         return rows
     import pyarrow as pa
 
+    from datashard_core.format.required import first_null
+
     try:
         fitted = fit(rows, body, where)
         missing = None if isinstance(fitted, PlainRows) else first_null(fitted)
@@ -157,6 +157,8 @@ def fit(rows: Rows, body: VersionBody, where: str) -> Rows:
 
 def check_files(goods: Mapping[StagedName, Good]) -> Steps[dict[StagedName, Examined]]:
     """Hold the descriptions of data files against the files, as far as one look at each shows them."""
+    from datashard_core.format.parquet_footer import TAIL
+
     requests: list[Request] = []
     for good in goods.values():
         for file, key in zip(good.files, good.keys, strict=True):
@@ -174,6 +176,8 @@ def check_files(goods: Mapping[StagedName, Good]) -> Steps[dict[StagedName, Exam
 
 def _check_file(file: DataFile, info: Any, tail: Any) -> Refusal | Aside | DataShardError | None:
     """What is wrong with a description; an error of the store where that is not known; None: nothing."""
+    from datashard_core.format.parquet_footer import rows_in_tail
+
     path = file.file_path[-100:]
     if isinstance(info, ObjectNotFoundError):
         return refusal(f"the data file {path!r} that the staged body describes is gone")

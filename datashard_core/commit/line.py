@@ -7,15 +7,17 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from datashard_core.commit.aside import alive, may_count
+from datashard_core.commit.aside import Aside, alive, may_count
+from datashard_core.commit.examine import opened
 from datashard_core.commit.fold import MAX_APPENDS, said_of
 from datashard_core.commit.group import LASTING, Group, breathe, check_deadline, endure, read_on, say
+from datashard_core.commit.names import Refusal
 from datashard_core.commit.staged_body import StagedBody, encode_body
 from datashard_core.commit.staging import PREFIX, StagedName, parse_listed
 from datashard_core.commit.state import Append, Seen
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo
-from datashard_core.storage.requests import Instant, ListPage, Now, Put, Random, Sleep, Steps, Unique, ask
+from datashard_core.storage.requests import Get, Instant, ListPage, Now, Put, Random, Sleep, Steps, Unique, ask
 
 SHORTEST_LOOK = 0.1  # seconds between two looks for the next version
 WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
@@ -23,6 +25,7 @@ PATIENCE = 0.5  # seconds without a new version after which the second in line c
 STRETCHED = 2.0  # by so much of it for each second that an overloaded store is left alone between two looks
 EASED = 0.8  # what a look that was answered leaves of that pause
 MOST_PAGES = 10  # of a listing, where objects that nobody can commit fill the first ones
+SAMPLE = 8  # bodies of those before us that are looked at where no version comes
 LIST_AFTER = 4  # versions that came without us before we look whether our object is still there
 
 
@@ -85,7 +88,15 @@ def turn_in_line(group: Group) -> Steps[list[StagedName] | None]:
     except StorageError as error:
         yield from breathe(group, error)
         return None
-    waited = rank > 0 and (yield from _watch(group, rank, PATIENCE * math.log2(1 + rank)))
+    patience = PATIENCE * math.log2(1 + rank)
+    if rank > SAMPLE and not group.throttled:
+        # So many that are alive would have committed by now: see whether the first of them can.
+        if (yield from _watch(group, rank, PATIENCE)):
+            return None
+        if (yield from _none_can_commit(group, listed)):
+            return listed
+        patience -= PATIENCE
+    waited = rank > 0 and (yield from _watch(group, rank, patience))
     return None if waited else listed
 
 
@@ -140,7 +151,20 @@ def _stage_again(group: Group, listed: Sequence[StagedName]) -> Steps[None]:
 
 
 def _rank(group: Group, listed: Sequence[StagedName]) -> Steps[int]:
-    """How many wait before the first of ours.
+    """How many wait before the first of ours."""
+    return len((yield from _before(group, listed)))
+
+
+def _none_can_commit(group: Group, listed: Sequence[StagedName]) -> Steps[bool]:
+    """Whether the first of those before us hold bodies that are refused or set aside: nobody waits for those."""
+    first = (yield from _before(group, listed))[:SAMPLE]
+    outcomes = yield [Get(name.key) for name in first]
+    examined = opened(group.target, group.known.body, first, outcomes)
+    return all(isinstance(one, (Refusal, Aside)) for one in examined.values())
+
+
+def _before(group: Group, listed: Sequence[StagedName]) -> Steps[list[StagedName]]:
+    """Those who wait before the first of ours.
 
     Names that are committed already, that nobody can judge or commit, or whose owners seem to be dead hold no place.
     """
@@ -148,7 +172,7 @@ def _rank(group: Group, listed: Sequence[StagedName]) -> Steps[int]:
     waiting = alive(group.target.root, group.known.body, listed)
     before = [name for name in waiting if name < mine and name.id not in group.waiting]
     known, words = yield from said_of(group.target, group.known.body, before)
-    return sum(1 for name in known if not (name.id in words and words[name.id].version > name.base))
+    return [name for name in known if not (name.id in words and words[name.id].version > name.base)]
 
 
 def _watch(group: Group, line: int, patience: float) -> Steps[bool]:

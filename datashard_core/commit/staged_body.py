@@ -15,20 +15,24 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Struct
 from msgspec.structs import asdict
 
 from datashard_core._imports import blake2b
 from datashard_core.commit.staging import StagedName
 from datashard_core.errors import DataShardError
-from datashard_core.format.canonical import number_formats
 from datashard_core.format.data_file import DataFile
 from datashard_core.format.digest import id_digest
 from datashard_core.format.plain_rows import PlainRows, Rows, rows_by_id
 from datashard_core.format.schema import Schema
+
+if TYPE_CHECKING:
+    from datashard_core.commit.staged_header import Header
+
+# What only those who read a body need is imported there: most processes stage, or see no body at all.
 
 FORMAT = 2
 MAX_BODY_BYTES = 16 * 2**20
@@ -61,50 +65,6 @@ class UnreadableBodyError(DataShardError):
 
 class NewerBodyError(DataShardError):
     """A staged body that a newer release wrote: it is set aside, for that release may be able to commit it."""
-
-
-_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-_Id = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-_Counts = dict[_Id, _Count]
-_Bounds = dict[_Id, str]
-
-
-class _Format(Struct):
-    """The part of a header that every format has."""
-
-    format: _Id
-
-
-class _DescribedFile(Struct):
-    """A data file as a header describes it; :class:`~datashard_core.format.data_file.DataFile` explains the fields."""
-
-    file_path: Annotated[str, Meta(min_length=1, max_length=4096)]
-    record_count: _Count
-    file_size_in_bytes: Annotated[int, Meta(ge=1, le=2**50)]
-    column_sizes: _Counts
-    value_counts: _Counts
-    null_value_counts: _Counts
-    nan_value_counts: _Counts
-    lower_bounds: _Bounds
-    upper_bounds: _Bounds
-    split_offsets: tuple[_Count, ...] | None = None
-    sort_order_id: _Id | None = None
-    spec_id: _Id = 0
-    content: Literal[0] = 0
-    file_format: Literal["PARQUET"] = "PARQUET"
-    equality_ids: None = None
-    partition: dict[str, Any] = {}
-
-
-class _Header(Struct):
-    """The header of a body of format :data:`FORMAT`."""
-
-    table: str
-    append_id: str = field(name="append-id")
-    digest: Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
-    schema_id: _Id = field(name="schema-id")
-    files: tuple[_DescribedFile, ...] | UnsetType = UNSET
-    plain_rows: _Count | UnsetType = field(name="plain-rows", default=UNSET)
 
 
 class StagedBody(Struct, frozen=True):
@@ -160,17 +120,19 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str, schemas: Sequenc
         UnreadableBodyError: it can never be committed to this table, and why.
         NewerBodyError: a newer release wrote it.
     """
+    from datashard_core.commit.staged_header import check_bounds, files_of
+
     header, rows = _opened(data)
     if header.table != table_uuid:
         raise UnreadableBodyError("the staged body is meant for another table of this name")
     if id_digest(header.append_id) != name.id:
         raise UnreadableBodyError("the staged body holds another append id than its name")
-    body = StagedBody(header.table, header.append_id, header.digest, header.schema_id, None, _files_of(header))
+    body = StagedBody(header.table, header.append_id, header.digest, header.schema_id, None, files_of(header))
     schema = next((schema for schema in schemas if schema.schema_id == body.schema_id), None)
     if schema is None:
         return body
     if header.files is not UNSET:
-        _check_bounds(body.files, schema)
+        check_bounds(body.files, schema)
         return body
     return msgspec.structs.replace(body, rows=_rows_of(header, rows, schema))
 
@@ -182,12 +144,16 @@ def described_files(data: bytes) -> tuple[DataFile, ...]:
         UnreadableBodyError: it cannot be read, so it may describe anything.
         NewerBodyError: a newer release wrote it, likewise.
     """
+    from datashard_core.commit.staged_header import files_of
+
     header, _ = _opened(data)
-    return _files_of(header)
+    return files_of(header)
 
 
-def _opened(data: bytes) -> tuple[_Header, bytes]:
+def _opened(data: bytes) -> tuple[Header, bytes]:
     """The header, and the bytes of the rows."""
+    from datashard_core.commit.staged_header import Format, Header
+
     content = data[_HEAD.size :]
     try:
         magic, digest = _HEAD.unpack_from(data)
@@ -197,7 +163,7 @@ def _opened(data: bytes) -> tuple[_Header, bytes]:
         if length > MAX_BODY_BYTES:
             raise ValueError(f"its header has {length} bytes")
         header = content[_LENGTH.size : _LENGTH.size + length]
-        number = msgspec.json.decode(header, type=_Format).format
+        number = msgspec.json.decode(header, type=Format).format
         if number > FORMAT:
             raise NewerBodyError(
                 f"the staged body has format {number}, and this release of datashard-core reads {FORMAT}: upgrade "
@@ -208,12 +174,12 @@ def _opened(data: bytes) -> tuple[_Header, bytes]:
                 f"the staged body has format {number}, and this release of datashard-core reads {FORMAT}: use one "
                 "release for a table's writers"
             )
-        return msgspec.json.decode(header, type=_Header), content[_LENGTH.size + length :]
+        return msgspec.json.decode(header, type=Header), content[_LENGTH.size + length :]
     except (struct.error, ValueError, RecursionError) as error:
-        raise _not_decoded(error) from error
+        raise not_decoded(error) from error
 
 
-def _rows_of(header: _Header, data: bytes, schema: Schema) -> Rows:
+def _rows_of(header: Header, data: bytes, schema: Schema) -> Rows:
     try:
         if header.plain_rows is UNSET:
             return _arrow_from_bytes(data)
@@ -222,10 +188,10 @@ def _rows_of(header: _Header, data: bytes, schema: Schema) -> Rows:
         values = msgspec.msgpack.decode(data, type=dict[int, list[Any]])
         return rows_by_id(schema, header.plain_rows, values)
     except (OSError, TypeError, ValueError, LookupError, NotImplementedError, ArithmeticError, RecursionError) as error:
-        raise _not_decoded(error) from error
+        raise not_decoded(error) from error
 
 
-def _not_decoded(error: Exception) -> UnreadableBodyError:
+def not_decoded(error: Exception) -> UnreadableBodyError:
     return UnreadableBodyError(f"the staged body cannot be decoded ({type(error).__name__}: {str(error)[:120]})")
 
 
@@ -259,55 +225,6 @@ def _arrow_from_bytes(data: bytes) -> Any:
     except (pa.ArrowException, struct.error) as error:  # not all of Arrow's errors are among Python's
         raise ValueError(str(error)) from error
     return rows
-
-
-def _files_of(header: _Header) -> tuple[DataFile, ...]:
-    if header.files is UNSET:
-        return ()
-    return tuple(_file_of(described) for described in header.files)
-
-
-def _file_of(described: _DescribedFile) -> DataFile:
-    """The file of a description.
-
-    Raises:
-        UnreadableBodyError: the description contradicts itself.
-    """
-    if described.partition:
-        raise UnreadableBodyError(
-            f"the staged body describes {described.file_path[:100]!r} with partition values, and appends write none"
-        )
-    counted = described.value_counts
-    if any(nulls > counted.get(column, nulls) for column, nulls in described.null_value_counts.items()):
-        raise UnreadableBodyError(
-            f"the staged body describes {described.file_path[:100]!r} with more nulls than values"
-        )
-    try:
-        lower, upper = (
-            {column: bytes.fromhex(text) for column, text in bounds.items()}
-            for bounds in (described.lower_bounds, described.upper_bounds)
-        )
-    except ValueError as error:
-        raise _not_decoded(error) from error
-    return DataFile(**{**asdict(described), "lower_bounds": lower, "upper_bounds": upper})
-
-
-def _check_bounds(files: Sequence[DataFile], schema: Schema) -> None:
-    """Refuse bounds of numbers that have no number's length.
-
-    Raises:
-        UnreadableBodyError: there is one.
-    """
-    for file in files:
-        for bounds in (file.lower_bounds, file.upper_bounds):
-            for column, data in bounds.items():
-                found = schema.find(column)
-                formats = number_formats(found.type) if found is not None else {}
-                if formats and len(data) not in formats:
-                    raise UnreadableBodyError(
-                        f"the staged body describes {file.file_path[:100]!r} with a bound of {len(data)} bytes for "
-                        f"column {column}, which is {found.type if found is not None else ''}"
-                    )
 
 
 def _file_to_json(file: DataFile) -> dict[str, Any]:

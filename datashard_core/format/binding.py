@@ -31,7 +31,7 @@ from datashard_core.format.expressions import (
     Or,
     Path,
     StartsWith,
-    shown,
+    column_name,
 )
 from datashard_core.format.metrics import FLOATS
 from datashard_core.format.schema import Schema
@@ -155,7 +155,7 @@ def _bind(condition: Condition, negated: bool, schema: Schema, table_name: str) 
         return _check(condition, negated, reference)
     except MisfitError as error:
         raise ConfigurationError(
-            f"table {table_name}: the condition {condition!r} does not fit column {shown(condition.column)!r}: "
+            f"table {table_name}: the condition {condition!r} does not fit column {column_name(condition.column)!r}: "
             f"{error.why}"
         ) from error
 
@@ -168,11 +168,13 @@ def find(path: Path, schema: Schema, table_name: str) -> Reference:
     """
     found = list(_named(path, schema.fields))
     if not found:
-        raise ConfigurationError(f"table {table_name} has no column {shown(path)!r}; it has {', '.join(schema.names)}")
+        raise ConfigurationError(
+            f"table {table_name} has no column {column_name(path)!r}; it has {', '.join(schema.names)}"
+        )
     if len(found) > 1:
         ids = " and ".join(str(one.field.field_id) for one in found)
         raise ConfigurationError(
-            f"table {table_name}: {shown(path)!r} is the name of several fields, those with the ids {ids}: filter what "
+            f"table {table_name}: {column_name(path)!r} is the name of several fields, those with the ids {ids}: filter what "
             "to_arrow() returns, or rename one with the engine that made the table"
         )
     return found[0]

@@ -65,6 +65,10 @@ class _NotQuickError(Exception):
     """The quick way does not cover these values; they may fit all the same."""
 
 
+class _TooManyError(Exception):
+    """Values inside lists, maps or structs have more bytes than fit into one Arrow array."""
+
+
 def column_array(values: Sequence[Any], field: t.NestedField, path: str) -> pa.Array | pa.ChunkedArray:
     """An Arrow column of the field's type.
 
@@ -80,6 +84,8 @@ def column_array(values: Sequence[Any], field: t.NestedField, path: str) -> pa.A
 
     try:
         return _build(values, field, False)
+    except _TooManyError:
+        return _in_halves(values, field, path)
     except (_NotQuickError, pa.ArrowException, TypeError, ValueError, OverflowError):
         pass  # found out below, value by value
     cleaned = []
@@ -91,8 +97,28 @@ def column_array(values: Sequence[Any], field: t.NestedField, path: str) -> pa.A
             raise
     try:
         return _build(cleaned, field, True)
+    except _TooManyError:
+        return _in_halves(cleaned, field, path)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise MisfitError(path, f"Arrow cannot hold these values as {field.type}: {error}") from error
+
+
+def _in_halves(values: Sequence[Any], field: t.NestedField, path: str) -> pa.ChunkedArray:
+    """The column in several chunks."""
+    import pyarrow as pa
+
+    if len(values) == 1:
+        raise MisfitError(path, "the value holds more text or bytes than fit into one Arrow array (2 GiB)", 0)
+    half = len(values) // 2
+    chunks: list[pa.Array] = []
+    for start, part in ((0, values[:half]), (half, values[half:])):
+        try:
+            built = column_array(part, field, path)
+        except MisfitError as error:
+            error.row += start
+            raise
+        chunks += built.chunks if isinstance(built, pa.ChunkedArray) else [built]
+    return pa.chunked_array(chunks, type=type_to_arrow(field.type))
 
 
 def null_array(count: int, kind: t.IcebergType) -> pa.Array:
@@ -207,6 +233,21 @@ def _check_zones(values: Sequence[Any], name: str) -> None:
             raise _NotQuickError
 
 
+def _whole(built: Any) -> Any:
+    """Values inside others, which have to be one array.
+
+    Raises:
+        _TooManyError: they are several.
+    """
+    import pyarrow as pa
+
+    if not isinstance(built, pa.ChunkedArray):
+        return built
+    if built.num_chunks != 1:
+        raise _TooManyError
+    return built.chunk(0)
+
+
 def _offsets(values: Sequence[Any]) -> Any:
     import pyarrow as pa
 
@@ -225,7 +266,7 @@ def _list_array(values: Sequence[Any], kind: t.ListType, clean: bool) -> Any:
 
     (element,) = t.children(kind)
     flat = list(chain.from_iterable(value for value in values if value is not None))
-    items = _build(flat, element, clean)
+    items = _whole(_build(flat, element, clean))
     return pa.ListArray.from_arrays(_offsets(values), items, type=type_to_arrow(kind), mask=_mask(values))
 
 
@@ -236,8 +277,8 @@ def _map_array(values: Sequence[Any], kind: t.MapType, clean: bool) -> Any:
     pairs = list(
         chain.from_iterable(value.items() if type(value) is dict else value for value in values if value is not None)
     )
-    keys = _build([left for left, _ in pairs], key, clean)
-    items = _build([right for _, right in pairs], item, clean)
+    keys = _whole(_build([left for left, _ in pairs], key, clean))
+    items = _whole(_build([right for _, right in pairs], item, clean))
     return pa.MapArray.from_arrays(_offsets(values), keys, items, type=type_to_arrow(kind), mask=_mask(values))
 
 
@@ -250,5 +291,5 @@ def _struct_array(values: Sequence[Any], kind: t.StructType, clean: bool) -> Any
     for field in kind.fields:
         absent = _filler(field.type) if field.required else None
         inside = [absent if value is None else value.get(field.name) for value in values]
-        arrays.append(_build(inside, field, clean))
+        arrays.append(_whole(_build(inside, field, clean)))
     return pa.StructArray.from_arrays(arrays, fields=list(type_to_arrow(kind)), mask=_mask(values))

@@ -47,7 +47,9 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from datashard_core import arguments
 from datashard_core._imports import blake2b
+from datashard_core.errors import InvalidRecordsError
 from datashard_core.format import types as t
 from datashard_core.format.arrow_types import elements, map_as_lists
 from datashard_core.format.plain_rows import PlainRows, Rows
@@ -110,18 +112,33 @@ def rows_digest(table: Rows, schema: Schema) -> str:
         >>> rows_digest(small, schema) == rows_digest(pa.table({"n": [1, 2]}), schema)
         True
     """
+    if not isinstance(schema, Schema):
+        raise InvalidRecordsError(f"rows_digest: schema={arguments.shown(schema)} is not a Schema")
+    if not isinstance(table, PlainRows):
+        table = _in_form_of(table, schema)
     digest = blake2b(b"datashard.rows", digest_size=DIGEST_BYTES)
     digest.update(struct.pack("<HQ", FORMAT, table.num_rows))
     if isinstance(table, PlainRows):
         _add_plain(digest, table)
         return digest.hexdigest()
-    if table.schema != schema.to_arrow():
-        from datashard_core.format.records import to_table
-
-        table = to_table(table, schema, "to be digested")
     columns = [table.column(index).chunks for index in range(table.num_columns)]
     _add_fields(digest, schema.fields, columns)
     return digest.hexdigest()
+
+
+def _in_form_of(rows: Any, schema: Schema) -> Any:
+    """Rows as an Arrow table in the schema's form.
+
+    Raises:
+        InvalidRecordsError: they do not fit.
+    """
+    import pyarrow as pa
+
+    if isinstance(rows, pa.Table) and rows.schema == schema.to_arrow():
+        return rows
+    from datashard_core.format.records import to_table
+
+    return to_table(rows, schema, "to be digested")
 
 
 def id_digest(append_id: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from datashard_core.arguments import shown
 from datashard_core.errors import ConfigurationError
 
 Path = str | tuple[str, ...]
@@ -19,6 +20,10 @@ Path = str | tuple[str, ...]
 Operator = Literal["==", "!=", "<", "<=", ">", ">="]
 NEGATED: dict[Operator, Operator] = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 SWAPPED: dict[Operator, Operator] = {"==": "==", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
+
+
+LONGEST_SHOWN = 2000
+"""Characters of a value in the text of a condition."""
 
 
 class Condition(Struct, frozen=True):
@@ -53,7 +58,7 @@ class Comparison(Condition, frozen=True):
     value: Any
 
     def __repr__(self) -> str:
-        return f"({_col(self.column)} {self.operator} {self.value!r})"
+        return f"({_col(self.column)} {self.operator} {shown(self.value, LONGEST_SHOWN)})"
 
 
 class IsNull(Condition, frozen=True):
@@ -81,7 +86,7 @@ class In(Condition, frozen=True):
     values: tuple[Any, ...]
 
     def __repr__(self) -> str:
-        return f"{_col(self.column)}.isin({list(self.values)!r})"
+        return f"{_col(self.column)}.isin({shown(list(self.values), LONGEST_SHOWN)})"
 
 
 class StartsWith(Condition, frozen=True):
@@ -224,28 +229,28 @@ def col(name: str) -> Column:
         ((col('state') == 'failed') & ~col('task').starts_with('tmp_'))
     """
     if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"col({name!r}): pass the name of a column")
+        raise ConfigurationError(f"col({shown(name)}): pass the name of a column")
     return Column(name)
 
 
-def shown(path: Path) -> str:
+def column_name(path: Path) -> str:
     """A column as messages name it."""
     return path if isinstance(path, str) else ".".join(path)
 
 
 def _col(path: Path) -> str:
-    return f"col({shown(path)!r})"
+    return f"col({shown(column_name(path), LONGEST_SHOWN)})"
 
 
 def _values(values: Iterable[Any]) -> tuple[Any, ...]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise ConfigurationError(f"isin({values!r}): pass a list of values")
+        raise ConfigurationError(f"isin({shown(values)}): pass a list of values")
     return tuple(values)
 
 
 def _checked(other: Any) -> Condition:
     if not isinstance(other, Condition):
         raise ConfigurationError(
-            f"{other!r} is no condition: put comparisons in brackets, as in (col('a') == 1) & (col('b') == 2)"
+            f"{shown(other)} is no condition: put comparisons in brackets, as in (col('a') == 1) & (col('b') == 2)"
         )
     return other

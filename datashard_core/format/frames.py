@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.format import types as t
@@ -33,6 +34,9 @@ from datashard_core.format.values import MisfitError, UnusableError, missing, sh
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+MOST_BYTES = 2**31 - 2**20
+"""Bytes of one chunk of a column: places of texts in an Arrow array are numbers of 32 bits."""
 
 
 def tables_of(data: Any, schema: Schema) -> Iterable[pa.Table] | None:
@@ -121,7 +125,7 @@ def _fit_column(column: pa.ChunkedArray, field: t.NestedField) -> pa.ChunkedArra
 
     fitted = []
     rows = 0
-    for chunk in column.chunks:
+    for chunk in chain.from_iterable(_pieces(chunk, field.name) for chunk in column.chunks):
         try:
             fitted.append(_fit_array(chunk, field, field.name, None))
         except MisfitError as error:
@@ -129,6 +133,44 @@ def _fit_column(column: pa.ChunkedArray, field: t.NestedField) -> pa.ChunkedArra
             raise
         rows += len(chunk)
     return pa.chunked_array(fitted, type=type_to_arrow(field.type))
+
+
+def _pieces(chunk: Any, path: str) -> Iterator[Any]:
+    """A chunk in as many slices as its bytes need (:data:`MOST_BYTES`).
+
+    Raises:
+        MisfitError: a single value is too large.
+    """
+    chunk = _viewless(chunk)
+    size = _unpacked_size(chunk)
+    flat = is_text(chunk.type) or is_bytes(chunk.type)
+    if size <= MOST_BYTES or (len(chunk) == 1 and not flat):
+        yield chunk
+        return
+    if len(chunk) == 1:
+        raise MisfitError(path, f"a value of {size} bytes is too large: at most {MOST_BYTES} bytes fit", 0)
+    half = len(chunk) // 2
+    row = 0
+    for part in (chunk.slice(0, half), chunk.slice(half)):
+        try:
+            yield from _pieces(part, path)
+        except MisfitError as error:
+            error.row += row
+            raise
+        row += half
+
+
+def _unpacked_size(chunk: Any) -> int:
+    """Bytes of a chunk, at the most, once it is no dictionary."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(chunk.type):
+        return int(chunk.nbytes)
+    words = _viewless(chunk.dictionary)
+    if not (is_text(words.type) or is_bytes(words.type)) or not len(words):
+        return int(chunk.nbytes)
+    return len(chunk) * int(pc.max(pc.binary_length(words)).as_py() or 0)
 
 
 def _fit_array(array: Any, field: t.NestedField, path: str, present: Any) -> Any:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from datashard_core.arguments import is_unicode, shown
 from datashard_core.format.values import UnusableError
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def with_index(frame: Any, names: Collection[str] = ()) -> Any:
     own = list(frame.columns)
     every = own if left_out else [*own, *levels]
     for name in every:
-        if not isinstance(name, str):
-            raise UnusableError(f"the frame has a column named {name!r}, and names of fields are text; rename it")
+        if not isinstance(name, str) or not is_unicode(name):
+            raise UnusableError(f"the frame has a column named {shown(name)}, and names of fields are text; rename it")
     check_unique(own)
     if left_out:
         return frame

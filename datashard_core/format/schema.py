@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
+from datashard_core import arguments
 from datashard_core.errors import ConfigurationError
 from datashard_core.format import types as t
 
@@ -48,7 +49,7 @@ class Schema:
     ) -> None:
         self._schema_id = t.check_id(schema_id, "the schema")
         if isinstance(fields, (str, Mapping)) or not isinstance(fields, Iterable):
-            raise ConfigurationError(f"fields={fields!r:.80} is not a list of fields")
+            raise ConfigurationError(f"fields={arguments.shown(fields)} is not a list of fields")
         self._fields = _parse_fields(list(fields))
         if not isinstance(identifier_field_ids, Iterable):
             raise ConfigurationError(f"identifier_field_ids={identifier_field_ids!r:.80} is not a list of ids")
@@ -72,7 +73,7 @@ class Schema:
             seen[field.field_id] = path
         for field_id in self._identifier_field_ids:
             if type(field_id) is not int or field_id not in seen:
-                raise ConfigurationError(f"identifier_field_ids has {field_id!r:.80}, the id of no field")
+                raise ConfigurationError(f"identifier_field_ids has {arguments.shown(field_id)}, the id of no field")
 
     @property
     def schema_id(self) -> int:
@@ -131,8 +132,12 @@ class Schema:
         Raises:
             ConfigurationError: a type has no counterpart (``uint64``, ``null``, ``duration``, unions, ...).
         """
+        import pyarrow as pa
+
         from datashard_core.format.arrow_types import fields_from_arrow
 
+        if not isinstance(schema, pa.Schema):
+            raise ConfigurationError(f"schema={arguments.shown(schema)} is no pyarrow.Schema: pass table.schema")
         return cls(schema_id, fields_from_arrow(schema))
 
     @classmethod
@@ -166,7 +171,7 @@ class Schema:
             ConfigurationError: it is not of that form.
         """
         if not isinstance(raw, Mapping) or not isinstance(raw.get("fields"), (list, tuple)):
-            raise ConfigurationError(f"the schema {raw!r:.200} is not a mapping with a list of fields")
+            raise ConfigurationError(f"the schema {arguments.shown(raw)} is not a mapping with a list of fields")
         fields = [t.parse_field(field) for field in raw["fields"]]
         return cls(raw.get("schema-id", 0), fields, raw.get("identifier-field-ids") or ())
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from datashard_core.arguments import shown
 from datashard_core.errors import ConfigurationError
 
 PRIMITIVES = (
@@ -248,7 +249,7 @@ def parse_type(raw: Any, *, ids: bool = True, depth: int = 0) -> IcebergType:
                 bool(raw.get("value-required", False)),
             )
     except KeyError as error:
-        raise ConfigurationError(f"the {kind} type {raw!r:.200} lacks {error}") from error
+        raise ConfigurationError(f"the {kind} type {shown(raw)} lacks {error}") from error
     raise ConfigurationError(_unknown(raw))
 
 
@@ -271,23 +272,24 @@ def parse_field(raw: Any, *, strict: bool = False, ids: bool = True, depth: int 
         ConfigurationError: a key is missing or has a value that cannot be used.
     """
     if isinstance(raw, NestedField):
-        check_id(raw.field_id, f"field {raw.name!r}")
+        check_id(raw.field_id, f"field {shown(raw.name)}")
         _check_name(raw.name)
         return raw
     if not isinstance(raw, Mapping):
-        raise ConfigurationError(f"the field {raw!r:.200} is not a mapping with the keys id, name and type")
+        raise ConfigurationError(f"the field {shown(raw)} is not a mapping with the keys id, name and type")
     for key in ("id", "name", "type") if ids else ("name", "type"):
         if key not in raw:
-            raise ConfigurationError(f"the field {dict(raw)!r:.200} lacks the key {key!r}")
+            raise ConfigurationError(f"the field {shown(dict(raw))} lacks the key {key!r}")
     if strict and (unknown := sorted(map(str, raw.keys() - _FIELD_KEYS))):
         raise ConfigurationError(
-            f"the field {raw['name']!r} has the unknown key {unknown[0]!r}; known are {', '.join(sorted(_FIELD_KEYS))}"
+            f"the field {shown(raw['name'])} has the unknown key {shown(unknown[0])}; known are "
+            f"{', '.join(sorted(_FIELD_KEYS))}"
         )
     name, required, doc = _check_name(raw["name"]), raw.get("required", False), raw.get("doc")
     if not isinstance(required, bool):
-        raise ConfigurationError(f"the field {name!r} has required={required!r:.80}: pass True or False")
+        raise ConfigurationError(f"the field {shown(name)} has required={shown(required)}: pass True or False")
     if doc is not None and not isinstance(doc, str):
-        raise ConfigurationError(f"the field {name!r} has doc={doc!r:.80}: pass text")
+        raise ConfigurationError(f"the field {shown(name)} has doc={shown(doc)}: pass text")
     field_id = _id_of(raw, "id", f"field {name!r}", ids)
     return NestedField(field_id, name, parse_type(raw["type"], ids=ids, depth=depth), required, doc)
 
@@ -303,7 +305,8 @@ def check_id(field_id: Any, what: str) -> int:
         ConfigurationError: it is not an int, or out of the range that the spec leaves to tables.
     """
     if isinstance(field_id, bool) or not isinstance(field_id, int) or not 0 <= field_id <= MAX_FIELD_ID:
-        raise ConfigurationError(f"{what} has id {field_id!r:.80}: ids are ints from 1 to {MAX_FIELD_ID}")
+        what = what.encode("utf-8", "backslashreplace").decode()
+        raise ConfigurationError(f"{what} has id {shown(field_id)}: ids are ints from 1 to {MAX_FIELD_ID}")
     return field_id
 
 
@@ -375,10 +378,10 @@ def _parse_name(name: str) -> IcebergType:
 
 def _check_name(name: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"the field name {name!r:.80} is not usable: pass text that is not empty")
+        raise ConfigurationError(f"the field name {shown(name)} is not usable: pass text that is not empty")
     return name
 
 
 def _unknown(raw: Any) -> str:
     known = ", ".join((*PRIMITIVES, "decimal(p, s)", "fixed[n]", "list", "map", "struct"))
-    return f"{raw!r:.200} is no type of Iceberg v2; known are {known}"
+    return f"{shown(raw)} is no type of Iceberg v2; known are {known}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from datashard_core import arguments
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.ranges import STORED
 from datashard_core.query.duck import columns_of, connect, engine
@@ -52,6 +53,9 @@ class At(Struct, frozen=True):
     as_of: datetime | None = None
 
 
+MAX_BITS = 127
+"""Of DuckDB's widest integer."""
+
 NOW = At()
 Resolver = Callable[[str, At], Any]
 """Name in a query and state -> an Arrow dataset; None if there is no such table."""
@@ -86,6 +90,16 @@ def run_sql(query: str, source: Source, params: Sequence[Any] | Mapping[str, Any
         ConfigurationError: the query does not parse, is no query, or names what is not there.
         DataShardError: whatever the reading of a table raises.
     """
+    query = arguments.text(query, "query", "one SELECT as text")
+    if params is not None and (isinstance(params, (str, bytes)) or not isinstance(params, (Sequence, Mapping))):
+        raise ConfigurationError(
+            f"params={arguments.shown(params)}: pass a list of values for ?, or a mapping of names to values for $name"
+        )
+    for value in params.values() if isinstance(params, Mapping) else params or ():
+        if isinstance(value, str):
+            arguments.text(value, "a value in params")
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise ConfigurationError(f"params has a number of {value.bit_length()} bits, and DuckDB's have {MAX_BITS}")
     duckdb = engine()
     known: dict[tuple[str, At], Any] = {}
 

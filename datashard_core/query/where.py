@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from datashard_core.arguments import shown
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.binding import TRUE, AllOf, Bound, bind, checks_of, is_exact
 from datashard_core.format.expressions import Condition
@@ -80,7 +81,7 @@ def prepare(where: Any, schema: Schema, table_name: str) -> RowCondition:
         if isinstance(where, pc.Expression):
             return _from_expression(where, schema, table_name)
     raise ConfigurationError(
-        f"table {table_name}: where={where!r} is no condition. Pass SQL text such as \"state = 'failed'\", or "
+        f"table {table_name}: where={shown(where)} is no condition. Pass SQL text such as \"state = 'failed'\", or "
         "col('state') == 'failed', or a pyarrow.compute expression."
     )
 
@@ -223,7 +224,7 @@ def _by_sql(
 
 
 def _unanswered(where: str, table_name: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(f"table {table_name}: the condition {where!r} cannot be answered: {error}")
+    return ConfigurationError(f"table {table_name}: the condition {shown(where, 500)} cannot be answered: {error}")
 
 
 def columns_for(condition: RowCondition, wanted: Sequence[str], everything: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from datashard_core import arguments
 from datashard_core.clock import Clock
 from datashard_core.commit.names import LIBRARY_MADE
 from datashard_core.commit.staged_body import MAX_BODY_BYTES, MAX_BODY_ROWS
@@ -70,12 +71,17 @@ def check_append_id(append_id: AppendId | None) -> None:
     Raises:
         ConfigurationError: it is not text, is empty, or has more than 1,024 characters.
     """
-    if append_id is None or callable(append_id):
-        return
-    if not isinstance(append_id, str) or not append_id.strip() or len(append_id) > MAX_ID_CHARACTERS:
+    if append_id is not None and not callable(append_id):
+        _check_id(append_id)
+
+
+def _check_id(append_id: Any) -> None:
+    """Refuse an id that is no usable text; also what a function of the caller made, which has to be some."""
+    usable = isinstance(append_id, str) and append_id.strip() and len(append_id) <= MAX_ID_CHARACTERS
+    if not usable or not arguments.is_unicode(append_id):
         raise ConfigurationError(
-            f"append_id={append_id!r:.80} is not usable: pass 1 to {MAX_ID_CHARACTERS} characters of text that stay "
-            "the same when the same work is tried again, or none."
+            f"append_id={arguments.shown(append_id)} is not usable: pass 1 to {MAX_ID_CHARACTERS} characters of text "
+            "that stay the same when the same work is tried again, or none."
         )
 
 
@@ -120,7 +126,7 @@ def plan_append(
     else:
         digest = rows_digest(rows, schema)
         own = append_id(digest) if callable(append_id) else append_id
-        check_append_id(own)
+        _check_id(own)
     plan = Append(
         append_id=own,
         id=id_digest(own),

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from datashard_core import arguments
 from datashard_core.clock import Clock
 from datashard_core.commit import lifecycle
 from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
@@ -18,6 +19,7 @@ from datashard_core.commit.version import HINT_KEY, version_key
 from datashard_core.errors import ConfigurationError, TableExistsError
 from datashard_core.format.distinct import check_distinct
 from datashard_core.format.schema import Schema
+from datashard_core.format.types import walk
 from datashard_core.storage import check_conditional
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.driver import call, run, shared_pool
@@ -33,9 +35,14 @@ def check_schema(schema: object, table: str) -> None:
     """
     if not isinstance(schema, Schema):
         raise ConfigurationError(
-            f"table {table}: schema={schema!r:.80} is not a Schema: write Schema(fields=[{{'id': 1, 'name': ..., "
-            "'type': ...}, ...]), Schema.from_arrow(arrow_schema) or Schema.infer(records)"
+            f"table {table}: schema={arguments.shown(schema)} is not a Schema: write "
+            "Schema(fields=[{'id': 1, 'name': ..., 'type': ...}, ...]), Schema.from_arrow(arrow_schema) or "
+            "Schema.infer(records)"
         )
+    for path, field in walk(schema.fields):
+        arguments.text(field.name, f"table {table}: the name of field {arguments.shown(path)}")
+        if field.doc is not None:
+            arguments.text(field.doc, f"table {table}: the comment of field {arguments.shown(path)}")
 
 
 def check_properties(properties: Mapping[str, str], table: str) -> Mapping[str, str]:
@@ -44,11 +51,10 @@ def check_properties(properties: Mapping[str, str], table: str) -> Mapping[str, 
     Raises:
         ConfigurationError: one is kept by the library, is no text, or has no usable value.
     """
-    for key, value in properties.items():
+    properties = arguments.texts(properties, "properties")
+    for key in properties:
         if key in (PROPERTY, PROTOCOL_PROPERTY):
             raise ConfigurationError(f"the table property {key!r} is kept by the library and cannot be set")
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ConfigurationError(f"table property {key!r}={value!r}: keys and values are text in Iceberg")
     check_settings(properties, table)
     return properties
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from msgspec import Struct
 
+from datashard_core import arguments
 from datashard_core.commit.state import read_version
 from datashard_core.commit.version import VersionBody
 from datashard_core.errors import ConfigurationError, CorruptTableError
@@ -46,7 +47,7 @@ class History(Struct, frozen=True):
         if snapshot_id is not None:
             return self._by_id(snapshot_id)
         if as_of is not None:
-            moment = as_of if as_of.tzinfo is not None else as_of.replace(tzinfo=UTC)
+            moment = arguments.moment(as_of, "as_of")
             found = metadata.snapshot_as_of(int(moment.timestamp() * 1000))
             if found is None:
                 raise ConfigurationError(
@@ -63,7 +64,7 @@ class History(Struct, frozen=True):
         """
         if version == self.newest.version:
             return self.newest.table
-        shown = f"version {version!r} of table {self.table_name}"
+        shown = f"version {arguments.shown(version)} of table {self.table_name}"
         if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < self.newest.version:
             raise ConfigurationError(
                 f"there is no {shown}: this object shows version {self.newest.version}; refresh it?"
@@ -113,8 +114,8 @@ class History(Struct, frozen=True):
         if found is None:
             kept = ", ".join(str(snapshot.snapshot_id) for snapshot in metadata.snapshots[-5:])
             raise ConfigurationError(
-                f"table {self.table_name} has no snapshot {snapshot_id} (any more); the newest are {kept or 'none'}. "
-                "Versions are remembered longer than snapshots."
+                f"table {self.table_name} has no snapshot {arguments.shown(snapshot_id)} (any more); the newest are "
+                f"{kept or 'none'}. Versions are remembered longer than snapshots."
             )
         return found
 

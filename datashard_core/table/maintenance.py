@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 
+from datashard_core import arguments
 from datashard_core.clock import Clock
 from datashard_core.commit.deferred import flush_all
 from datashard_core.commit.fresh import SHORTEST_GRACE
 from datashard_core.commit.settings import settings_of
 from datashard_core.commit.state import Seen, Target
 from datashard_core.commit.sweep import sweep_all
-from datashard_core.errors import AppendSetAsideError, ConfigurationError, DataShardError, UnsupportedTableError
+from datashard_core.errors import AppendSetAsideError, DataShardError, UnsupportedTableError
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import call, run
 
@@ -23,6 +24,7 @@ from datashard_core.storage.driver import call, run
 log = logging.getLogger(__name__)
 
 GRACE = timedelta(hours=24)
+SHORTEST = timedelta(seconds=SHORTEST_GRACE)
 MAX_BYTES = 2**30
 TIMEOUT = 600.0
 
@@ -110,7 +112,7 @@ class Maintenance(ABC):
             timeout: seconds after which it gives up if others are always faster with the next version.
 
         Raises:
-            ConfigurationError: the grace period is shorter than an hour.
+            ConfigurationError: the grace period is shorter than an hour, or an argument is of another type.
             CorruptTableError: something that may name files cannot be read. Nothing was deleted.
             CommitTimeoutError: it could not commit in time. Nothing was deleted.
             StorageError: the store failed.
@@ -121,7 +123,7 @@ class Maintenance(ABC):
         """
         from datashard_core.commit.orphans import remove_orphans
 
-        self._check_grace(grace)
+        grace, timeout = arguments.span(grace, "grace", SHORTEST), arguments.seconds(timeout)
         steps = remove_orphans(self._target, self._seen, grace.total_seconds(), timeout)
         removed, seen = run(steps, self._storage, self._clock)
         self._learn(seen)
@@ -152,6 +154,8 @@ class Maintenance(ABC):
         """
         from datashard_core.commit.compact import compact
 
+        max_bytes = arguments.whole(max_bytes, "max_bytes", "a number of bytes", 1)
+        timeout = arguments.seconds(timeout)
         done, seen = run(compact(self._target, self._seen, max_bytes, timeout), self._storage, self._clock)
         self._learn(seen)
         return CompactedFiles(done.files, done.size, done.new_files)
@@ -185,11 +189,13 @@ class Maintenance(ABC):
         """
         from datashard_core.commit.expire import expire
 
-        if retain_last is not None and retain_last < 1:
-            raise ConfigurationError(
-                f"retain_last={retain_last!r}: the current snapshot is always kept; pass 1 or more"
-            )
-        before = None if older_than is None else int(_utc(older_than).timestamp() * 1000)
+        if retain_last is not None:
+            what = "how many snapshots are kept at least, the current one among them"
+            retain_last = arguments.whole(retain_last, "retain_last", what, 1)
+        before = None
+        if older_than is not None:
+            before = int(arguments.moment(older_than, "older_than").timestamp() * 1000)
+        timeout = arguments.seconds(timeout)
         steps = expire(self._target, self._seen, before, retain_last, timeout)
         gone, seen = run(steps, self._storage, self._clock)
         self._learn(seen)
@@ -219,7 +225,7 @@ class Maintenance(ABC):
         from datashard_core.commit.abandoned import remove_abandoned
         from datashard_core.commit.forget import make_large_nodes, remove_nodes
 
-        self._check_grace(grace)
+        grace, timeout = arguments.span(grace, "grace", SHORTEST), arguments.seconds(timeout)
         seen, left = run(flush_all(self._target, self._seen, timeout), self._storage, self._clock)
         self._learn(seen)
         abandoned, seen = run(remove_abandoned(self._target, seen, grace.total_seconds()), self._storage, self._clock)
@@ -243,13 +249,6 @@ class Maintenance(ABC):
             expired, compacted, tombstones, orphans, id_nodes, len(abandoned.removed), tuple(abandoned.left)
         )
 
-    def _check_grace(self, grace: timedelta) -> None:
-        if grace.total_seconds() < SHORTEST_GRACE:
-            raise ConfigurationError(
-                f"grace={grace!r} is too short: pass {timedelta(seconds=SHORTEST_GRACE)!r} or more. Appends that are "
-                "under way count on it."
-            )
-
     def _compact_if_due(self) -> None:
         """After an append, in tables with ``datashard.auto-compact``: one small compaction where one is due."""
         appended, self._appended = self._appended, None
@@ -266,7 +265,3 @@ class Maintenance(ABC):
         except DataShardError as error:
             # The append is committed; its files stay small until the next compaction.
             log.info("table %s: small files were not compacted: %s", self._name, error)
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

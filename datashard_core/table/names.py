@@ -6,6 +6,7 @@ import re
 
 from msgspec import Struct
 
+from datashard_core import arguments
 from datashard_core.errors import ConfigurationError
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -51,7 +52,7 @@ def parse_name(name: str) -> TableName:
     """
     parts = name.split(".") if isinstance(name, str) else []
     if len(parts) not in (1, 2) or not all(is_part(part) for part in parts):
-        raise ConfigurationError(f"{name!r} cannot be the name of a table. {RULE}.")
+        raise ConfigurationError(f"{arguments.shown(name)} cannot be the name of a table. {RULE}.")
     return TableName(None, parts[0]) if len(parts) == 1 else TableName(parts[0], parts[1])
 
 

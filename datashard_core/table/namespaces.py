@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from datashard_core.errors import ConfigurationError, CorruptTableError, StorageError, TableExistsError
+from datashard_core import arguments
+from datashard_core.errors import CorruptTableError, StorageError, TableExistsError
 from datashard_core.storage.base import ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError, StoredObject
 from datashard_core.storage.driver import call
 from datashard_core.table.names import is_part
@@ -15,6 +17,8 @@ from datashard_core.table.names import is_part
 if TYPE_CHECKING:
     from datashard_core.storage.base import Storage
     from datashard_core.table.warehouse import Warehouse
+
+log = logging.getLogger(__name__)
 
 KEY = "_namespace.json"
 TRIES = 10
@@ -33,14 +37,24 @@ class Namespaces:
 
     def names(self) -> list[str]:
         """Names of the namespaces, sorted."""
-        return [name for name in call(self._storage.folders) if is_part(name) and self.exists(name)]
+        return [name for name in call(self._storage.folders) if is_part(name) and self._is_listed(name)]
+
+    def _is_listed(self, name: str) -> bool:
+        """Whether a listing shows it: a folder that cannot be read hides no other."""
+        try:
+            return self.exists(name)
+        except StorageError as error:
+            if error.reason not in ("access-denied", "unsupported", "other"):
+                raise
+            log.warning("namespace %s of %s cannot be read: %s", name, self._warehouse.uri, error)
+            return False
 
     def exists(self, name: str) -> bool:
         """Whether it was created, or holds a table."""
         if stored(self._storage, name) is not None:
             return True
         parts = [part for part in call(self._storage.folders, name) if is_part(part)]
-        return any(self._warehouse.table_exists(f"{name}.{part}") for part in parts)
+        return any(self._warehouse._lists(f"{name}.{part}") for part in parts)
 
     def create(self, name: str, properties: Mapping[str, str]) -> bool:
         """Create a namespace; False if there is one.
@@ -124,7 +138,4 @@ def stored(storage: Storage, name: str) -> StoredObject | None:
 
 
 def _encoded(name: str, properties: Mapping[str, str]) -> bytes:
-    for key, text in properties.items():
-        if not isinstance(key, str) or not isinstance(text, str):
-            raise ConfigurationError(f"namespace {name}: property {key!r}={text!r}: keys and values are text")
-    return msgspec.json.encode(dict(properties))
+    return msgspec.json.encode(arguments.texts(properties, f"the properties of namespace {name}"))

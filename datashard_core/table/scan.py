@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from datashard_core import arguments
 from datashard_core.commit.paths import key_of
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest
@@ -255,12 +256,12 @@ def check_columns(columns: Sequence[str] | None, schema: Schema, table_name: str
     """
     if columns is None:
         return None
-    if isinstance(columns, str):
-        raise ConfigurationError(f"columns={columns!r}: pass a list of names, as in columns=[{columns!r}]")
+    columns = arguments.names(columns, "columns")
     known = [field.name for field in schema.fields]
     unknown = [name for name in columns if name not in known]
     if unknown:
-        raise ConfigurationError(f"table {table_name} has no column {unknown[0]!r}; it has {', '.join(known)}")
+        missing = arguments.shown(unknown[0])
+        raise ConfigurationError(f"table {table_name} has no column {missing}; it has {', '.join(known)}")
     if len(set(columns)) != len(columns) or not columns:
         raise ConfigurationError(f"columns={list(columns)!r}: name each column once, and at least one")
     return tuple(columns)
@@ -269,8 +270,8 @@ def check_columns(columns: Sequence[str] | None, schema: Schema, table_name: str
 def check_limit(limit: int | None) -> int | None:
     """Refuse a limit that is no number of rows."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise ConfigurationError(f"limit={limit!r}: pass a number of rows, 0 or more, or None")
-    return limit
+        raise ConfigurationError(f"limit={arguments.shown(limit)}: pass a number of rows, 0 or more, or None")
+    return None if limit is None else min(limit, arguments.MAX_WHOLE)
 
 
 def _as_objects(schema: pa.Schema) -> list[int]:

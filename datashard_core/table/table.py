@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec.structs import replace
 
+from datashard_core import arguments
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.pointer import find_current
@@ -143,10 +144,13 @@ class Table(Maintenance):
             False
         """
         check_append_id(append_id)
-        if base is not None and append_id is None:
-            raise ConfigurationError("base= goes with the append_id that CommitStateUnknownError carried")
-        if commit not in ("now", "deferred"):
-            raise ConfigurationError(f"commit={commit!r}: pass 'now' or 'deferred'")
+        timeout = arguments.seconds(timeout)
+        if base is not None:
+            base = arguments.whole(base, "base", "the base that CommitStateUnknownError carried", -1)
+            if append_id is None:
+                raise ConfigurationError("base= goes with the append_id that CommitStateUnknownError carried")
+        if not isinstance(commit, str) or commit not in ("now", "deferred"):
+            raise ConfigurationError(f"commit={arguments.shown(commit)}: pass 'now' or 'deferred'")
         seen = self._seen
         rows = checked_rows(data, seen.body.table.schema, self._name)
         item = plan_append(
@@ -185,6 +189,7 @@ class Table(Maintenance):
             CommitTimeoutError: the deadline passed; what is staged stays staged.
             StorageError: the store failed, likewise.
         """
+        timeout = arguments.seconds(timeout)
         self._learn(run(flush(self._target, self._seen, timeout), self._storage, self._clock, timeout=timeout))
         return self
 
@@ -217,6 +222,8 @@ class Table(Maintenance):
         Raises:
             InvalidRecordsError: ``schema`` differs from the table's; and as :meth:`append`.
         """
+        if schema is not None and not isinstance(schema, Schema):
+            raise ConfigurationError(f"schema={arguments.shown(schema)} is not a Schema: pass table.schema, or none")
         if schema is not None and (differences := self.schema.differences(schema)):
             raise InvalidRecordsError(
                 f"table {self._name}: the schema of these records is not the table's: {'; '.join(differences)}"
@@ -382,6 +389,8 @@ class Table(Maintenance):
         from datashard_core.table.scan import Scan, check_columns, check_limit
 
         metadata = seen.body.table
+        if isinstance(where, str):
+            where = arguments.text(where, "where")
         return Scan(
             storage=self._storage,
             table_name=self._name,

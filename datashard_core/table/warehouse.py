@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from datashard_core import arguments
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.config import DEFAULT_TIMEOUT, LocalConfig, S3Config, resolve_warehouse, split_table_uri
-from datashard_core.errors import ConfigurationError, NoSuchTableError, TableExistsError
+from datashard_core.errors import (
+    ConfigurationError,
+    CorruptTableError,
+    DataShardError,
+    NoSuchTableError,
+    StorageError,
+    TableExistsError,
+    UnsupportedTableError,
+)
 from datashard_core.storage import open_storage
 from datashard_core.storage.driver import call, run
 from datashard_core.table.names import RULE, TableName, is_part, parse_name
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
     from datashard_core.table.table import Table
 
 # The rest is imported where it is used: the first request of a process is sent before most of it (see ahead.py).
+
+log = logging.getLogger(__name__)
 
 IfExists = Literal["error", "open"]
 
@@ -77,10 +89,11 @@ class Warehouse:
         from datashard_core.table import creation
 
         parsed = parse_name(name)
-        if if_exists not in ("error", "open"):
-            raise ConfigurationError(f"if_exists={if_exists!r}: pass 'error' or 'open'")
+        timeout = arguments.seconds(timeout)
+        if not isinstance(if_exists, str) or if_exists not in ("error", "open"):
+            raise ConfigurationError(f"if_exists={arguments.shown(if_exists)}: pass 'error' or 'open'")
         creation.check_schema(schema, str(parsed))
-        given = creation.check_properties(properties or {}, str(parsed))
+        given = creation.check_properties({} if properties is None else properties, str(parsed))
         storage = self._storage.at(parsed.folder)
         made = creation.create(
             self._storage,
@@ -117,36 +130,42 @@ class Warehouse:
         return self._table(storage, parsed, read(early, str(parsed), self._clock))
 
     def table_exists(self, name: str) -> bool:
-        """Whether there is a table of that name."""
-        from datashard_core.commit.pointer import find_current
+        """Whether there is a table of that name.
 
-        storage = self._storage.at(parse_name(name).folder)
-        found = run(find_current(storage.root), storage, self._clock)
-        return found is not None and found.newest.state == "table"
+        A table that is damaged, or of a format that this release does not read, is one, too: loading it
+        says what is wrong.
+
+        Raises:
+            StorageError: the store did not let us look.
+        """
+        try:
+            return self._is_table(name)
+        except (CorruptTableError, UnsupportedTableError):
+            return True
 
     def list_tables(self, namespace: str | None = None) -> list[str]:
         """Names of the tables, sorted; of one namespace, or of the whole warehouse.
+
+        A table that cannot be read is listed, and the log says what is wrong with it; loading it raises the error.
 
         Args:
             namespace: its name; one that does not exist holds no tables. Namespaces do not nest.
 
         Raises:
             ConfigurationError: no namespace can have that name.
+            StorageError: the store could not be asked at all.
         """
         if namespace is not None:
             if not isinstance(namespace, str) or not is_part(namespace):
-                raise ConfigurationError(f"{namespace!r} cannot be the name of a namespace, which is one part. {RULE}.")
+                raise ConfigurationError(
+                    f"namespace={arguments.shown(namespace)} cannot be the name of a namespace, which is one part. "
+                    f"{RULE}."
+                )
             return self._tables_in(namespace)
-        from datashard_core.table.creation import has_versions
-
-        names = []
+        names: list[str] = []
         for folder in call(self._storage.folders):
-            if not is_part(folder):
-                continue
-            if has_versions(self._storage, folder):
-                names += [folder] if self.table_exists(folder) else []
-            else:
-                names += self._tables_in(folder)
+            if is_part(folder):
+                names += self._tables_at(folder)
         return sorted(names)
 
     def drop_table(self, name: str, purge: bool = False, timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -165,7 +184,7 @@ class Warehouse:
         from datashard_core.commit.fresh import SHORTEST_GRACE
         from datashard_core.commit.state import Target
 
-        parsed = parse_name(name)
+        parsed, timeout = parse_name(name), arguments.seconds(timeout)
         storage = self._storage.at(parsed.folder)
         uuid = self.load_table(name)._target.uuid
         before = run(lifecycle.list_own(), storage, self._clock) if purge else frozenset()
@@ -212,9 +231,48 @@ class Warehouse:
         except NoSuchTableError:
             return None  # it may be a view of DuckDB's own
 
+    def _tables_at(self, folder: str) -> list[str]:
+        """The table of a folder of the warehouse, or those in it where it is a namespace."""
+        from datashard_core.table.creation import has_versions
+
+        try:
+            is_table = has_versions(self._storage, folder)
+        except StorageError as error:
+            return [folder] if _is_of_one_table(error, folder) else []
+        if not is_table:
+            return self._tables_in(folder)
+        return [folder] if self._lists(folder) else []
+
     def _tables_in(self, namespace: str) -> list[str]:
-        names = [f"{namespace}.{part}" for part in call(self._storage.folders, namespace) if is_part(part)]
-        return sorted(name for name in names if self.table_exists(name))
+        try:
+            parts = call(self._storage.folders, namespace)
+        except StorageError as error:
+            _is_of_one_table(error, namespace)
+            return []
+        names = [f"{namespace}.{part}" for part in parts if is_part(part)]
+        return sorted(name for name in names if self._lists(name))
+
+    def _lists(self, name: str) -> bool:
+        """Whether a listing shows a table: it is there, whether or not it can be read."""
+        try:
+            return self._is_table(name)
+        except (CorruptTableError, UnsupportedTableError, StorageError) as error:
+            return _is_of_one_table(error, name)
+
+    def _is_table(self, name: str) -> bool:
+        from datashard_core.commit.pointer import find_current
+
+        storage = self._storage.at(parse_name(name).folder)
+        found = run(find_current(storage.root), storage, self._clock)
+        return found is not None and found.newest.state == "table"
+
+
+def _is_of_one_table(error: DataShardError, name: str) -> bool:
+    """True for a failure to look at one table, which the log names; what concerns all of the store is raised."""
+    if isinstance(error, StorageError) and error.reason not in ("access-denied", "unsupported", "other"):
+        raise error
+    log.warning("table %s is listed, and cannot be read: %s", name, error)
+    return True
 
 
 def connect(

@@ -24,6 +24,7 @@ from datashard_core.storage.requests import Delete, Instant, ListPage, Now, Put,
 from datashard_core.testing.foreign import foreign_commit
 from datashard_core.testing.history import ROOT, SCHEMA
 from datashard_core.testing.other_committers import add_a_column, delete_a_file, name_again
+from datashard_core.testing.staged_actors import remove_what_is_set_aside, start_staged
 
 if TYPE_CHECKING:
     from datashard_core.testing.scenario import Scenario
@@ -53,6 +54,7 @@ def start_others(scenario: Scenario) -> None:
         scenario.launch(_namer(scenario), f"namer {number}")
     for number in range(mix.keepers):
         scenario.launch(_keeper(scenario), f"keeper {number}")
+    start_staged(scenario)
 
 
 def _choices(scenario: Scenario) -> random.Random:
@@ -187,7 +189,10 @@ def _keeper(scenario: Scenario) -> Steps[None]:
         seen = yield from scenario.loaded()
         target = scenario.target_of(seen)
         try:
-            yield from choices.choice((_remove_orphans, _compact, _expire, _sweep, _forget))(scenario, target, seen)
+            pieces = [_remove_orphans, _compact, _expire, _sweep, _forget]
+            if mix.crafters or mix.newcomers:
+                pieces.append(remove_what_is_set_aside)
+            yield from choices.choice(pieces)(scenario, target, seen)
         except DataShardError:
             continue  # nothing is lost by what was done, or not: the judge looks
 

@@ -55,6 +55,8 @@ class Mix:
         deleters: processes that each delete a data file now and then, likewise.
         namers: processes that each add a data file again that is live already, likewise.
         keepers: processes that remove orphans, compact, expire snapshots and make tombstones.
+        crafters: processes that stage malformed objects.
+        newcomers: processes that stage what only a newer writer could have, or that the committers know later.
         turns: pieces of upkeep that each of them does.
         grace: their grace period in seconds; a commit copies a described file that is half as old.
         age: seconds after which an old version becomes a tombstone.
@@ -92,6 +94,8 @@ class Mix:
     deleters: int = 0
     namers: int = 0
     keepers: int = 0
+    crafters: int = 0
+    newcomers: int = 0
     turns: int = 4
     grace: float = 4.0
     age: float = 3.0
@@ -131,7 +135,10 @@ def mix_for(seed: int) -> Mix:
         late_delete=now_and_then(0.3, 0.5),
         spoilt=now_and_then(0.3, 0.4),
     )
+    staged = random.Random(f"staged {seed}")  # its own dice, so that other choices stay what they were
     return Mix(
+        crafters=staged.choice([0, 0, 1, 2]),
+        newcomers=staged.choice([0, 0, 1, 2]),
         writers=dice.choice([1, 2, 3, 5, 8]),
         appends=dice.choice([1, 2, 4, 6]),
         think=dice.choice([0.0, 0.1, 1.0]),

@@ -41,6 +41,14 @@ ACTIONS = (
     "schema changed",
     "file deleted",
     "file named again",
+    "malformed object staged",
+    "other object among the staged appends",
+    "staged ahead of us: schema",
+    "staged ahead of us: format",
+    "staged ahead of us: base",
+    "staged before its schema was known",
+    "flush that tells of what was crafted",
+    "abandoned object removed",
 )
 """What is done, as :attr:`Report.counts` names it; a mix that never does one of these proves nothing about it."""
 

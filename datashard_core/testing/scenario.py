@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from datashard_core.commit import aside
 from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.lifecycle import create
 from datashard_core.commit.pointer import Found, find_current, find_hinted
@@ -38,6 +39,7 @@ from datashard_core.testing.judge import judge
 from datashard_core.testing.mixes import Mix, scaled_to
 from datashard_core.testing.report import Report, Told
 from datashard_core.testing.simulation import Crashed, Faults, Latency, Process, Simulation
+from datashard_core.testing.staged_actors import is_of_crafted
 
 CALM = 3600.0
 PATIENT = 30.0
@@ -60,6 +62,7 @@ class Scenario:
         self.foreign_tags: list[tuple[str, str]] = []
         self.deletes: dict[int, str] = {}
         self.doubles: dict[int, list[str]] = {}
+        self.crafted: dict[str, str] = {}
         self.calm_at = 0.0
         self.archive = Archive(simulation.store)
         simulation_faults, simulation.faults = simulation.faults, Faults()
@@ -368,6 +371,8 @@ class Scenario:
             report.requests.update(process.requests)
         if isinstance(ended, AppendRefusedError) and (self.spoils or self._were_collected(ended)):
             self.counts["flush that tells of a refusal"] += 1
+        elif is_of_crafted(self, self.seen.body.table.table_uuid, ended):
+            self.counts["flush that tells of what was crafted"] += 1
         elif isinstance(ended, CommitStateUnknownError) and self.mix.retention:
             self.counts["flush that tells of what is forgotten"] += 1
         elif isinstance(ended, DataShardError):
@@ -387,7 +392,7 @@ class Scenario:
         """
         owners = self.told[self._at_once(find_current(ROOT)).newest.table.table_uuid]
         promised = {id_digest(f"id of {tag}") for tag, told in owners.items() if told.committed or told.deferred}
-        ours = "a data file that the staged body describes is gone" in str(refused)
+        ours = "that the staged body describes is gone" in str(refused)
         return self.mix.keepers > 0 and ours and not any(own in str(refused) for own in promised)
 
     def _run_again_long_after(self) -> None:
@@ -413,6 +418,7 @@ def run_seed(
 ) -> Report:
     """Run one scenario from one seed; the same seed and mix replay exactly."""
     simulation = Simulation(seed, latency=latency, faults=mix.faults)
+    aside.forget()
     with scaled_to(mix):
         scenario = Scenario(simulation, mix)
         if prepare is not None:

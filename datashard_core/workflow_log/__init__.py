@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import MAXYEAR, MINYEAR, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from datashard_core.arguments import shown
 from datashard_core.errors import InvalidRecordsError
 
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ def log_row(
     Raises:
         InvalidRecordsError: the state is unknown, or a time has no zone.
     """
-    if state not in STATES:
-        raise InvalidRecordsError(f"workflow log: state={state!r} is none of {', '.join(STATES)}")
+    if not isinstance(state, str) or state not in STATES:
+        raise InvalidRecordsError(f"workflow log: state={shown(state)} is none of {', '.join(STATES)}")
     _check_time("started", started)
     if finished is not None:
         _check_time("finished", finished)
@@ -135,8 +136,6 @@ def log_row(
 def _check_time(name: str, moment: Any) -> None:
     # NaT of pandas is a datetime, too, without a year; and pandas has years that Python lacks.
     if not isinstance(moment, datetime) or not MINYEAR <= moment.year <= MAXYEAR:
-        from datashard_core.format.values import shown
-
         raise InvalidRecordsError(
             f"workflow log: {name}={shown(moment)} is no time; pass a datetime with a time zone, such as "
             "datetime.now(UTC)"

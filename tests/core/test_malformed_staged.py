@@ -25,6 +25,7 @@ from datashard_core.commit.staging import PREFIX, StagedName
 from datashard_core.errors import AppendRefusedError, AppendSetAsideError
 from datashard_core.format.digest import id_digest
 from datashard_core.format.parquet import encode_parquet
+from datashard_core.storage.base import StoredObject
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -44,9 +45,24 @@ def new_process() -> None:
     aside.forget()
 
 
+class Counting(MemoryStorage):
+    """Counts what is read."""
+
+    reads = 0
+
+    def at(self, folder: str) -> MemoryStorage:
+        deeper = super().at(folder)
+        deeper.__class__ = Counting
+        return deeper
+
+    def get(self, key: str, byte_range: tuple[int, int] | None = None) -> StoredObject:
+        Counting.reads += 1
+        return super().get(key, byte_range)
+
+
 @pytest.fixture
 def table() -> Table:
-    made = Warehouse(MemoryStorage()).create_table("t", SCHEMA)
+    made = Warehouse(Counting("memory://store")).create_table("t", SCHEMA)
     made.append([{"n": 0}])
     return made
 
@@ -56,7 +72,7 @@ def sealed(header: bytes, rows: bytes) -> bytes:
     return b"DSstaged" + hashlib.blake2b(content, digest_size=16).digest() + content
 
 
-def header_of(table: Table, /, own: str = "bad", **changes: Any) -> Header:
+def header_of(table: Table, /, own: Any = "bad", **changes: Any) -> Header:
     base = {"format": 2, "table": table._target.uuid, "append-id": own, "digest": "", "schema-id": 0, "plain-rows": 1}
     return {key: value for key, value in {**base, **changes}.items() if value is not ...}
 
@@ -319,16 +335,16 @@ def test_600_objects_that_nobody_can_commit_do_not_delay_appends(table: Table, k
             base = table.version + 50 if kind == "base above" else None
             put(table, b"bad" if kind == "malformed" else data, own=own, base=base, kind=staged_as, nonce=number)
     _grow_old(table, 60.0)
-    store, took, gets = table._storage, [], []
+    took, gets = [], []
     for number in range(1, 11):
-        begun, before = time.monotonic(), store.metrics().requests.get("get", 0)
+        begun, before = time.monotonic(), Counting.reads
         table.append([{"n": number}])
         took.append(time.monotonic() - begun)
-        gets.append(store.metrics().requests.get("get", 0) - before)
+        gets.append(Counting.reads - before)
     assert numbers(table) == list(range(11))
     assert sorted(took)[5] < 0.3
     assert max(took) < 2.5
-    assert sum(gets) < 1500, "each body is read once"
+    assert sum(gets) < 600 + 100, "each body is read once"
     assert gets[-1] < 40
     table.append([{"n": 11}], commit="deferred")
     begun = time.monotonic()
@@ -348,6 +364,19 @@ def _grow_old(table: Table, seconds: float) -> None:
             held[key] = replace(one, last_modified=one.last_modified - seconds)
 
 
+@pytest.mark.parametrize("kind", ["unknown schema", "malformed"])
+def test_600_objects_that_seem_to_wait_delay_an_append_by_one_look(table: Table, kind: str) -> None:
+    """They were staged just now, so their owners may be alive; the first of them show that nobody waits."""
+    for number in range(600):
+        own = f"bad {number}"
+        data = b"bad" if kind == "malformed" else body_of(table, own=own, **{"schema-id": 77})
+        put(table, data, own=own, kind="w", nonce=number)
+    begun = time.monotonic()
+    table.append([{"n": 1}])
+    assert time.monotonic() - begun < 2.5
+    assert numbers(table) == [0, 1]
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_600_objects_of_an_unknown_schema_cost_a_new_process_few_reads(table: Table, fresh: bool) -> None:
     for number in range(600):
@@ -360,9 +389,9 @@ def test_600_objects_of_an_unknown_schema_cost_a_new_process_few_reads(table: Ta
     for number in range(6, 12):
         if fresh:
             aside.forget()
-        before = table._storage.metrics().requests.get("get", 0)
+        before = Counting.reads
         table.append([{"n": number}])
-        gets.append(table._storage.metrics().requests.get("get", 0) - before)
+        gets.append(Counting.reads - before)
     assert max(gets) <= 16 + 8
     assert numbers(table) == list(range(12))
 
@@ -439,7 +468,7 @@ def test_a_memory_error_refuses_nobody(table: Table, monkeypatch: pytest.MonkeyP
     from datashard_core.commit import examine
 
     put(table, body_of(table))
-    real = examine.decode_body
+    from datashard_core.commit.staged_body import decode_body as real
 
     def decode(*arguments: Any) -> StagedBody:
         raise pa.ArrowMemoryError("malloc of size 9 failed")

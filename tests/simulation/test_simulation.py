@@ -23,6 +23,7 @@ from datashard_core.testing.memory_teeth import FORGETFUL, MEMORY_TEETH
 from datashard_core.testing.mixes import Mix, mix_for
 from datashard_core.testing.scenario import run_seed
 from datashard_core.testing.simulation import Faults
+from datashard_core.testing.staged_mutants import STAGED_MUTANTS
 from datashard_core.testing.teeth import TEETH, Tooth
 from datashard_core.testing.upkeep_teeth import UPKEEP_TEETH
 
@@ -114,7 +115,9 @@ def test_a_seed_replays_exactly() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "tooth", (*TEETH, *UPKEEP_TEETH, *MEMORY_TEETH, *ACCOUNTING_TEETH), ids=lambda tooth: tooth.rule
+    "tooth",
+    (*TEETH, *UPKEEP_TEETH, *MEMORY_TEETH, *ACCOUNTING_TEETH, *STAGED_MUTANTS),
+    ids=lambda tooth: tooth.rule,
 )
 def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
     with tooth.off():
