@@ -23,7 +23,8 @@ from typing import Any
 
 from datashard_core.config import S3Config
 from datashard_core.errors import StorageError
-from datashard_core.testing.store_modes import App, Mode, mode_of, respond
+from datashard_core.testing.store_http import App, Mode, respond
+from datashard_core.testing.store_modes import mode_of
 
 START_SECONDS = 60.0
 _CONTROL = "/_control/requests"

@@ -123,7 +123,7 @@ def hint_writes(server: S3Server) -> int:
     return sum(method == "PUT" and path.endswith(HINT_KEY) for method, path in server.requests())
 
 
-@pytest.mark.parametrize("mode", [*USABLE, *UNUSABLE])
+@pytest.mark.parametrize("mode", [*USABLE, *UNUSABLE, "without=ETag"])
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_the_hint_follows_every_commit_whatever_becomes_of_if_match(
     s3_server: S3Server, s3_config: S3Config, mode: str, transport: TransportChoice, fresh: Callable[[], None]
@@ -149,7 +149,7 @@ def test_the_hint_follows_every_commit_whatever_becomes_of_if_match(
     assert opened.refresh().count() == 6
 
 
-@pytest.mark.parametrize("mode", UNUSABLE)
+@pytest.mark.parametrize("mode", [*UNUSABLE, "without=ETag"])
 def test_a_hint_that_lags_is_moved_on_by_the_next_commit(
     s3_server: S3Server, s3_config: S3Config, mode: str, fresh: Callable[[], None]
 ) -> None:
