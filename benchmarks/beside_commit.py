@@ -29,7 +29,9 @@ from kit.report import Report
 from kit.statistics import by_kind, median
 from kit.store import Store
 
+COLD_APPENDS = 5
 WARM_APPENDS = 100
+AGAIN = 5
 ENOUGH = 1.05
 TABLES = [
     {"name": "full", "kind": "repeated", "files": 20, "rows": 200_000},
@@ -67,8 +69,13 @@ def table_for_appends(store: Store, name: str) -> dict[str, str]:
     return place
 
 
+def cold_appends(python: str, place: dict[str, str]) -> float:
+    """CPU seconds of a process that opens a table and appends one row: the median of a few."""
+    return median([cold_append(python, place) for _ in range(COLD_APPENDS)])
+
+
 def cold_append(python: str, place: dict[str, str]) -> float:
-    """CPU seconds of a process that opens a table and appends one row."""
+    """CPU seconds of one such process."""
     worker = Worker({"system": "ours", "place": place, "do": "once", "rows": 1, "worker": 1, "python": python})
     with ended([worker], 120):
         said = worker.read()
@@ -92,19 +99,22 @@ def warm_appends(python: str, place: dict[str, str]) -> float:
 
 
 def scan(python: str, root: str, place: dict[str, str], order: dict[str, Any]) -> tuple[float, float, int]:
-    """CPU seconds of a first and of a second scan by a fresh process, and what it found."""
+    """CPU seconds of a fresh process's first scan and the median of its further ones, and what they found."""
     reader = Reader("ours", root, place, python=python)
     try:
-        first, second = reader.do(order), reader.do(order)
+        answers = [reader.do(order) for _ in range(1 + AGAIN)]
     finally:
         reader.end()
-    for said in (first, second):
+    for said in answers:
         if "failure" in said:
             raise RuntimeError(said["failure"])
-    return float(first["cpu"]), float(second["cpu"]), int(second["found"])
+    again = median([float(said["cpu"]) for said in answers[1:]])
+    return float(answers[0]["cpu"]), again, int(answers[-1]["found"])
 
 
-def measure(store: Store, pythons: dict[str, str], rounds: int, local: str) -> tuple[Measured, dict[str, dict[str, int]]]:
+def measure(
+    store: Store, pythons: dict[str, str], rounds: int, local: str
+) -> tuple[Measured, dict[str, dict[str, int]]]:
     """CPU by case and version, round after round, and the requests of a version in the last round of each case."""
     taken: Measured = defaultdict(lambda: defaultdict(list))
     requests: dict[str, dict[str, int]] = {}
@@ -114,7 +124,7 @@ def measure(store: Store, pythons: dict[str, str], rounds: int, local: str) -> t
         order = list(pythons.items())[:: 1 if number % 2 == 0 else -1]
         for name, python in order:
             cold, warm = (table_for_appends(store, f"{what}-{number}-{name}") for what in ("cold", "warm"))
-            for what, place, case in (("a cold append", cold, cold_append), ("a warm append", warm, warm_appends)):
+            for what, place, case in (("a cold append", cold, cold_appends), ("a warm append", warm, warm_appends)):
                 since = store.now()
                 taken[what][name].append(case(python, place))
                 requests[f"{what} {name}"] = by_kind(store.requests(since))
@@ -133,6 +143,13 @@ def measure(store: Store, pythons: dict[str, str], rounds: int, local: str) -> t
     return taken, requests
 
 
+def kinds(requests: dict[str, int] | None) -> str:
+    """Requests as they stand in the table; empty where they are counted in another row."""
+    if requests is None:
+        return ""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(requests.items())) or "none"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the earlier commit")
@@ -149,9 +166,12 @@ def main() -> None:
         old, new = median(found["before"]), median(found["now"])
         worst = max(worst, new / old)
         counts = [requests.get(f"{what} {name}") for name in ("before", "now")]
-        shown = [", ".join(f"{n} {kind}" for kind, n in sorted(c.items())) or "none" if c is not None else "" for c in counts]
+        shown = [kinds(count) for count in counts]
         rows.append([what, 1000 * old, 1000 * new, new / old, *shown])
-    report.text(f"Medians of {chosen.rounds} rounds in turn. A warm append is one of {WARM_APPENDS}; requests are of all.")
+    report.text(
+        f"Medians of {chosen.rounds} rounds in turn. Requests are those of {COLD_APPENDS} cold appends, {WARM_APPENDS} "
+        f"warm ones, and a first scan with {AGAIN} further ones (the rows that end with `again`) in one process."
+    )
     headers = ["case", f"{before} CPU ms", "now CPU ms", "now / before", "requests before", "requests now"]
     report.table(headers, rows)
     report.bars([(f"at most {ENOUGH} of the CPU, in each case", f"{worst:.2f}", worst <= ENOUGH)])

@@ -35,7 +35,16 @@ def main() -> int:
         tests = [name.partition(" ")[2] for name in chosen]
         asyncio = [option for option in suite.options if "asyncio" in option]
         for start in range(0, len(tests), AT_ONCE):
-            command = [f".envs/{suite.environment}/bin/python", "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+            command = [
+                f".envs/{suite.environment}/bin/python",
+                "-P",
+                "-m",
+                "pytest",
+                "-q",
+                "-x",
+                "-p",
+                "no:cacheprovider",
+            ]
             command += [*(["-o", *asyncio] if asyncio else []), *tests[start : start + AT_ONCE]]
             variables = {**test_command.clean_environment(), "PYTHONDONTWRITEBYTECODE": "1"}
             if subprocess.run(command, env=variables, check=False).returncode:

@@ -85,7 +85,14 @@ def map_lines(tree: Path) -> None:
         settings = PLACE / "coveragerc"
         settings.write_text(f"[run]\nsource = {tree}/datashard_core,{tree}/providers\ncore = ctrace\n")
         command = [tree / ".envs" / suite.environment / "bin" / "python", "-P", "-m", "pytest", "-q"]
-        command += ["-p", "durations_plugin", "--cov", "--cov-report=", "--cov-context=test", f"--cov-config={settings}"]
+        command += [
+            "-p",
+            "durations_plugin",
+            "--cov",
+            "--cov-report=",
+            "--cov-context=test",
+            f"--cov-config={settings}",
+        ]
         command += [*suite.options, *(f"tests/{folder}" for folder in suite.folders)]
         variables = {**test_command.clean_environment(), "PYTHONPATH": f"{PLUGINS}:{HERE}", "COVERAGE_FILE": str(data)}
         subprocess.run(command, cwd=tree, env={**variables, "MUTATION_DURATIONS": str(results)}, check=False)
