@@ -1,6 +1,7 @@
 """Lists all mutants of the packages, takes some by a seed, and divides them among sessions of Cosmic Ray.
 
 ``sample.py SEED NUMBER SESSION...`` in a checkout; ``sample.py --dump SESSION...`` prints what became of them.
+A mutant is drawn by a digest of the seed, its operator and its line, so that a change elsewhere draws no others.
 Left out before the draw is what no test can see: annotations (which nothing evaluates), docstrings, overloads of
 types, and operators that Cosmic Ray applies to what is only for type checkers.
 """
@@ -8,9 +9,10 @@ types, and operators that Cosmic Ray applies to what is only for type checkers.
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
-import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,20 +41,26 @@ def sample(seed: int, number: int, sessions: Sequence[str]) -> None:
         items = sorted(db.work_items, key=_place)
     everything.unlink()
     spans: dict[Path, list[Span]] = {}
-    seen = []
+    lines: dict[Path, list[str]] = {}
+    alike: Counter[str] = Counter()
+    drawn: dict[bytes, WorkItem] = {}
     for item in items:
         (mutation,) = item.mutations
         path = mutation.module_path
         if path not in spans:
-            spans[path] = unseen(ast.parse(path.read_text()))
-        if not any(start <= mutation.start_pos and mutation.end_pos <= end for start, end in spans[path]):
-            seen.append(item)
-    drawn = sorted(random.Random(seed).sample(seen, number), key=_place)
-    print(f"{len(items)} mutants, {len(seen)} of them in code that runs, {number} drawn")
+            source = path.read_text()
+            spans[path], lines[path] = unseen(ast.parse(source)), source.split("\n")
+        if any(start <= mutation.start_pos and mutation.end_pos <= end for start, end in spans[path]):
+            continue
+        name = f"{seed} {path} {mutation.operator_name} {lines[path][mutation.start_pos[0] - 1].strip()}"
+        alike[name] += 1
+        drawn[hashlib.sha256(f"{name} {alike[name]}".encode()).digest()] = item
+    print(f"{len(items)} mutants, {len(drawn)} of them in code that runs, {number} are drawn")
+    chosen = sorted((drawn[key] for key in sorted(drawn)[:number]), key=_place)
     for index, session in enumerate(sessions):
         with use_db(session, WorkDB.Mode.create) as db:
             db.clear()
-            db.add_work_items(drawn[index :: len(sessions)])
+            db.add_work_items(chosen[index :: len(sessions)])
 
 
 def _place(item: WorkItem) -> tuple[str, str, int]:
