@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--mutants", type=int, default=200, help="how many mutants are tried")
     parser.add_argument("--seed", type=int, default=17, help="which of all possible mutants are taken")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="clones that work side by side")
-    parser.add_argument("--again", action="store_true", help="go on with the clones and the map of an earlier call")
+    parser.add_argument("--again", action="store_true", help="use the clones and the map of an earlier call")
     chosen = parser.parse_args(arguments)
     python = environments.prepare(["mutation"])["mutation"]
     trees = [PLACE / f"tree-{number}" for number in range(chosen.workers)]
@@ -49,11 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         for tree in trees:
             clone(tree)
         map_lines(trees[0])
-        subprocess.run(
-            [python, HERE / "sample.py", str(chosen.seed), str(chosen.mutants), *map(session_of, trees)],
-            cwd=trees[0],
-            check=True,
-        )
+    subprocess.run(
+        [python, HERE / "sample.py", str(chosen.seed), str(chosen.mutants), *map(session_of, trees)],
+        cwd=trees[0],
+        check=True,
+    )
     with ThreadPoolExecutor(len(trees)) as pool:
         list(pool.map(lambda tree: execute(tree, python), trees))
     dumped = subprocess.run(
