@@ -71,6 +71,8 @@ ENVIRONMENTS: Mapping[str, Environment] = {
         Environment("bench-deltalake", (), (), on_demand=True),
         Environment("bench-pyiceberg", (), (), on_demand=True),
         Environment("bench-datashard", (), (), on_demand=True),
+        # Made on demand, by tools/mutation.
+        Environment("mutation", (), (), on_demand=True),
         # Made on demand, by the tests of the system tier.
         Environment("spark", (), (), on_demand=True),
         # Made on demand, by tests of the tables that the oldest release in question writes.

@@ -27,11 +27,13 @@ class Worker:
     """One process under way.
 
     Args:
-        order: what it is to do: ``system``, ``place``, ``do`` and what that needs.
+        order: what it is to do: ``system``, ``place``, ``do`` and what that needs; ``python`` is another Python than
+            that of the system's environment.
     """
 
     def __init__(self, order: dict[str, Any]) -> None:
-        command = [python_of(ENVIRONMENTS[order["system"]]), WORKER, json.dumps(order)]
+        python = order.get("python") or python_of(ENVIRONMENTS[order["system"]])
+        command = [python, WORKER, json.dumps(order)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_", "PYTHON"))}
         self.order = order
         self._process = subprocess.Popen(

@@ -40,16 +40,17 @@ class Reader:
         root: the table's URI.
         place: where it is; see :meth:`kit.store.Store.place`.
         warm: URI of another table, which it reads before it opens that one.
+        python: another Python than that of the system's environment.
 
     Attributes:
         opened: seconds that it took to open the table.
         begun: when the process was started, by ``time.monotonic()``.
     """
 
-    def __init__(self, name: str, root: str, place: dict[str, str], warm: str = "") -> None:
+    def __init__(self, name: str, root: str, place: dict[str, str], warm: str = "", python: str = "") -> None:
         self.name = name
         order = json.dumps({"reader": name, "root": root, "place": place, "warm": warm})
-        command = [python_of(READERS[name]), str(BENCHMARKS / "systems" / "scans.py"), order]
+        command = [python or python_of(READERS[name]), str(BENCHMARKS / "systems" / "scans.py"), order]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DATASHARD_", "PYTHON"))}
         self.begun = time.monotonic()
         self._process = subprocess.Popen(
