@@ -67,7 +67,7 @@ class LocalConfig(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         folder = self.folder
-        if not isinstance(folder, str) or not folder or "\0" in folder or not is_unicode(folder):
+        if not isinstance(folder, str) or not folder or not _is_path(folder):
             raise ConfigurationError(f"folder={shown(folder)} cannot be a folder: pass its path, as '/srv/warehouse'")
 
 
@@ -278,6 +278,14 @@ def _check_types(config: S3Config) -> None:
             raise ConfigurationError(f"{name}={shown(value)}: pass text")
 
 
+def _is_path(folder: str) -> bool:
+    """Whether the system can have a folder of that name; on POSIX its bytes need not be UTF-8. Pure."""
+    try:
+        return b"\0" not in os.fsencode(folder)
+    except UnicodeEncodeError:
+        return False
+
+
 def _rebuild(kind: type[S3Config], values: dict[str, Any]) -> S3Config:
     return kind(**values)
 
@@ -304,7 +312,7 @@ def resolve_warehouse(
         return config if config is not None else _from_variables(variables)
     if isinstance(uri, os.PathLike):
         return LocalConfig(str(Path(uri).expanduser()))
-    if not isinstance(uri, str) or "\0" in uri or not is_unicode(uri):
+    if not isinstance(uri, str):
         raise ConfigurationError(
             f"{shown(uri)} is no place for tables: use s3://bucket/prefix or a folder, as text or a path"
         )
