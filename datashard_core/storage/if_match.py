@@ -94,7 +94,7 @@ def replace_by(
         told_apart: an "unsupported" error can only mean the condition.
 
     Raises:
-        PreconditionFailedError: the object has another version by now, or is gone.
+        PreconditionFailedError: the object has another version by now, or is gone; or a refusal that cannot be checked.
         StorageError: If-Match cannot be used here (reason "unsupported"), or the store failed.
     """
     refusal: StorageError | None = None
@@ -134,6 +134,10 @@ def _check_unchanged(
     except ObjectNotFoundError as error:
         known.refuses |= isinstance(refusal, PreconditionFailedError)
         raise PreconditionFailedError(f"{where} is gone", key=key) from error
+    except StorageError as error:
+        if refusal is None:
+            raise
+        raise refusal from error  # what the store answered to the PUT says more than that it cannot be checked
     if current and not same(current, version):
         known.refuses |= isinstance(refusal, PreconditionFailedError)
         raise PreconditionFailedError(f"{where} is {current}, not {version!r} any more", key=key) from refusal
