@@ -239,17 +239,16 @@ class Warehouse:
             is_table = has_versions(self._storage, folder)
         except StorageError as error:
             return [folder] if _is_of_one_table(error, folder) else []
-        if not is_table:
+        if is_table:
+            return [folder] if self._lists(folder) else []
+        try:
             return self._tables_in(folder)
-        return [folder] if self._lists(folder) else []
+        except StorageError as error:
+            _is_of_one_table(error, folder)
+            return []
 
     def _tables_in(self, namespace: str) -> list[str]:
-        try:
-            parts = call(self._storage.folders, namespace)
-        except StorageError as error:
-            _is_of_one_table(error, namespace)
-            return []
-        names = [f"{namespace}.{part}" for part in parts if is_part(part)]
+        names = [f"{namespace}.{part}" for part in call(self._storage.folders, namespace) if is_part(part)]
         return sorted(name for name in names if self._lists(name))
 
     def _lists(self, name: str) -> bool:
