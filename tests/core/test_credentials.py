@@ -20,6 +20,7 @@ import pytest
 from datashard_core import Schema
 from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError, StorageError
+from datashard_core.storage import s3_client
 from datashard_core.storage.aws_settings import with_aws_settings
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.storage.s3_boto import make_session
@@ -197,6 +198,7 @@ def test_where_the_default_chain_says_the_store_is(
 )
 def test_settings_of_aws_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
     monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3_client, "_made", {})  # another test of this process may have used this bucket
     with pytest.raises(ConfigurationError) as caught:
         S3Storage(S3Config("bucket", use_default_chain=True))
     assert says in str(caught.value)

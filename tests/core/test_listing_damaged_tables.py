@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -39,10 +44,6 @@ def _folder_as_file(table: Path) -> None:
 def _version_as_folder(table: Path) -> None:
     _newest(table).unlink()
     _newest(table).mkdir()
-
-
-def _denied(table: Path) -> None:
-    table.chmod(0)
 
 
 DAMAGED: dict[str, Callable[[Path], object]] = {
@@ -116,15 +117,48 @@ def test_files_in_the_place_of_folders_are_no_tables(home: Warehouse, tmp_path: 
     assert [name for name in listed if not name.startswith("bad")] == [name for name in ALL if name != "bad"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-@pytest.mark.parametrize("folder", ["bad", "ns/bad", "bad/metadata"])
-def test_a_table_that_this_user_may_not_read_hides_no_other(home: Warehouse, tmp_path: Path, folder: str) -> None:
-    denied = tmp_path / "home" / folder
-    denied.chmod(0)
+NOBODY = 65534
+LISTING = """
+import json, os, sys
+import datashard_core as ds
+
+home, denied, user = sys.argv[1], sys.argv[2], int(sys.argv[3])
+ds.connect(home).list_tables()  # root reads everything, and imports what that user may not read
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+assert not os.access(denied, os.R_OK | os.X_OK), "this user may read it"
+print(json.dumps(ds.connect(home).list_tables()))
+"""
+
+
+@pytest.fixture
+def reachable(home: Warehouse, tmp_path: Path) -> Iterator[Path]:
+    """The tables where another user reaches them, whose they are if this is root; pytest's folders are root's alone."""
+    with tempfile.TemporaryDirectory(prefix="datashard-") as made:
+        folder = Path(made)
+        shutil.copytree(tmp_path / "home", folder / "home")
+        if os.geteuid() == 0:
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+        yield folder / "home"
+
+
+@pytest.mark.parametrize("denied", ["bad", "ns/bad", "bad/metadata"])
+def test_a_table_that_this_user_may_not_read_hides_no_other(reachable: Path, denied: str) -> None:
+    """In a process of its own, which is not root's: root may read everything."""
+    folder = reachable / denied
+    folder.chmod(0)
     try:
-        assert home.list_tables() == ALL
+        command = [sys.executable, "-c", LISTING, str(reachable), str(folder), str(NOBODY)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     finally:
-        denied.chmod(0o755)
+        folder.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ALL
+    name = denied.removesuffix("/metadata").replace("/", ".")
+    assert re.findall(r"table (\S+) is listed, and cannot be read", done.stderr) == [name], done.stderr
 
 
 class Refusing(MemoryStorage):
