@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
@@ -31,6 +32,7 @@ class ScriptedServer:
     def __init__(self, reply: Reply) -> None:
         self.heads: list[bytes] = []
         self._reply = reply
+        self._connected: list[socket.socket] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
 
@@ -41,12 +43,18 @@ class ScriptedServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # Also what is connected: a stream of Arrow's that is freed later writes again with the GIL held, so that no
+        # thread of this process could answer it, and it would wait for its time-out.
+        for one in (self._listening, *self._connected):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
         self._listening.close()
 
     def _accept(self) -> None:
         while True:
             try:
                 connection, _ = self._listening.accept()
+                self._connected.append(connection)
             except OSError:
                 return  # closed
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -53,6 +53,7 @@ class Scripted:
     def __init__(self, answer: str) -> None:
         self.methods: list[str] = []
         self._answer = answer
+        self._connected: list[socket.socket] = []
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self._over = threading.Event()
@@ -64,12 +65,18 @@ class Scripted:
 
     def close(self) -> None:
         self._over.set()
+        # Also what is connected: a stream of Arrow's that is freed later writes again with the GIL held, so that no
+        # thread of this process could answer it, and it would wait for its time-out.
+        for one in (self._listening, *self._connected):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
         self._listening.close()
 
     def _accept(self) -> None:
         while True:
             try:
                 connection, _ = self._listening.accept()
+                self._connected.append(connection)
             except OSError:
                 return
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
