@@ -10,6 +10,9 @@ from datashard_core.config import Credentials, S3Config
 from datashard_core.errors import ConfigurationError
 from datashard_core.storage.environment import without_aws_variables
 
+MOST_ATTEMPTS = 3
+"""Arrow's own number of tries; a configuration that asks for fewer gets fewer."""
+
 
 def make_filesystem(config: S3Config, credentials: Credentials, region: str) -> Any:
     """An S3FileSystem that looks nothing up: keys, region and endpoint are all given.
@@ -29,6 +32,7 @@ def make_filesystem(config: S3Config, credentials: Credentials, region: str) -> 
         "force_virtual_addressing": not config.uses_path_style,
         "connect_timeout": config.connect_timeout,
         "request_timeout": config.read_timeout,
+        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=min(config.max_attempts, MOST_ATTEMPTS)),
         "allow_delayed_open": True,  # one request for a small file instead of three
         "check_directory_existence_before_creation": False,
     }

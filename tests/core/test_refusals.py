@@ -121,7 +121,7 @@ def test_arrows_client_is_understood_as_the_transports_are(
 ) -> None:
     with ScriptedServer(lambda head: refusal(head, status, code, message)) as server:
         with pytest.raises(StorageError) as caught:
-            OPERATIONS["large put"](S3Storage(config_at(server.endpoint, "boto3")))
+            OPERATIONS["large put"](S3Storage(config_at(server.endpoint, "boto3", max_attempts=1)))
         text = str(caught.value)
         assert caught.value.reason == reason, text
         assert code in text and message in text and advice in text and "s3:PutObject" not in text, text
@@ -130,7 +130,7 @@ def test_arrows_client_is_understood_as_the_transports_are(
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_head_carries_no_code_and_the_error_does_not_make_one_up(transport: TransportChoice) -> None:
     with ScriptedServer(lambda head: refusal(head, 403, "RequestTimeTooSkewed")) as server:
-        storage = S3Storage(config_at(server.endpoint, transport))
+        storage = S3Storage(config_at(server.endpoint, transport, max_attempts=1))
         for name in ("head", "large get"):
             with pytest.raises(StorageError, match="may be missing") as caught:
                 OPERATIONS[name](storage)
