@@ -174,8 +174,8 @@ def find(path: Path, schema: Schema, table_name: str) -> Reference:
     if len(found) > 1:
         ids = " and ".join(str(one.field.field_id) for one in found)
         raise ConfigurationError(
-            f"table {table_name}: {column_name(path)!r} is the name of several fields, those with the ids {ids}: filter "
-            "what to_arrow() returns, or rename one with the engine that made the table"
+            f"table {table_name}: {column_name(path)!r} is the name of several fields, those with the ids {ids}: "
+            "filter what to_arrow() returns, or rename one with the engine that made the table"
         )
     return found[0]
 

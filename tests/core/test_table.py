@@ -244,7 +244,7 @@ def test_sql_over_several_tables(any_warehouse: Warehouse) -> None:
         select user_id, (select count(*) from empty) as nothing from named where user_id < ?
     """
     assert any_warehouse.sql(query, [5]).to_pylist() == [{"user_id": 1, "nothing": 0}]
-    with pytest.raises(ds.ConfigurationError, match="the query names 'missing', and .* has no such table"):
+    with pytest.raises(ds.ConfigurationError, match=r"the query names 'missing', and .* has no such table"):
         any_warehouse.sql("select * from missing")
     for forbidden, why in (
         ("drop table empty", "pass one SELECT"),

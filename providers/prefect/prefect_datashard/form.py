@@ -135,5 +135,5 @@ def load_again(kind: type[DataShardBlock], name: str, fields: Mapping[str, Any])
         name: the name under which it is saved.
         fields: all but those with secrets.
     """
-    loaded = cast("DataShardBlock", kind.load(name, _sync=True))
+    loaded = cast("DataShardBlock", kind.load(name, _sync=True))  # type: ignore[call-arg]
     return loaded.model_copy(update=dict(fields))
