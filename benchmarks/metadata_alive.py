@@ -29,7 +29,7 @@ from kit.store import Store
 from systems.place import config_of
 
 import datashard_core as ds
-from datashard_core.commit.sweep import SMALL
+from datashard_core.commit.versions.metadata_expiry import SMALL
 
 DAY = 86_400.0
 DAYS = 30.0

@@ -31,20 +31,22 @@ if __name__ == "__main__":
 
 from kit.report import Report, markdown_table
 
-from datashard_core.commit import pointer, staging
-from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
-from datashard_core.commit.lifecycle import create
-from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.pointer import find_current
-from datashard_core.commit.protocol import append
-from datashard_core.commit.state import Append, Committed, Seen, Target
-from datashard_core.commit.updates import first_version
+from datashard_core.commit.core import current_version as pointer
+
+from datashard_core.commit.staging import key as staging
+from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
+from datashard_core.commit.versions.lifecycle import create
+from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
+from datashard_core.commit.core.current_version import find_current
+from datashard_core.commit.append.protocol import append
+from datashard_core.commit.core.state import Append, Committed, Seen, Target
+from datashard_core.commit.core.next_version import first_version
 from datashard_core.errors import StorageError
-from datashard_core.format.digest import id_digest, rows_digest
-from datashard_core.format.schema import Schema
+from datashard_core.format.rows.digest import id_digest, rows_digest
+from datashard_core.format.types.schema import Schema
 from datashard_core.storage.requests import Now, Sleep, Steps, Unique, ask
-from datashard_core.testing.report import percentile
-from datashard_core.testing.simulation import Process, Simulation, Throttle
+from datashard_testkit.report import percentile
+from datashard_testkit.simulation import Process, Simulation, Throttle
 
 ROOT = "s3://simulated/table"
 SCHEMA = Schema(schema_id=0, fields=[{"id": 1, "name": "tag", "type": "string", "required": True}])

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
         TableExistsError,
         UnsupportedTableError,
     )
-    from datashard_core.format.digest import rows_digest
-    from datashard_core.format.expressions import Condition, col
-    from datashard_core.format.schema import Schema
-    from datashard_core.format.snapshot import Snapshot
-    from datashard_core.format.types import NestedField
+    from datashard_core.format.rows.digest import rows_digest
+    from datashard_core.format.expressions.expressions import Condition, col
+    from datashard_core.format.types.schema import Schema
+    from datashard_core.format.metadata.snapshot import Snapshot
+    from datashard_core.format.types.types import NestedField
     from datashard_core.table.append import AppendResult
     from datashard_core.table.scan import Scan
     from datashard_core.table.table import Table
@@ -79,12 +79,12 @@ __all__ = [
 _HOMES = {
     "LocalConfig": "config",
     "S3Config": "config",
-    "rows_digest": "format.digest",
-    "Condition": "format.expressions",
-    "col": "format.expressions",
-    "Schema": "format.schema",
-    "Snapshot": "format.snapshot",
-    "NestedField": "format.types",
+    "rows_digest": "format.rows.digest",
+    "Condition": "format.expressions.expressions",
+    "col": "format.expressions.expressions",
+    "Schema": "format.types.schema",
+    "Snapshot": "format.metadata.snapshot",
+    "NestedField": "format.types.types",
     "AppendResult": "table.append",
     "Scan": "table.scan",
     "Table": "table.table",

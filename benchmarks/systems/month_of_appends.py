@@ -19,7 +19,7 @@ from place import config_of
 
 import datashard_core as ds
 from datashard_core.clock import SystemClock
-from datashard_core.commit import sweep
+from datashard_core.commit.versions import metadata_expiry as sweep
 
 PROPERTIES = {"write.metadata.previous-versions-max": "1"}  # what is in this log may not be a tombstone yet
 

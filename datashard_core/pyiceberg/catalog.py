@@ -32,11 +32,12 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import update_table_metadata
 
 from datashard_core import errors
-from datashard_core.commit import deferred, lifecycle
-from datashard_core.commit.external import commit_external, first_external
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.state import Seen, Target
-from datashard_core.commit.version import VersionBody, version_key
+from datashard_core.commit.append import deferred
+from datashard_core.commit.versions import lifecycle
+from datashard_core.commit.external.commit import commit_external, first_external
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.state import Seen, Target
+from datashard_core.commit.core.version_file import VersionBody, version_key
 from datashard_core.pyiceberg.inside import keep_inside
 from datashard_core.pyiceberg.settings import config_of, file_io_properties
 from datashard_core.pyiceberg.updates import (

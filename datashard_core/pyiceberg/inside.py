@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datashard_core.commit.paths import key_of
+from datashard_core.commit.core.paths import key_of
 from datashard_core.errors import UnsupportedTableError
 
 CALLS = ("new_input", "new_output", "delete")

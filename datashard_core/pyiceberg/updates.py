@@ -16,12 +16,12 @@ from pyiceberg.table.update import (
     update_table_metadata,
 )
 
-from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
-from datashard_core.commit.settings import check_settings
-from datashard_core.commit.version import VersionBody, version_key
+from datashard_core.commit.core.recorded_ids import PROPERTY, PROTOCOL_PROPERTY
+from datashard_core.commit.core.properties import check_settings
+from datashard_core.commit.core.version_file import VersionBody, version_key
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.distinct import check_distinct
-from datashard_core.format.table_metadata import FORMAT_VERSION, metadata_from
+from datashard_core.format.types.distinct import check_distinct
+from datashard_core.format.metadata.table_metadata import FORMAT_VERSION, metadata_from
 
 KEPT = frozenset({PROPERTY, PROTOCOL_PROPERTY})
 ELSEWHERE = frozenset({"write.data.path", "write.metadata.path", "write.object-storage.path"})

@@ -2,7 +2,7 @@
 
 Arrow shows no parts of an expression, but serializes it: as a schema whose metadata tells calls, fields
 and literals in order, with the literals as columns of one row. What is not understood becomes
-:class:`~datashard_core.format.expressions.Opaque`.
+:class:`~datashard_core.format.expressions.expressions.Opaque`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from datashard_core.format.binding import Canonical
-from datashard_core.format.canonical import canonical
-from datashard_core.format.expressions import (
+from datashard_core.format.expressions.binding import Canonical
+from datashard_core.format.statistics.ordering import canonical
+from datashard_core.format.expressions.expressions import (
     SWAPPED,
     And,
     Comparison,
@@ -33,8 +33,8 @@ from datashard_core.format.expressions import (
     Path,
     StartsWith,
 )
-from datashard_core.format.schema import Schema
-from datashard_core.format.types import PrimitiveType
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.types.types import PrimitiveType
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -192,7 +192,7 @@ class _Reader:
     def _type(self, node: _Field) -> Any:
         """Type of a column; None if there is none of the name."""
         from datashard_core.errors import ConfigurationError
-        from datashard_core.format.binding import find
+        from datashard_core.format.expressions.binding import find
 
         try:
             return find(node.path, self._schema, "").field.type
@@ -232,7 +232,7 @@ class _Reader:
         """A literal in the canonical form of a column's type; None where Arrow would compare them as another type."""
         import pyarrow as pa
 
-        from datashard_core.format.arrow_types import type_to_arrow
+        from datashard_core.format.types.arrow_types import type_to_arrow
 
         kind = self._type(column)
         if kind is None:

@@ -54,7 +54,7 @@ def columns_of(name: str, schema: pa.Schema, *, pushed: bool, zoned: bool = True
     Raises:
         ConfigurationError: SQL cannot tell two columns apart.
     """
-    from datashard_core.format.arrow_types import is_uuid
+    from datashard_core.format.types.arrow_types import is_uuid
 
     alike: dict[str, str] = {}
     found = []

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from datashard_core import arguments
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.ranges import STORED
+from datashard_core.format.types.ranges import STORED
 from datashard_core.query.duck import columns_of, connect, engine
 from datashard_core.query.references import (
     Reference,

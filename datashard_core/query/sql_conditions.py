@@ -2,7 +2,7 @@
 
 DuckDB parses the text, binds it to the columns, types it and computes what is constant (``now() -
 interval 1 day``); its plan is read here. What is not understood becomes
-:class:`~datashard_core.format.expressions.Opaque`: it prunes nothing, and DuckDB answers it.
+:class:`~datashard_core.format.expressions.expressions.Opaque`: it prunes nothing, and DuckDB answers it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format import types as t
-from datashard_core.format.binding import Canonical
-from datashard_core.format.expressions import (
+from datashard_core.format.types import types as t
+from datashard_core.format.expressions.binding import Canonical
+from datashard_core.format.expressions.expressions import (
     SWAPPED,
     And,
     Comparison,
@@ -33,7 +33,7 @@ from datashard_core.format.expressions import (
     Path,
     StartsWith,
 )
-from datashard_core.format.schema import Schema
+from datashard_core.format.types.schema import Schema
 
 # Those that would move conditions out of sight, or judge them by the empty table that they are bound to.
 _LEFT_OUT = (

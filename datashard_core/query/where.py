@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from datashard_core.arguments import shown
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.binding import TRUE, AllOf, Bound, bind, checks_of, is_exact
-from datashard_core.format.expressions import Condition
-from datashard_core.format.row_filter import matching_rows
-from datashard_core.format.schema import Schema
+from datashard_core.format.expressions.binding import TRUE, AllOf, Bound, bind, checks_of, is_exact
+from datashard_core.format.expressions.expressions import Condition
+from datashard_core.format.expressions.row_filter import matching_rows
+from datashard_core.format.types.schema import Schema
 
 # What understands SQL text and Arrow's expressions is imported where there are some.
 
@@ -60,7 +60,7 @@ def prepare(where: Any, schema: Schema, table_name: str) -> RowCondition:
     """Make a condition ready, or refuse it before anything is read.
 
     Args:
-        where: None, a condition of :func:`~datashard_core.format.expressions.col`, SQL text, or a
+        where: None, a condition of :func:`~datashard_core.format.expressions.expressions.col`, SQL text, or a
             ``pyarrow.compute.Expression``.
         schema: the table's schema.
         table_name: for messages.

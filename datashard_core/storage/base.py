@@ -5,7 +5,7 @@ the characters ``[A-Za-z0-9._=-]``; other engines name their files as they like,
 :func:`datashard_core.storage.keys.checked_key` lets through. Every method that takes a key or a prefix
 raises :class:`~datashard_core.storage.keys.InvalidKeyError` for any other before it sends a request, and
 a listing leaves out what cannot be a key. A :data:`Version` is opaque (an ETag on S3). The doc comments
-here are the contract; ``datashard_core.testing.contract`` checks every backend against them.
+here are the contract; ``datashard_testkit.contract`` checks every backend against them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
-from datashard_core.commit.version import HINT_KEY, hinted_version, version_key
+from datashard_core.commit.core.version_file import HINT_KEY, hinted_version, version_key
 from datashard_core.storage.driver import shared_pool
 
 if TYPE_CHECKING:

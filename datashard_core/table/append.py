@@ -12,15 +12,15 @@ from msgspec.structs import asdict, replace
 
 from datashard_core import arguments
 from datashard_core.clock import Clock
-from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.staged_body import MAX_BODY_BYTES, MAX_BODY_ROWS
-from datashard_core.commit.state import Append
+from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
+from datashard_core.commit.staging.body import MAX_BODY_BYTES, MAX_BODY_ROWS
+from datashard_core.commit.core.state import Append
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.digest import id_digest, rows_digest
-from datashard_core.format.parquet import encode_parquet, write_parquet
-from datashard_core.format.plain_rows import Rows, arrow_of, plain_rows
-from datashard_core.format.schema import Schema
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.rows.digest import id_digest, rows_digest
+from datashard_core.format.parquet.parquet import encode_parquet, write_parquet
+from datashard_core.format.rows.python_rows import Rows, arrow_of, plain_rows
+from datashard_core.format.types.schema import Schema
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import shared_pool
 from datashard_core.storage.requests import PutData
@@ -87,12 +87,12 @@ def _check_id(append_id: Any) -> None:
 
 def checked_rows(data: Any, schema: Schema, table_name: str) -> Rows:
     """The rows that somebody appends, in the form of a schema; errors and arguments are those of
-    :func:`datashard_core.format.records.to_table`.
+    :func:`datashard_core.format.rows.records.to_table`.
     """
     plain = plain_rows(data, schema)
     if plain is not None:
         return plain
-    from datashard_core.format.records import to_table
+    from datashard_core.format.rows.records import to_table
 
     return to_table(data, schema, table_name)
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from datashard_core import arguments
 from datashard_core.clock import Clock
-from datashard_core.commit import lifecycle
-from datashard_core.commit.names import PROPERTY, PROTOCOL_PROPERTY
-from datashard_core.commit.pointer import Found, find_current
-from datashard_core.commit.settings import check_settings
-from datashard_core.commit.state import Target, settle
-from datashard_core.commit.updates import first_version
-from datashard_core.commit.version import HINT_KEY, version_key
+from datashard_core.commit.versions import lifecycle
+from datashard_core.commit.core.recorded_ids import PROPERTY, PROTOCOL_PROPERTY
+from datashard_core.commit.core.current_version import Found, find_current
+from datashard_core.commit.core.properties import check_settings
+from datashard_core.commit.core.state import Target, settle
+from datashard_core.commit.core.next_version import first_version
+from datashard_core.commit.core.version_file import HINT_KEY, version_key
 from datashard_core.errors import ConfigurationError, TableExistsError
-from datashard_core.format.distinct import check_distinct
-from datashard_core.format.schema import Schema
-from datashard_core.format.types import walk
+from datashard_core.format.types.distinct import check_distinct
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.types.types import walk
 from datashard_core.storage import check_conditional
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.driver import call, run, shared_pool

@@ -8,11 +8,11 @@ from datetime import datetime
 from msgspec import Struct
 
 from datashard_core import arguments
-from datashard_core.commit.state import read_version
-from datashard_core.commit.version import VersionBody
+from datashard_core.commit.core.state import read_version
+from datashard_core.commit.core.version_file import VersionBody
 from datashard_core.errors import ConfigurationError, CorruptTableError
-from datashard_core.format.snapshot import Snapshot
-from datashard_core.format.table_metadata import TableMetadata
+from datashard_core.format.metadata.snapshot import Snapshot
+from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.driver import run, shared_pool
 from datashard_core.table.plan import Planner

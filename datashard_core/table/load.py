@@ -11,11 +11,11 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from datashard_core.clock import Clock
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.pointer import find_current, find_hinted
-from datashard_core.commit.state import Seen, Target, settle
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.current_version import find_current, find_hinted
+from datashard_core.commit.core.state import Seen, Target, settle
 from datashard_core.errors import DataShardError
-from datashard_core.format.manifest import decode_manifest_list
+from datashard_core.format.manifests.manifest import decode_manifest_list
 from datashard_core.storage.base import Storage, StoredObject
 from datashard_core.storage.cache import immutable
 from datashard_core.storage.driver import run, run_beside

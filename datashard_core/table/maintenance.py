@@ -10,11 +10,11 @@ from msgspec import Struct
 
 from datashard_core import arguments
 from datashard_core.clock import Clock
-from datashard_core.commit.deferred import flush_all
-from datashard_core.commit.fresh import SHORTEST_GRACE
-from datashard_core.commit.settings import settings_of
-from datashard_core.commit.state import Seen, Target
-from datashard_core.commit.sweep import sweep_all
+from datashard_core.commit.append.deferred import flush_all
+from datashard_core.commit.append.file_age import SHORTEST_GRACE
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.state import Seen, Target
+from datashard_core.commit.versions.metadata_expiry import sweep_all
 from datashard_core.errors import AppendSetAsideError, DataShardError, UnsupportedTableError
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import call, run
@@ -121,7 +121,7 @@ class Maintenance(ABC):
             >>> table.remove_orphans(grace=timedelta(hours=48)).files
             3
         """
-        from datashard_core.commit.orphans import remove_orphans
+        from datashard_core.commit.maintenance.orphans import remove_orphans
 
         grace, timeout = arguments.span(grace, "grace", SHORTEST), arguments.seconds(timeout)
         steps = remove_orphans(self._target, self._seen, grace.total_seconds(), timeout)
@@ -152,7 +152,7 @@ class Maintenance(ABC):
             >>> table.compact().new_files
             1
         """
-        from datashard_core.commit.compact import compact
+        from datashard_core.commit.maintenance.compact import compact
 
         max_bytes = arguments.whole(max_bytes, "max_bytes", "a number of bytes", 1)
         timeout = arguments.seconds(timeout)
@@ -187,7 +187,7 @@ class Maintenance(ABC):
             >>> table.expire_snapshots(older_than=datetime(2026, 11, 1), retain_last=1)
             17
         """
-        from datashard_core.commit.expire import expire
+        from datashard_core.commit.maintenance.expire import expire
 
         if retain_last is not None:
             what = "how many snapshots are kept at least, the current one among them"
@@ -222,8 +222,8 @@ class Maintenance(ABC):
             >>> table.maintain().orphans.files
             3
         """
-        from datashard_core.commit.abandoned import remove_abandoned
-        from datashard_core.commit.forget import make_large_nodes, remove_nodes
+        from datashard_core.commit.maintenance.abandoned import remove_abandoned
+        from datashard_core.commit.maintenance.id_expiry import make_large_nodes, remove_nodes
 
         grace, timeout = arguments.span(grace, "grace", SHORTEST), arguments.seconds(timeout)
         seen, left = run(flush_all(self._target, self._seen, timeout), self._storage, self._clock)
@@ -256,7 +256,7 @@ class Maintenance(ABC):
             return
         if not settings_of(appended.body.table.properties).auto_compact:
             return
-        from datashard_core.commit.compact import compact_after_append, due
+        from datashard_core.commit.maintenance.compact import compact_after_append, due
 
         if not due(appended):
             return

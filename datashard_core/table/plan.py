@@ -16,14 +16,14 @@ from itertools import islice
 
 from msgspec import Struct
 
-from datashard_core.commit.paths import key_of
+from datashard_core.commit.core.paths import key_of
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
-from datashard_core.format.binding import TRUE, Bound
-from datashard_core.format.manifest import ManifestEntry, ManifestFile, decode_manifest_list
-from datashard_core.format.manifest_index import ManifestIndex
-from datashard_core.format.manifest_scan import Pruning, files_at, indexed_files
-from datashard_core.format.snapshot import Snapshot
-from datashard_core.format.table_metadata import TableMetadata
+from datashard_core.format.expressions.binding import TRUE, Bound
+from datashard_core.format.manifests.manifest import ManifestEntry, ManifestFile, decode_manifest_list
+from datashard_core.format.manifests.manifest_index import ManifestIndex
+from datashard_core.format.manifests.manifest_scan import Pruning, files_at, indexed_files
+from datashard_core.format.metadata.snapshot import Snapshot
+from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.cache import Kept, immutable
 from datashard_core.storage.driver import shared_pool

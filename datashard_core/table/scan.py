@@ -15,11 +15,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core import arguments
-from datashard_core.commit.paths import key_of
+from datashard_core.commit.core.paths import key_of
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.manifest import DELETED, ManifestFile, decode_manifest
-from datashard_core.format.ranges import check_python
-from datashard_core.format.schema import Schema
+from datashard_core.format.manifests.manifest import DELETED, ManifestFile, decode_manifest
+from datashard_core.format.types.ranges import check_python
+from datashard_core.format.types.schema import Schema
 from datashard_core.query.where import EVERY_ROW, RowCondition, columns_for, renewed
 from datashard_core.storage.requests import Get, Steps, each
 from datashard_core.table.parquet_rows import Reading
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from datashard_core.commit.staged_read import WithStaged
-    from datashard_core.format.data_file import DataFile
-    from datashard_core.format.expressions import Condition
-    from datashard_core.format.snapshot import Snapshot
-    from datashard_core.format.table_metadata import TableMetadata
+    from datashard_core.commit.append.staged_read import WithStaged
+    from datashard_core.format.metadata.data_file import DataFile
+    from datashard_core.format.expressions.expressions import Condition
+    from datashard_core.format.metadata.snapshot import Snapshot
+    from datashard_core.format.metadata.table_metadata import TableMetadata
     from datashard_core.storage.base import Storage
 
 

@@ -11,16 +11,16 @@ from msgspec.structs import replace
 
 from datashard_core import arguments
 from datashard_core.clock import SYSTEM_CLOCK, Clock
-from datashard_core.commit.deferred import Deferred, commit_backlog, defer, flush
-from datashard_core.commit.pointer import find_current
-from datashard_core.commit.protocol import append
-from datashard_core.commit.state import Append, Committed, Seen, Target, settle
-from datashard_core.commit.verdict import Result
-from datashard_core.commit.version import version_key
+from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
+from datashard_core.commit.core.current_version import find_current
+from datashard_core.commit.append.protocol import append
+from datashard_core.commit.core.state import Append, Committed, Seen, Target, settle
+from datashard_core.commit.append.outcome import Result
+from datashard_core.commit.core.version_file import version_key
 from datashard_core.config import DEFAULT_TIMEOUT
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
 from datashard_core.forks import ProcessLock
-from datashard_core.format.schema import Schema
+from datashard_core.format.types.schema import Schema
 from datashard_core.storage.driver import run
 from datashard_core.table.append import AppendId, AppendResult, check_append_id, checked_rows, plan_append
 from datashard_core.table.maintenance import Maintenance
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from datashard_core.format.expressions import Condition
-    from datashard_core.format.snapshot import Snapshot
+    from datashard_core.format.expressions.expressions import Condition
+    from datashard_core.format.metadata.snapshot import Snapshot
     from datashard_core.query.sql import At
     from datashard_core.storage.base import Storage
     from datashard_core.storage.metrics import StorageMetrics
@@ -289,7 +289,7 @@ class Table(Maintenance):
                 raise ConfigurationError(
                     "include_staged=True reads the newest version: leave snapshot_id, as_of and version out"
                 )
-            from datashard_core.commit.staged_read import read_with_staged
+            from datashard_core.commit.append.staged_read import read_with_staged
 
             staged = run(read_with_staged(self._target, self._seen), self._storage, self._clock)
             newest = staged.seen.body.table.current_snapshot

@@ -26,8 +26,8 @@ from datashard_core.table.names import RULE, TableName, is_part, parse_name
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from datashard_core.commit.state import Seen
-    from datashard_core.format.schema import Schema
+    from datashard_core.commit.core.state import Seen
+    from datashard_core.format.types.schema import Schema
     from datashard_core.query.sql import At
     from datashard_core.storage.base import Storage
     from datashard_core.table.shared import SharedCommits
@@ -180,9 +180,9 @@ class Warehouse:
         Raises:
             NoSuchTableError: there is none of that name.
         """
-        from datashard_core.commit import lifecycle
-        from datashard_core.commit.fresh import SHORTEST_GRACE
-        from datashard_core.commit.state import Target
+        from datashard_core.commit.versions import lifecycle
+        from datashard_core.commit.append.file_age import SHORTEST_GRACE
+        from datashard_core.commit.core.state import Target
 
         parsed, timeout = parse_name(name), arguments.seconds(timeout)
         storage = self._storage.at(parsed.folder)
@@ -259,7 +259,7 @@ class Warehouse:
             return _is_of_one_table(error, name)
 
     def _is_table(self, name: str) -> bool:
-        from datashard_core.commit.pointer import find_current
+        from datashard_core.commit.core.current_version import find_current
 
         storage = self._storage.at(parse_name(name).folder)
         found = run(find_current(storage.root), storage, self._clock)

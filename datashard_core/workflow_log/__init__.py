@@ -14,7 +14,7 @@ from datashard_core.arguments import shown
 from datashard_core.errors import InvalidRecordsError
 
 if TYPE_CHECKING:
-    from datashard_core.format.schema import Schema
+    from datashard_core.format.types.schema import Schema
     from datashard_core.table.table import Table
     from datashard_core.table.warehouse import Warehouse
 
@@ -56,7 +56,7 @@ def workflow_log_schema() -> Schema:
         >>> workflow_log_schema().find(7).name
         'state'
     """
-    from datashard_core.format.schema import Schema
+    from datashard_core.format.types.schema import Schema
 
     return Schema(schema_id=0, fields=_FIELDS)
 

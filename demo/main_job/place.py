@@ -18,7 +18,7 @@ from datashard_core import LocalConfig, S3Config, Warehouse, connect
 from datashard_core.config import resolve_warehouse
 from datashard_core.storage import open_storage
 from datashard_core.storage.s3_client import clients_for
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pytest
 
 from datashard_core import connect
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG

@@ -21,7 +21,7 @@ from airflow_provider_datashard.hooks.datashard import DataShardHook
 from datashard_core import Schema
 from datashard_core.config import LocalConfig, S3Config
 from datashard_core.errors import ConfigurationError, StorageError
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "n", "type": "long"}])
 BUCKET = {"bucket": "tables"}

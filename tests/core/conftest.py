@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, settings
 from msgspec.structs import replace
 
 from datashard_core.clock import SystemClock
-from datashard_core.commit import deferred
+from datashard_core.commit.append import deferred
 from datashard_core.config import S3Config
 from datashard_core.storage.base import Storage
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.s3_server import S3Server
-from datashard_core.testing.thorough import THOROUGH
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.sampling import THOROUGH
 
 # How long an example takes depends on what else the machine does.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -33,20 +33,21 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.commit import names as names_module
-from datashard_core.commit import nodes, staged_body
-from datashard_core.commit.history import Named
-from datashard_core.commit.names import CommitNames, Refusal
-from datashard_core.commit.settings import settings_of
-from datashard_core.commit.small_files import rows_of
-from datashard_core.commit.staged_body import StagedBody, encode_body
-from datashard_core.commit.staging import StagedName
-from datashard_core.commit.version import hinted_version, parse_version
+from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.staging import body as staged_body
+from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.core.recorded_ids import CommitNames, Refusal
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.maintenance.small_files import rows_of
+from datashard_core.commit.staging.body import StagedBody, encode_body
+from datashard_core.commit.staging.key import StagedName
+from datashard_core.commit.core.version_file import hinted_version, parse_version
 from datashard_core.errors import CorruptTableError, DataShardError, UnsupportedTableError
-from datashard_core.format.binding import bind
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.digest import id_digest
-from datashard_core.format.manifest import (
+from datashard_core.format.expressions.binding import bind
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.rows.digest import id_digest
+from datashard_core.format.manifests.manifest import (
     ADDED,
     EXISTING,
     ManifestEntry,
@@ -56,14 +57,14 @@ from datashard_core.format.manifest import (
     encode_manifest,
     encode_manifest_list,
 )
-from datashard_core.format.manifest_scan import Pruning, indexed_files, live_files
-from datashard_core.format.parquet import encode_parquet
-from datashard_core.format.partition import PartitionField, PartitionSpec
-from datashard_core.format.partition_summary import partition_types, united
-from datashard_core.format.plain_rows import plain_rows
-from datashard_core.format.schema import Schema
-from datashard_core.format.snapshot import TOTALS, Snapshot, told_total
-from datashard_core.format.table_metadata import new_table_metadata
+from datashard_core.format.manifests.manifest_scan import Pruning, indexed_files, live_files
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
+from datashard_core.format.manifests.partition_summary import partition_types, united
+from datashard_core.format.rows.python_rows import plain_rows
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.metadata.snapshot import TOTALS, Snapshot, told_total
+from datashard_core.format.metadata.table_metadata import new_table_metadata
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.parquet_rows import FileRows, Reading
 from datashard_core.table.warehouse import Warehouse
@@ -553,7 +554,7 @@ def use_body(data: bytes) -> None:
         staged_body.described_files(data)
     body = staged_body.decode_body(data, NAME, UUID, [SCHEMA, Schema(0, SCHEMA.fields[:4])])
     if body.rows is not None:
-        from datashard_core.commit.examine import fit
+        from datashard_core.commit.staging.examine import fit
 
         version = parse_version(_json(metadata()), 5, WHERE)
         encode_parquet(fit(body.rows, version, "staged"), version.table.schema)

@@ -9,16 +9,22 @@ from unittest import mock
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit import forget, history, lookup, names, node_store, nodes, sweep
-from datashard_core.commit.forget import choose
-from datashard_core.commit.history import ForgottenError
-from datashard_core.commit.node_store import Opened
-from datashard_core.commit.nodes import MARK, NodeHeader, NodeName
-from datashard_core.commit.staged_body import StagedBody, encode_body
-from datashard_core.commit.staging import PREFIX as STAGED
-from datashard_core.commit.staging import StagedName
+from datashard_core.commit.maintenance import id_expiry as forget
+from datashard_core.commit.append_ids import lookback as history
+from datashard_core.commit.append_ids import lookup
+from datashard_core.commit.core import recorded_ids as names
+from datashard_core.commit.append_ids import segment_store as node_store
+from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.maintenance.id_expiry import choose
+from datashard_core.commit.append_ids.lookback import ForgottenError
+from datashard_core.commit.append_ids.segment_store import Opened
+from datashard_core.commit.append_ids.segment import MARK, NodeHeader, NodeName
+from datashard_core.commit.staging.body import StagedBody, encode_body
+from datashard_core.commit.staging.key import PREFIX as STAGED
+from datashard_core.commit.staging.key import StagedName
 from datashard_core.errors import CommitStateUnknownError, ConfigurationError
-from datashard_core.format.digest import id_digest, rows_digest
+from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.driver import run
 from datashard_core.storage.if_match import IfMatch
@@ -317,7 +323,7 @@ def test_a_retention_that_makes_no_sense_is_refused(text: str, storage: MemorySt
 
 
 def test_thirty_days_are_the_default_and_an_hour_will_do(storage: MemoryStorage) -> None:
-    from datashard_core.commit.settings import settings_of
+    from datashard_core.commit.core.properties import settings_of
 
     assert settings_of({}).id_retention_ms == 30 * 24 * 3_600_000
     assert settings_of({PROPERTY: "nonsense of another engine"}).id_retention_ms == 30 * 24 * 3_600_000

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import pytest
 
 import datashard_core as ds
-from datashard_core.format.binding import is_exact
+from datashard_core.format.expressions.binding import is_exact
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.thorough import one_in
+from datashard_testkit.sampling import one_in
 
 NAN, INF = math.nan, math.inf
 BIG = 2**53

@@ -15,9 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
-from datashard_core.format import avro
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.manifest import (
+from datashard_core.format.avro import avro
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.manifests.manifest import (
     ADDED,
     ManifestEntry,
     ManifestFile,
@@ -26,9 +26,9 @@ from datashard_core.format.manifest import (
     encode_manifest,
     encode_manifest_list,
 )
-from datashard_core.format.manifest_scan import Pruning, live_files
-from datashard_core.format.partition import PartitionField, PartitionSpec
-from datashard_core.format.schema import Schema
+from datashard_core.format.manifests.manifest_scan import Pruning, live_files
+from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
+from datashard_core.format.types.schema import Schema
 
 SCHEMA = Schema(3, [{"id": 1, "name": "id", "type": "long"}, {"id": 2, "name": "d", "type": "double"}])
 FILE = DataFile(

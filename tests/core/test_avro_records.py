@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datashard_core.errors import CorruptTableError
-from datashard_core.format import avro
-from datashard_core.format.avro_reader import Room, reader_of
-from datashard_core.format.avro_records import Write, writer_of
-from datashard_core.format.manifest_schema import MANIFEST_FILE_SCHEMA, manifest_entry_schema
-from datashard_core.format.partition import PartitionField, PartitionSpec
-from datashard_core.format.schema import Schema
+from datashard_core.format.avro import avro
+from datashard_core.format.avro.avro_reader import Room, reader_of
+from datashard_core.format.avro.avro_records import Write, writer_of
+from datashard_core.format.manifests.manifest_schema import MANIFEST_FILE_SCHEMA, manifest_entry_schema
+from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
+from datashard_core.format.types.schema import Schema
 
 SCHEMA = Schema(1, [{"id": 1, "name": "d", "type": "date"}, {"id": 2, "name": "s", "type": "string"}])
 PLAIN = manifest_entry_schema(PartitionSpec(), SCHEMA)

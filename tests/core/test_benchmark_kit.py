@@ -13,7 +13,7 @@ import pytest
 
 from datashard_core.config import S3Config
 from datashard_core.storage.s3 import S3Storage
-from datashard_core.testing import contract
+from datashard_testkit import contract
 
 BENCHMARKS = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 

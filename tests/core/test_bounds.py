@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datashard_core.format.bounds import TRUNCATE, lower_bound, upper_bound
-from datashard_core.format.metrics import Metrics
-from datashard_core.format.records import to_table
-from datashard_core.format.schema import Schema
-from datashard_core.format.types import parse_type
+from datashard_core.format.statistics.bounds import TRUNCATE, lower_bound, upper_bound
+from datashard_core.format.statistics.metrics import Metrics
+from datashard_core.format.rows.records import to_table
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.types.types import parse_type
 
 EPOCH = dt.datetime(1970, 1, 1)
 MICROSECOND = dt.timedelta(microseconds=1)

@@ -11,9 +11,9 @@ import pytest
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit import chain
-from datashard_core.commit import names as n
-from datashard_core.commit.version import HINT_KEY, VersionBody, parse_version, version_key
+from datashard_core.commit.core import chain
+from datashard_core.commit.core import recorded_ids as n
+from datashard_core.commit.core.version_file import HINT_KEY, VersionBody, parse_version, version_key
 from datashard_core.errors import StoreNotConditionalError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, Version
 from datashard_core.storage.memory import MemoryStorage

@@ -9,7 +9,7 @@ import pytest
 
 import datashard_core as ds
 from datashard_core.clock import SystemClock
-from datashard_core.commit import ahead
+from datashard_core.commit.core import clock_skew as ahead
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
 

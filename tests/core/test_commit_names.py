@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from datashard_core.commit import names as n
+from datashard_core.commit.core import recorded_ids as n
 from datashard_core.errors import CorruptTableError
 
 TABLE = "0f0e0d0c-0b0a-4908-8706-050403020100"

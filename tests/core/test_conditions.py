@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.format.binding import AllOf, AnyOf, bind, is_exact
-from datashard_core.format.expressions import Condition
+from datashard_core.format.expressions.binding import AllOf, AnyOf, bind, is_exact
+from datashard_core.format.expressions.expressions import Condition
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
 

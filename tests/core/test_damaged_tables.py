@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.format.manifest import decode_manifest_list, encode_manifest_list
+from datashard_core.format.manifests.manifest import decode_manifest_list, encode_manifest_list
 from datashard_core.storage.base import Storage
 from datashard_core.storage.cache import immutable, small_files
 from datashard_core.storage.local import LocalStorage

@@ -14,16 +14,16 @@ import pytest
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit import names as names_module
-from datashard_core.commit import nodes
-from datashard_core.commit.history import Named
-from datashard_core.commit.settings import MIN_SNAPSHOTS, check_settings, settings_of
-from datashard_core.commit.version import hinted_version, parse_version
+from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.core.properties import MIN_SNAPSHOTS, check_settings, settings_of
+from datashard_core.commit.core.version_file import hinted_version, parse_version
 from datashard_core.errors import ConfigurationError, CorruptTableError, UnsupportedTableError
-from datashard_core.format.json_text import MAX_BYTES, decode_object, is_too_deep, whole_number
-from datashard_core.format.partition_summary import united
-from datashard_core.format.transforms import Transform, parse_transform
-from datashard_core.format.types import PrimitiveType
+from datashard_core.format.metadata.json_text import MAX_BYTES, decode_object, is_too_deep, whole_number
+from datashard_core.format.manifests.partition_summary import united
+from datashard_core.format.metadata.transforms import Transform, parse_transform
+from datashard_core.format.types.types import PrimitiveType
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
 

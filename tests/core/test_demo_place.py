@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from datashard_core.storage.s3 import S3Storage
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

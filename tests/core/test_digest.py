@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datashard_core.errors import InvalidRecordsError
-from datashard_core.format.digest import id_digest, rows_digest
-from datashard_core.format.records import to_table
-from datashard_core.format.schema import Schema
-from datashard_core.format.types import (
+from datashard_core.format.rows.digest import id_digest, rows_digest
+from datashard_core.format.rows.records import to_table
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.types.types import (
     DecimalType,
     FixedType,
     IcebergType,

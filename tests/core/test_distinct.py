@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from datashard_core import Schema, Table, Warehouse, col
-from datashard_core.commit.external import following_version
+from datashard_core.commit.external.commit import following_version
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError, TableExistsError
-from datashard_core.format.binding import find
-from datashard_core.format.distinct import check_distinct, fold, told_apart
+from datashard_core.format.expressions.binding import find
+from datashard_core.format.types.distinct import check_distinct, fold, told_apart
 from datashard_core.storage.local import LocalStorage
 
 

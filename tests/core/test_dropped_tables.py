@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.deferred import Deferred, defer, flush
-from datashard_core.commit.protocol import append
-from datashard_core.commit.staged_body import StagedBody, encode_body
-from datashard_core.commit.staged_read import WithStaged, read_with_staged
-from datashard_core.commit.staging import PREFIX, StagedName
-from datashard_core.commit.state import Append, Committed, Seen
+from datashard_core.commit.append.deferred import Deferred, defer, flush
+from datashard_core.commit.append.protocol import append
+from datashard_core.commit.staging.body import StagedBody, encode_body
+from datashard_core.commit.append.staged_read import WithStaged, read_with_staged
+from datashard_core.commit.staging.key import PREFIX, StagedName
+from datashard_core.commit.core.state import Append, Committed, Seen
 from datashard_core.errors import DataShardError, NoSuchTableError
-from datashard_core.format.digest import id_digest, rows_digest
+from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.storage.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.storage.requests import Steps

@@ -11,18 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from datashard_core.commit.external import commit_external, first_external, following_version
-from datashard_core.commit.names import PROPERTY
-from datashard_core.commit.updates import first_version
-from datashard_core.commit.version import VersionBody
+from datashard_core.commit.external.commit import commit_external, first_external, following_version
+from datashard_core.commit.core.recorded_ids import PROPERTY
+from datashard_core.commit.core.next_version import first_version
+from datashard_core.commit.core.version_file import VersionBody
 from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError, UnsupportedTableError
-from datashard_core.format.schema import Schema
+from datashard_core.format.types.schema import Schema
 from datashard_core.storage.requests import Sleep, Steps, ask
-from datashard_core.testing.history import ROOT, History
-from datashard_core.testing.mixes import mix_for
-from datashard_core.testing.model_store import ModelStore
-from datashard_core.testing.scenario import Scenario, run_seed
-from datashard_core.testing.simulation import Simulation
+from datashard_testkit.history import ROOT, History
+from datashard_testkit.workloads import mix_for
+from datashard_testkit.model_store import ModelStore
+from datashard_testkit.scenario import Scenario, run_seed
+from datashard_testkit.simulation import Simulation
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "tag", "type": "string"}])
 

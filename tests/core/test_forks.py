@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from datashard_core import S3Config
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 _APPENDING = """
 import json, multiprocessing, os, sys, threading, time, warnings

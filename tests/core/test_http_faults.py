@@ -22,9 +22,9 @@ from datashard_core import Schema, connect
 from datashard_core.errors import CommitStateUnknownError, DataShardError
 from datashard_core.table.table import CommitMode
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.fault_proxy import FaultProxy, Kind, Plan
-from datashard_core.testing.s3_server import S3Server
-from datashard_core.testing.thorough import THOROUGH
+from datashard_testkit.fault_proxy import FaultProxy, Kind, Plan
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.sampling import THOROUGH
 
 KINDS = tuple(kind for kind in get_args(Kind) if kind not in ("none", "501"))  # 501: see test_refused_stores.py
 LOSSES: tuple[Kind, ...] = ("reset", "reply lost", "late")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datashard_core.commit import nodes
-from datashard_core.commit.history import Named
-from datashard_core.commit.names import Refusal
+from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.errors import CorruptTableError
 
 TABLE = "0f0e0d0c-0b0a-4908-8706-050403020100"

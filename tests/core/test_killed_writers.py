@@ -21,8 +21,8 @@ import pytest
 
 from datashard_core import Schema, connect
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.fault_proxy import FaultProxy, Plan
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.fault_proxy import FaultProxy, Plan
+from datashard_testkit.s3_server import S3Server
 
 SCHEMA = Schema(schema_id=1, fields=[{"id": 1, "name": "n", "type": "long", "required": True}])
 ROWS = [{"n": 10}, {"n": 11}]  # as in killed_writer.py

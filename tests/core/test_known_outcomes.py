@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from datashard_core import Schema
-from datashard_core.commit.version import version_key
+from datashard_core.commit.core.version_file import version_key
 from datashard_core.storage.base import StorageError, StoredObject
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse

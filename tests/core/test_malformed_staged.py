@@ -19,12 +19,12 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core.clock import SystemClock
-from datashard_core.commit import aside
-from datashard_core.commit.staged_body import StagedBody, _file_to_json
-from datashard_core.commit.staging import PREFIX, StagedName
+from datashard_core.commit.staging import set_aside as aside
+from datashard_core.commit.staging.body import StagedBody, _file_to_json
+from datashard_core.commit.staging.key import PREFIX, StagedName
 from datashard_core.errors import AppendRefusedError, AppendSetAsideError
-from datashard_core.format.digest import id_digest
-from datashard_core.format.parquet import encode_parquet
+from datashard_core.format.rows.digest import id_digest
+from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.storage.base import StoredObject
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
@@ -314,7 +314,7 @@ def test_a_schema_that_the_table_gets_later_makes_an_append_good(table: Table) -
 
 def _add_schema(table: Table, schema_id: int) -> None:
     """Another engine commits a version with one schema more."""
-    from datashard_core.commit.version import version_key
+    from datashard_core.commit.core.version_file import version_key
 
     raw = msgspec.json.decode(table._storage.get(version_key(table.version)).body)
     raw["schemas"].append({**raw["schemas"][0], "schema-id": schema_id})
@@ -465,10 +465,10 @@ def test_upkeep_goes_on_where_an_append_is_refused(table: Table, moved_clock: An
 
 def test_a_memory_error_refuses_nobody(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process with more memory can read the body."""
-    from datashard_core.commit import examine
+    from datashard_core.commit.staging import examine
 
     put(table, body_of(table))
-    from datashard_core.commit.staged_body import decode_body as real
+    from datashard_core.commit.staging.body import decode_body as real
 
     def decode(*arguments: Any) -> StagedBody:
         raise pa.ArrowMemoryError("malloc of size 9 failed")

@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from datashard_core import CorruptTableError, Schema, UnsupportedTableError
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.manifest import (
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
     EXISTING,
@@ -25,9 +25,9 @@ from datashard_core.format.manifest import (
     encode_manifest,
     encode_manifest_list,
 )
-from datashard_core.format.manifest_schema import MANIFEST_FILE_SCHEMA
-from datashard_core.format.partition import PartitionSpec
-from datashard_core.testing.thorough import one_in
+from datashard_core.format.manifests.manifest_schema import MANIFEST_FILE_SCHEMA
+from datashard_core.format.metadata.partition import PartitionSpec
+from datashard_testkit.sampling import one_in
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "a", "type": "long"}, {"id": 2, "name": "b", "type": "double"}])
 

@@ -18,11 +18,11 @@ from msgspec.structs import replace
 
 from datashard_core import CorruptTableError, Schema, col
 from datashard_core.config import S3Config
-from datashard_core.format.binding import Check, bind
-from datashard_core.format.canonical import decode_bound
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.expressions import Comparison
-from datashard_core.format.manifest import (
+from datashard_core.format.expressions.binding import Check, bind
+from datashard_core.format.statistics.ordering import decode_bound
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.expressions.expressions import Comparison
+from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
     EXISTING,
@@ -31,9 +31,9 @@ from datashard_core.format.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from datashard_core.format.manifest_scan import Pruning, indexed_files, live_files
-from datashard_core.format.partition import PartitionSpec
-from datashard_core.format.pruning import Known, holds_whole, might_match, possible, presence
+from datashard_core.format.manifests.manifest_scan import Pruning, indexed_files, live_files
+from datashard_core.format.metadata.partition import PartitionSpec
+from datashard_core.format.expressions.pruning import Known, holds_whole, might_match, possible, presence
 from datashard_core.storage import driver
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.cache import ObjectCache, small_files
@@ -166,11 +166,11 @@ def test_a_wide_table_whose_files_have_other_bounds_is_planned_at_all() -> None:
     """Every way of reading 40 bounds before finding that another is missing would take years: 2 to the power of 40."""
     program = """
 from datashard_core import Schema, col
-from datashard_core.format.binding import bind
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.manifest import ADDED, ManifestEntry, ManifestFile, encode_manifest
-from datashard_core.format.manifest_scan import Pruning, live_files
-from datashard_core.format.partition import PartitionSpec
+from datashard_core.format.expressions.binding import bind
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.manifests.manifest import ADDED, ManifestEntry, ManifestFile, encode_manifest
+from datashard_core.format.manifests.manifest_scan import Pruning, live_files
+from datashard_core.format.metadata.partition import PartitionSpec
 
 WIDTH = 40
 schema = Schema(fields=[{"id": n, "name": f"c{n}", "type": "long"} for n in range(1, WIDTH + 1)])

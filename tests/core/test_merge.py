@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datashard_core as ds
-from datashard_core.commit import merge
-from datashard_core.commit.merge import FAN_IN, live_files, live_rows, sources, tier
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.settings import settings_of
-from datashard_core.commit.state import manifests_of
-from datashard_core.format.manifest import ADDED, DELETED, EXISTING, ManifestEntry, ManifestFile, decode_manifest
-from datashard_core.format.partition_summary import united
-from datashard_core.format.table_metadata import TableMetadata, new_table_metadata
-from datashard_core.format.types import DecimalType, PrimitiveType
+from datashard_core.commit.core import manifest_merge as merge
+from datashard_core.commit.core.manifest_merge import FAN_IN, live_files, live_rows, sources, tier
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.state import manifests_of
+from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, ManifestEntry, ManifestFile, decode_manifest
+from datashard_core.format.manifests.partition_summary import united
+from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
+from datashard_core.format.types.types import DecimalType, PrimitiveType
 from datashard_core.storage.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.thorough import THOROUGH
+from datashard_testkit.sampling import THOROUGH
 
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "text", "type": "string"}])
 

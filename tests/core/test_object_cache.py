@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.state import manifests_of
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.state import manifests_of
 from datashard_core.errors import CorruptTableError
 from datashard_core.storage.cache import ObjectCache, immutable
 from datashard_core.storage.driver import run

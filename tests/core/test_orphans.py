@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit import orphans
-from datashard_core.commit.names import LIBRARY_MADE
-from datashard_core.commit.staged_body import StagedBody, encode_body
-from datashard_core.commit.staging import StagedName
-from datashard_core.commit.state import Append, Committed, manifests_of
+from datashard_core.commit.maintenance import orphans
+from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
+from datashard_core.commit.staging.body import StagedBody, encode_body
+from datashard_core.commit.staging.key import StagedName
+from datashard_core.commit.core.state import Append, Committed, manifests_of
 from datashard_core.errors import AppendRefusedError, ConfigurationError, CorruptTableError
-from datashard_core.format.digest import id_digest
-from datashard_core.format.parquet import encode_parquet
+from datashard_core.format.rows.digest import id_digest
+from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.storage.base import PreconditionFailedError, Storage, Version
 from datashard_core.storage.driver import run
 from datashard_core.storage.memory import MemoryStorage

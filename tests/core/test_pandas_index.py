@@ -13,7 +13,7 @@ import pytest
 
 from datashard_core import Schema, Warehouse
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
-from datashard_core.format.records import to_table
+from datashard_core.format.rows.records import to_table
 
 FRAME = pd.DataFrame({"k": [3, 1, 2, 2], "v": ["a", "b", "c", "c"]})
 DAYS = pd.date_range("2024-01-01", periods=4)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.paths import key_of
+from datashard_core.commit.core.paths import key_of
 from datashard_core.errors import ConfigurationError, UnsupportedTableError
 from datashard_core.table.names import parse_name
 from datashard_core.table.warehouse import Warehouse

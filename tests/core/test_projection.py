@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from datashard_core import CorruptTableError, Schema
-from datashard_core.format.projection import columns_to_read, project, with_ids
-from datashard_core.format.records import to_table
-from datashard_core.format.types import parse_type, type_to_json
+from datashard_core.format.rows.projection import columns_to_read, project, with_ids
+from datashard_core.format.rows.records import to_table
+from datashard_core.format.types.types import parse_type, type_to_json
 from datashard_core.table.warehouse import Warehouse
 
 

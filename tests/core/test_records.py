@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datashard_core.errors import DataShardError, InvalidRecordsError
-from datashard_core.format.columns import column_array
-from datashard_core.format.records import to_table
-from datashard_core.format.schema import Schema
-from datashard_core.format.types import PRIMITIVES, NestedField, parse_type
-from datashard_core.format.values import MisfitError, clean_field
+from datashard_core.format.rows.columns import column_array
+from datashard_core.format.rows.records import to_table
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.types.types import PRIMITIVES, NestedField, parse_type
+from datashard_core.format.types.values import MisfitError, clean_field
 
 D = decimal.Decimal
 UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from datashard_core import Schema
-from datashard_core.commit import lookup
-from datashard_core.commit.state import Append
+from datashard_core.commit.append_ids import lookup
+from datashard_core.commit.core.state import Append
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError, StorageError
 from datashard_core.storage.base import OutcomeUnknownError, Storage
 from datashard_core.storage.memory import MemoryStorage
@@ -138,7 +138,7 @@ def test_a_second_failure_keeps_the_base_of_the_first(monkeypatch: pytest.Monkey
     assert first.base == 5
     store = Failing(table._storage, "lost")
     store.failed = True
-    from datashard_core.commit import protocol
+    from datashard_core.commit.append import protocol
 
     def sent(group: Any) -> Any:  # a group whose rows were sent before the store refused
         group.sent = True

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 BASIC = """
 from datashard_core import create_table, Schema

@@ -21,8 +21,8 @@ from datashard_core.storage.redact import LONGEST, clean, words
 from datashard_core.storage.s3 import ONE_PUT, S3Storage
 from datashard_core.storage.s3_codes import CODES
 from datashard_core.storage.s3_errors import Answer, meaning, read_answer
-from datashard_core.testing.s3_server import S3Server
-from datashard_core.testing.scripted_server import ScriptedServer, answer, refusal
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.scripted_server import ScriptedServer, answer, refusal
 
 TRANSPORTS: tuple[TransportChoice, ...] = ("boto3", "obstore")
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "b", "type": "binary"}])

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import datashard_core as ds
-from datashard_core.commit.settings import check_settings, settings_of
-from datashard_core.format.retention import Retention, kept_snapshots, retained
+from datashard_core.commit.core.properties import check_settings, settings_of
+from datashard_core.format.metadata.retention import Retention, kept_snapshots, retained
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
 

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit import compact as compaction
-from datashard_core.commit import merge
-from datashard_core.commit.external import commit_external
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.row_accounting import Change, adds_up, check_rewritten, check_rows
-from datashard_core.commit.state import manifests_of
-from datashard_core.commit.updates import manifest_of, snapshot_id_from
-from datashard_core.commit.version import VersionBody
+from datashard_core.commit.maintenance import compact as compaction
+from datashard_core.commit.core import manifest_merge as merge
+from datashard_core.commit.external.commit import commit_external
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.row_accounting import Change, adds_up, check_rewritten, check_rows
+from datashard_core.commit.core.state import manifests_of
+from datashard_core.commit.core.next_version import manifest_of, snapshot_id_from
+from datashard_core.commit.core.version_file import VersionBody
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.manifest import (
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
     EXISTING,
@@ -32,7 +32,7 @@ from datashard_core.format.manifest import (
     decode_manifest,
     encode_manifest_list,
 )
-from datashard_core.format.snapshot import Snapshot
+from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.storage.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
@@ -263,7 +263,7 @@ def test_a_manifest_whose_counts_say_that_it_is_empty_is_not_dropped() -> None:
 def _commit_unchecked(table: Table, manifests: Sequence[ManifestFile]) -> None:
     from unittest import mock
 
-    from datashard_core.commit import external_files
+    from datashard_core.commit.external import files as external_files
 
     with mock.patch.object(external_files, "check_rewritten", lambda *_: None):
         _commit(table, manifests, snapshot_id_from(table._clock.unique()))

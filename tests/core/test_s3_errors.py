@@ -12,7 +12,7 @@ from datashard_core.errors import DataShardError, StorageError, StoreNotConditio
 from datashard_core.storage.base import ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.storage.s3_errors import PERMISSIONS, Answer, meaning
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 CONFIG = S3Config("bucket", "p", endpoint="http://localhost:1", region="eu-west-1", access_key="a", secret_key="s")
 CASES: list[tuple[str, str, int, type[DataShardError], str | None]] = [

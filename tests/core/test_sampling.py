@@ -7,8 +7,8 @@ from itertools import product
 
 import pytest
 
-from datashard_core.testing import thorough
-from datashard_core.testing.thorough import one_in
+from datashard_testkit import thorough
+from datashard_testkit.sampling import one_in
 
 OPERATORS = ("==", "!=", "<", "<=", ">", ">=")
 

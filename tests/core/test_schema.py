@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
-from datashard_core.format.records import to_table
-from datashard_core.format.schema import Schema
-from datashard_core.format.types import DecimalType, ListType, NestedField, PrimitiveType, StructType, walk
+from datashard_core.format.rows.records import to_table
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.types.types import DecimalType, ListType, NestedField, PrimitiveType, StructType, walk
 
 EVERY_TYPE = [
     {"id": 1, "name": "boolean", "type": "boolean"},

@@ -19,7 +19,7 @@ from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table import dataset as dataset_module
 from datashard_core.table.scan import Scan
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.conditions import NAN, VALUES, literal, order
+from datashard_testkit.conditions import NAN, VALUES, literal, order
 
 KINDS = {f"c{number}": kind for number, kind in enumerate(VALUES)}
 FIELDS = [{"name": name, "type": kind} for name, kind in KINDS.items()]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from datashard_core import Schema, col
-from datashard_core.commit.deferred import defer
-from datashard_core.commit.staged_body import MAX_BODY_BYTES
+from datashard_core.commit.append.deferred import defer
+from datashard_core.commit.staging.body import MAX_BODY_BYTES
 from datashard_core.errors import ConfigurationError
 from datashard_core.storage.base import Storage
 from datashard_core.storage.driver import run

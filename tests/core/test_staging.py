@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from datashard_core.commit.history import Named
-from datashard_core.commit.names import Refusal
-from datashard_core.commit.staged_body import (
+from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.staging.body import (
     NewerBodyError,
     StagedBody,
     UnreadableBodyError,
@@ -21,10 +21,10 @@ from datashard_core.commit.staged_body import (
     described_files,
     encode_body,
 )
-from datashard_core.commit.staging import StagedName, judge, parse_listed
-from datashard_core.format.digest import id_digest
-from datashard_core.format.plain_rows import PlainRows, arrow_of, plain_rows, rows_by_id
-from datashard_core.format.schema import Schema
+from datashard_core.commit.staging.key import StagedName, judge, parse_listed
+from datashard_core.format.rows.digest import id_digest
+from datashard_core.format.rows.python_rows import PlainRows, arrow_of, plain_rows, rows_by_id
+from datashard_core.format.types.schema import Schema
 from datashard_core.storage.base import ObjectInfo, Version
 
 UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
@@ -118,7 +118,7 @@ def test_a_body_keeps_plain_rows_of_every_type() -> None:
 
 
 def test_a_body_describes_finished_data_files() -> None:
-    from datashard_core.format.parquet import encode_parquet
+    from datashard_core.format.parquet.parquet import encode_parquet
 
     file = encode_parquet(pa.table({"n": [1, 2]}, schema=SCHEMA.to_arrow()), SCHEMA).data_file("s3://b/t/data/x")
     data = encode_body(body(rows=None, files=(file,)))

@@ -18,15 +18,15 @@ import pyarrow as pa
 import pytest
 
 from datashard_core import Schema, Table, Warehouse, col
-from datashard_core.commit.external import commit_external
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.state import manifests_of
-from datashard_core.commit.updates import manifest_of
-from datashard_core.commit.version import VersionBody
-from datashard_core.format.manifest import ADDED, ManifestEntry, encode_manifest_list
-from datashard_core.format.parquet import encode_parquet
-from datashard_core.format.partition import PartitionSpec
-from datashard_core.format.snapshot import Snapshot, append_summary
+from datashard_core.commit.external.commit import commit_external
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.state import manifests_of
+from datashard_core.commit.core.next_version import manifest_of
+from datashard_core.commit.core.version_file import VersionBody
+from datashard_core.format.manifests.manifest import ADDED, ManifestEntry, encode_manifest_list
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.metadata.partition import PartitionSpec
+from datashard_core.format.metadata.snapshot import Snapshot, append_summary
 from datashard_core.storage.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.plan import Planner

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core.clock import SystemClock
-from datashard_core.commit import sweep
-from datashard_core.commit.nodes import NodeName, encode_node
-from datashard_core.commit.version import parse_version, version_key
+from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.append_ids.segment import NodeName, encode_node
+from datashard_core.commit.core.version_file import parse_version, version_key
 from datashard_core.storage.base import Storage, Version
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table

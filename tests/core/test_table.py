@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit import deferred
-from datashard_core.commit.version import version_key
+from datashard_core.commit.append import deferred
+from datashard_core.commit.core.version_file import version_key
 from datashard_core.storage.base import Storage
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from datashard_core import CorruptTableError, Schema, UnsupportedTableError
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.snapshot import Snapshot, append_summary
-from datashard_core.format.table_metadata import TableMetadata, is_marker, new_table_metadata, parse_metadata
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.metadata.snapshot import Snapshot, append_summary
+from datashard_core.format.metadata.table_metadata import TableMetadata, is_marker, new_table_metadata, parse_metadata
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "a", "type": "long"}, {"id": 4, "name": "b", "type": "string"}])
 WHERE = "s3://bucket/t/metadata/v1.metadata.json"

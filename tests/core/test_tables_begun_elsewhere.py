@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.version import HINT_KEY, version_key
+from datashard_core.commit.core.version_file import HINT_KEY, version_key
 from datashard_core.errors import CorruptTableError
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse

@@ -8,7 +8,7 @@ import pytest
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.format.table_metadata import TableMetadata
+from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
 

@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit.lookup import look_up
-from datashard_core.commit.nodes import NodeName
-from datashard_core.commit.state import read_version
-from datashard_core.commit.version import VersionBody, parse_version, tombstone, version_key
+from datashard_core.commit.append_ids.lookup import look_up
+from datashard_core.commit.append_ids.segment import NodeName
+from datashard_core.commit.core.state import read_version
+from datashard_core.commit.core.version_file import VersionBody, parse_version, tombstone, version_key
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.digest import id_digest
+from datashard_core.format.rows.digest import id_digest
 from datashard_core.storage.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table

@@ -10,20 +10,20 @@ import pytest
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit.merge import NOTHING_KNOWN, Known
-from datashard_core.commit.paths import key_of
-from datashard_core.commit.state import manifests_of
-from datashard_core.commit.totals import FROM_NOTHING, gap, totals_of
+from datashard_core.commit.core.manifest_merge import NOTHING_KNOWN, Known
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.state import manifests_of
+from datashard_core.commit.core.totals import FROM_NOTHING, gap, totals_of
 from datashard_core.config import S3Config
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.manifest import ADDED, DELETED, EXISTING, ManifestEntry, ManifestFile
-from datashard_core.format.snapshot import TOTALS, Snapshot
-from datashard_core.format.table_metadata import TableMetadata, new_table_metadata
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, ManifestEntry, ManifestFile
+from datashard_core.format.metadata.snapshot import TOTALS, Snapshot
+from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
 from datashard_core.storage.driver import run
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.foreign import foreign_commit
+from datashard_testkit.foreign import foreign_commit
 
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "tag", "type": "string"}])
 

@@ -16,7 +16,7 @@ import pytest
 from datashard_core import Schema
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import DataShardError, StorageError, StoreNotConditionalError
-from datashard_core.format.parquet import write_parquet
+from datashard_core.format.parquet.parquet import write_parquet
 from datashard_core.storage.base import (
     ObjectNotFoundError,
     OutcomeUnknownError,

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.types import (
+from datashard_core.format.types.types import (
     PRIMITIVES,
     DecimalType,
     FixedType,

@@ -14,15 +14,15 @@ from typing import get_args
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit import group
+from datashard_core.commit.append import group_append as group
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError, StorageError
 from datashard_core.storage.base import ObjectInfo
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.fault_proxy import FaultProxy, Plan
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.fault_proxy import FaultProxy, Plan
+from datashard_testkit.s3_server import S3Server
 
 TRANSPORTS = [choice for choice in get_args(TransportChoice) if choice != "auto"]
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}])

@@ -12,7 +12,7 @@ import pytest
 
 from datashard_core import Warehouse, col
 from datashard_core.errors import InvalidRecordsError, TableExistsError
-from datashard_core.format.schema import Schema
+from datashard_core.format.types.schema import Schema
 from datashard_core.workflow_log import STATES, log_row, open_log, workflow_log_schema
 
 STARTED = dt.datetime(2026, 3, 4, 5, 6, 7, 8, tzinfo=dt.UTC)

@@ -11,11 +11,11 @@ import pytest
 from pyiceberg.catalog import Catalog, load_catalog
 
 from datashard_core.clock import SystemClock
-from datashard_core.commit import deferred
+from datashard_core.commit.append import deferred
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 
 @pytest.fixture(scope="session")

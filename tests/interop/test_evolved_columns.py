@@ -24,10 +24,10 @@ from pyiceberg.types import DecimalType, DoubleType, LongType, StringType
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.format.expressions import Condition
+from datashard_core.format.expressions.expressions import Condition
 from datashard_core.storage.local import LocalStorage
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.thorough import one_in
+from datashard_testkit.sampling import one_in
 
 OLD = [
     {"name": "n", "type": "long"},

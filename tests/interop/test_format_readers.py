@@ -31,8 +31,8 @@ from pyiceberg.expressions import (
 )
 from pyiceberg.table import StaticTable
 
-from datashard_core.format.data_file import DataFile
-from datashard_core.format.manifest import (
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
     EXISTING,
@@ -43,12 +43,12 @@ from datashard_core.format.manifest import (
     encode_manifest,
     encode_manifest_list,
 )
-from datashard_core.format.parquet import encode_parquet
-from datashard_core.format.partition import PartitionSpec
-from datashard_core.format.records import to_table
-from datashard_core.format.schema import Schema
-from datashard_core.format.snapshot import Snapshot, append_summary
-from datashard_core.format.table_metadata import TableMetadata, new_table_metadata
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.metadata.partition import PartitionSpec
+from datashard_core.format.rows.records import to_table
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.metadata.snapshot import Snapshot, append_summary
+from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
 
 UTC = dt.UTC
 PLACE = {

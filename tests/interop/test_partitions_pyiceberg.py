@@ -36,7 +36,7 @@ from pyiceberg.types import (
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.format.manifest_scan import Pruning
+from datashard_core.format.manifests.manifest_scan import Pruning
 from datashard_core.pyiceberg import DataShardCatalog
 from datashard_core.storage.local import LocalStorage
 from datashard_core.table.plan import Planner

@@ -21,7 +21,7 @@ from pyiceberg.transforms import DayTransform, IdentityTransform
 from pyiceberg.types import DoubleType, FloatType, LongType, NestedField, StringType, TimestamptzType
 
 import datashard_core as ds
-from datashard_core.commit import external
+from datashard_core.commit.external import commit as external
 from datashard_core.storage.base import OutcomeUnknownError, Storage
 from datashard_core.table.warehouse import Warehouse
 

@@ -10,7 +10,7 @@ import pytest
 from pyiceberg.catalog import Catalog
 
 import datashard_core as ds
-from datashard_core.commit import sweep
+from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 

@@ -14,7 +14,7 @@ import datashard_core as ds
 from datashard_core.errors import ConfigurationError
 from datashard_core.pyiceberg import register
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 SCHEMA = ds.Schema.from_arrow(pa.schema([("k", pa.int64())]))
 

@@ -8,8 +8,8 @@ from pyiceberg.io.pyarrow import pyarrow_to_schema, schema_to_pyarrow
 from pyiceberg.schema import Schema as PyIcebergSchema
 from pyiceberg.schema import assign_fresh_schema_ids
 
-from datashard_core.format.schema import Schema
-from datashard_core.format.types import PRIMITIVES
+from datashard_core.format.types.schema import Schema
+from datashard_core.format.types.types import PRIMITIVES
 
 POINT = {
     "type": "struct",

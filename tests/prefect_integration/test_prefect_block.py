@@ -21,7 +21,7 @@ from pydantic import ValidationError
 import prefect_datashard
 from datashard_core import InvalidRecordsError, LocalConfig, NoSuchTableError, S3Config, Schema, TableExistsError
 from datashard_core.errors import ConfigurationError, StorageError
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 from prefect_datashard import DataShardBlock
 from prefect_datashard.credentials import SessionCredentials
 

@@ -1,7 +1,7 @@
 """The real commit code over a model of S3 in virtual time, with everything that can go wrong going wrong.
 
 DATASHARD_SIMULATION_SEEDS says how many seeds run (100 if it does not). Many more are run by
-``python -m datashard_core.testing.simulate --seeds 50000 --state FILE``.
+``python -m datashard_testkit.simulate --seeds 50000 --state FILE``.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from unittest import mock
 
 import pytest
 
-from datashard_core.commit import chain, pointer
-from datashard_core.commit.names import MAX_PROPERTY_BYTES
-from datashard_core.testing.accounting_teeth import ACCOUNTING_TEETH
-from datashard_core.testing.memory_teeth import FORGETFUL, MEMORY_TEETH
-from datashard_core.testing.mixes import Mix, mix_for
-from datashard_core.testing.scenario import run_seed
-from datashard_core.testing.simulation import Faults
-from datashard_core.testing.staged_mutants import STAGED_MUTANTS
-from datashard_core.testing.teeth import TEETH, Tooth
-from datashard_core.testing.upkeep_teeth import UPKEEP_TEETH
+from datashard_core.commit.core import chain
+
+from datashard_core.commit.core import current_version as pointer
+from datashard_core.commit.core.recorded_ids import MAX_PROPERTY_BYTES
+from datashard_testkit.mutants_of_row_accounting import ACCOUNTING_TEETH
+from datashard_testkit.mutants_of_id_retention import FORGETFUL, MEMORY_TEETH
+from datashard_testkit.workloads import Mix, mix_for
+from datashard_testkit.scenario import run_seed
+from datashard_testkit.simulation import Faults
+from datashard_testkit.mutants_of_staging import STAGED_MUTANTS
+from datashard_testkit.mutants import TEETH, Tooth
+from datashard_testkit.mutants_of_upkeep import UPKEEP_TEETH
 
 SEEDS = int(os.environ.get("DATASHARD_SIMULATION_SEEDS", "100"))
 
@@ -50,7 +52,7 @@ def test_no_seed_violates_an_invariant_and_nothing_is_left_out(tmp_path: Path) -
     """By the command that runs many seeds, on every core; it is stopped half way and goes on where it was."""
     state = tmp_path / "state.json"
     for seeds in (SEEDS // 4, SEEDS):
-        command = [sys.executable, "-m", "datashard_core.testing.simulate", f"--seeds={seeds}", f"--state={state}"]
+        command = [sys.executable, "-m", "datashard_testkit.simulate", f"--seeds={seeds}", f"--state={state}"]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout + ended.stderr
     held = json.loads(state.read_text())

@@ -18,7 +18,7 @@ from datashard_core.errors import StorageError
 from datashard_core.storage.probe import _prove
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.contract import CHECKS, Check
+from datashard_testkit.contract import CHECKS, Check
 
 pytestmark = [pytest.mark.system, pytest.mark.stores]
 

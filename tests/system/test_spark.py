@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import datashard_core as ds
-from datashard_core.testing.s3_server import S3Server
-from datashard_core.testing.tables import in_order, make_all, told
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.tables import in_order, make_all, told
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "engines" / "spark.md"

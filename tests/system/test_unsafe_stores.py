@@ -28,7 +28,7 @@ import datashard_core as ds
 from datashard_core.config import S3Config
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_core.testing.s3_server import S3Server
+from datashard_testkit.s3_server import S3Server
 
 pytestmark = pytest.mark.system
 

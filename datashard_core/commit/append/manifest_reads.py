@@ -1,0 +1,128 @@
+"""The manifests of the version that is built on: read where they are not known, merged where it is due."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from datashard_core.commit.core import manifest_merge as merge
+from datashard_core.commit.core.manifest_merge import Entries, Known
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.row_accounting import Change, check_rows
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.state import Seen, Target, manifests_of
+from datashard_core.commit.core.totals import gap
+from datashard_core.commit.core.next_version import NewManifest, NextVersion
+from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
+from datashard_core.format.manifests.manifest import ManifestEntry, ManifestFile, decode_manifest
+from datashard_core.storage.requests import Get, Steps, value
+
+log = logging.getLogger(__name__)
+
+
+def learn(target: Target, state: Seen) -> Steps[Seen]:
+    """Read what is not known yet: the manifest list, the manifests that the next commit merges or leaves out,
+    and those that tell the totals which another engine left out of its snapshot.
+
+    Returns:
+        The same version with what was read. A manifest that could not be read is not among it, and
+        so stays in the list as it is.
+
+    Raises:
+        StorageError: the manifest list could not be read; it is never taken for an empty one.
+        CorruptTableError: it is damaged.
+    """
+    table = state.body.table
+    if state.manifests is None:
+        listed = yield from manifests_of(target.root, table.location, table.current_snapshot)
+        state = replace(state, manifests=listed)
+    manifests = state.manifests or ()
+    wanted = (*merge.sources(manifests, table, settings_of(table.properties)), *merge.empty(manifests))
+    chosen = {one.manifest_path: one for one in wanted}
+    missing = gap(table, manifests)
+    if missing is not None:
+        chosen |= {one.manifest_path: one for one in missing.manifests}
+    return (yield from learn_entries(target, state, tuple(chosen.values())))
+
+
+def learn_entries(target: Target, state: Seen, manifests: Sequence[ManifestFile]) -> Steps[Seen]:
+    """Read those manifests that are not known; what cannot be read is left out, and logged."""
+    missing = [manifest for manifest in manifests if state.known.of(manifest) is None]
+    if not missing:
+        return state
+    location = state.body.table.location
+    outcomes = yield [Get(key_of(manifest.manifest_path, location, target.root)) for manifest in missing]
+    learnt: dict[str, Entries] = {}
+    for manifest, outcome in zip(missing, outcomes, strict=True):
+        try:
+            learnt[manifest.manifest_path] = tuple(decode_manifest(value(outcome).body, manifest))
+        except (StorageError, CorruptTableError, UnsupportedTableError) as error:
+            log.warning("table %s: a manifest is left as it is: %s", target.name, error)
+    # All of them, however many: what is worth keeping is decided after the commit.
+    return replace(state, known=Known({**state.known.entries, **learnt}))
+
+
+def merge_known(
+    target: Target, state: Seen, unique: str, snapshot_id: int
+) -> tuple[tuple[ManifestFile, ...], NewManifest | None]:
+    """The live manifests as they go on, some of them merged where that is due and they are known.
+
+    Args:
+        target: the table.
+        state: the version that is built on, with what :func:`learn` read.
+        unique: 32 fresh hexadecimal characters, for a name.
+        snapshot_id: the snapshot that is written.
+
+    Returns:
+        The list, and the manifest that took the place of others; None where none was merged.
+    """
+    table = state.body.table
+    before = state.manifests or ()
+    manifests = merge.without_empty(before, state.known)
+    read: list[tuple[ManifestFile, Entries]] = []
+    for manifest in merge.sources(before, table, settings_of(table.properties)):
+        entries = state.known.of(manifest)
+        if entries is not None:
+            read.append((manifest, entries))
+    if len(read) < 2:
+        return manifests, None
+    try:
+        written = merge.merged(unique, table, snapshot_id, read)
+    except (CorruptTableError, UnsupportedTableError) as error:
+        log.warning("table %s: manifests of another engine cannot be merged: %s", target.name, error)
+        return manifests, None
+    listed = written.listed(table.location, table.last_sequence_number + 1)
+    return merge.replaced(manifests, [manifest for manifest, _ in read], listed), written
+
+
+def account_for(
+    target: Target, state: Seen, after: Sequence[ManifestFile], written: Sequence[NewManifest], change: Change
+) -> None:
+    """Refuse a manifest list that loses or doubles rows: see :mod:`datashard_core.commit.core.row_accounting`.
+
+    Args:
+        target: the table.
+        state: the version that is built on.
+        after: the manifest list of the next one.
+        written: the manifests that are new in it.
+        change: what the commit is meant to do.
+
+    Raises:
+        CorruptTableError: it does not add up. Nothing was committed.
+    """
+    location = state.body.table.location
+    entries: dict[str, Sequence[ManifestEntry]] = dict(state.known.entries)
+    entries.update({f"{location}/{manifest.key}": manifest.entries for manifest in written})
+    where = f"table {target.name} at {target.root}, version {state.body.version + 1}"
+    check_rows(where, state.manifests or (), after, entries, change)
+
+
+def known_after(known: Known, prepared: NextVersion, written: Sequence[NewManifest]) -> Known:
+    """What is known of live manifests as soon as the next version is created."""
+    table = prepared.body.table
+    learnt = {
+        f"{table.location}/{manifest.key}": manifest.read_back(table.last_sequence_number) for manifest in written
+    }
+    return known.following(prepared.manifests or (), learnt)

@@ -1,0 +1,390 @@
+"""From what a version is to carry to the version: its files, the conditional put, and what follows.
+
+While the files and the version are on their way, the committer looks who has staged meanwhile: it
+can go on with them at once (:mod:`datashard_core.commit.append.combine`), or say whose turn it is. Nothing is
+deleted before the version that names it exists.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from datashard_core.commit.staging.set_aside import Aside, alive, eligible, worth_a_look
+from datashard_core.commit.append.batch import Load, judge_listed, size_of, take, take_own, within_limits
+from datashard_core.commit.append.file_age import young_own
+from datashard_core.commit.append.manifest_reads import account_for, known_after, learn, merge_known
+from datashard_core.commit.core.manifest_merge import Known
+from datashard_core.commit.append_ids.segment_store import upkeep
+from datashard_core.commit.core.current_version import Hint, move_hint, read_hint
+from datashard_core.commit.core.row_accounting import Change
+from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
+from datashard_core.commit.core.state import Append, Seen, Target
+from datashard_core.commit.versions.metadata_expiry import Sweep, bury, due, look, noted
+from datashard_core.commit.core.totals import totals_of
+from datashard_core.commit.core.next_version import (
+    NewManifest,
+    NewSnapshot,
+    NextVersion,
+    append_snapshot,
+    new_manifest,
+    next_version,
+    with_next,
+)
+from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.errors import DataShardError, StorageError
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.rows.python_rows import joined_rows
+from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
+from datashard_core.storage.requests import (
+    Beside,
+    Delete,
+    ListPage,
+    Now,
+    Put,
+    PutData,
+    PutIfAbsent,
+    Request,
+    Steps,
+    Unique,
+    ask,
+    each,
+    joined,
+    rest,
+    together,
+    value,
+)
+
+log = logging.getLogger(__name__)
+
+MERGES = 4
+"""Files that a commit writes if it merges manifests: data file, two manifests, manifest list."""
+
+Chores = Beside[Hint | None]
+"""What follows a commit and can fail without harm: the hint, spent objects, id nodes."""
+
+
+class Following(Struct, frozen=True):
+    """What the next version can carry, read while the last one was on its way.
+
+    Attributes:
+        load: its names and rows.
+        spent: staged objects that an earlier version names.
+        known: entries of the manifests that it merges.
+    """
+
+    load: Load
+    spent: tuple[StagedName, ...]
+    known: Known
+
+
+class Outcome(Struct, frozen=True):
+    """How a try to create a version ended.
+
+    Attributes:
+        created: the new version; None if that is not known or not so.
+        cause: then, what the store answered.
+        nothing: there was nothing to commit.
+        chores: after ``created``, what is left to do.
+        following: appends that the committer can go on with.
+        aside: staged objects that were read and set aside, and why.
+    """
+
+    created: Seen | None = None
+    cause: DataShardError | None = None
+    nothing: bool = False
+    chores: Chores | None = None
+    following: Following | None = None
+    aside: Mapping[StagedName, Aside] = {}
+
+
+class Draft(Struct, frozen=True):
+    """A version whose files are written, and which does not exist yet.
+
+    Attributes:
+        parent: the version that it is built on.
+        prepared: the version.
+        created: what its committer knows once it exists.
+        carried: staged objects that it names.
+        chores: what was left to do of the commit before.
+        hint: the hint, as far as it was to be read.
+        beside: what may still go on.
+        following: what the committer can go on with.
+        swept: what is to be cleared away of old versions.
+    """
+
+    parent: VersionBody
+    prepared: NextVersion
+    created: Seen
+    carried: frozenset[StagedName]
+    chores: Chores | None
+    hint: Beside[Hint | None] | None
+    beside: tuple[Beside[Any], ...]
+    following: Beside[Following | None] | None
+    swept: Sweep | None
+
+
+class _Line(Struct):
+    """Who waits while a version is on its way."""
+
+    waiting: list[StagedName] = field(default_factory=list)
+
+
+def commit(
+    target: Target,
+    state: Seen,
+    listed: Sequence[StagedName],
+    own: Mapping[str, Append],
+    staged: Sequence[StagedName] = (),
+    *,
+    leads: bool = False,
+) -> Steps[Outcome]:
+    """Try once to create the version after ``state``.
+
+    Args:
+        target: the table.
+        state: the version to build on.
+        listed: what a listing of ``staging/`` showed.
+        own: digest of append id -> the committer's own appends, known to be unnamed up to ``state``.
+        staged: the committer's own staged objects, to be deleted once they are named.
+        leads: go on with what others stage meanwhile, where others wait.
+    """
+    own_id = next(iter(own), None)
+    root, body = target.root, state.body
+    looked = eligible(root, body, listed) if own_id is None else worth_a_look(root, body, listed, own_id)
+    judged = yield from judge_listed(target, body, looked, own)
+    chosen = within_limits(judged.allowed, sum(size_of(append) for append in own.values()), len(own))
+    load = Load()
+    state, own = yield from together(
+        take(target, state, chosen, load, judged.others), young_own(target, state.body, own)
+    )
+    for append in own.values():
+        take_own(append, state.body, target, load)
+    if not load.names:
+        yield from _clean(judged.spent)
+        return Outcome(nothing=True, aside=load.aside)
+    company = leads and any(name.kind == "w" and name.id not in own for name in looked)
+    spent = (*judged.spent, *staged)
+    outcome = yield from carry(target, state, load, spent, own_id, company=company, leads=leads)
+    return replace(outcome, aside=load.aside)
+
+
+def carry(
+    target: Target,
+    state: Seen,
+    load: Load,
+    spent: Sequence[StagedName],
+    own_id: str | None = None,
+    *,
+    company: bool = False,
+    leads: bool = False,
+    chores: Chores | None = None,
+) -> Steps[Outcome]:
+    """Write the files of the version after ``state`` and create it.
+
+    Args:
+        target: the table.
+        state: the version to build on.
+        load: what it carries.
+        spent: staged objects that a version up to ``state`` names.
+        own_id: digest of the commit's own id; None: one is made.
+        company: others wait; look who, while the files are on their way.
+        leads: and read their rows, to go on with them.
+        chores: what is left to do of the commit before.
+    """
+    draft = yield from _write(target, state, load, own_id, company=company, leads=leads, chores=chores)
+    return (yield from create(target, draft, spent))
+
+
+def draft_alone(target: Target, state: Seen, own: Mapping[str, Append]) -> Steps[Draft]:
+    """Write the files of the version after ``state`` for own appends alone, before anything was looked at.
+
+    Args:
+        target: the table.
+        state: the version that is current if nobody else has written since.
+        own: digest of append id -> the appends. Whoever creates the version has to know by then that
+            they are unnamed up to ``state``.
+    """
+    load = Load()
+    state, young = yield from together(learn(target, state), young_own(target, state.body, own))
+    for append in young.values():
+        take_own(append, state.body, target, load)
+    return (yield from _write(target, state, load, next(iter(own)), company=False, leads=False, chores=None))
+
+
+def _write(
+    target: Target,
+    state: Seen,
+    load: Load,
+    own_id: str | None,
+    *,
+    company: bool,
+    leads: bool,
+    chores: Chores | None,
+) -> Steps[Draft]:
+    """Write the files of the version after ``state``; the arguments are those of :func:`carry`."""
+    prepared, puts, known = yield from _prepare(target, state, load, own_id)
+    line = _Line()
+    created = Seen(prepared.body, prepared.manifests, state.hint, known, state.contested)
+    following = Beside(_follow(target, state, created, load, line, leads)) if company else None
+    hint = Beside(read_hint()) if chores is None and _is_behind(state) else None
+    old = due(state.body) if len(puts) < MERGES else None  # a merge is enough for one commit
+    sweep = Beside(look(target, state.body, old)) if old is not None else None
+    beside = tuple(one for one in (chores, following, hint) if one is not None)
+    for outcome in (yield from joined(puts, *beside, *([sweep] if sweep is not None else []))):
+        value(outcome)
+    swept = yield from _swept(target, sweep)
+    if swept is not None:
+        prepared = noted(prepared, swept)
+    if line.waiting:
+        turn = prepared.commit_id if leads else line.waiting[0].id
+        prepared = with_next(prepared, turn, len(line.waiting))
+    goes_on = following if line.waiting and leads else None
+    return Draft(state.body, prepared, created, frozenset(load.carried), chores, hint, beside, goes_on, swept)
+
+
+def create(target: Target, draft: Draft, spent: Sequence[StagedName]) -> Steps[Outcome]:
+    """The conditional put of a version whose files are written.
+
+    Args:
+        target: the table.
+        draft: the version.
+        spent: staged objects that a version up to its parent names.
+    """
+    prepared = draft.prepared
+    outcomes = yield from joined((PutIfAbsent(version_key(prepared.version), prepared.data),), *draft.beside)
+    if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
+        return Outcome(cause=outcomes[0])
+    value(outcomes[0])
+    yield from rest(*draft.beside)
+    hint = _newest_hint(draft.created.hint, draft.chores, draft.hint)
+    created = replace(draft.created, body=prepared.body, hint=hint)
+    return Outcome(
+        created=created,
+        chores=Beside(_chores(target, draft.parent, created, {*spent, *draft.carried}, draft.swept)),
+        following=_usable(draft.following),
+    )
+
+
+def _prepare(
+    target: Target, state: Seen, load: Load, own_id: str | None
+) -> Steps[tuple[NextVersion, list[Request], Known]]:
+    """Data file, manifests and manifest list under fresh names, to be written side by side."""
+    now, for_data, for_manifest, for_merged, for_list, for_commit = yield from each(
+        (Now(), Unique(), Unique(), Unique(), Unique(), Unique())
+    )
+    table = state.body.table
+    puts: list[Request] = []
+    files = list(load.files)
+    if load.tables:
+        key = f"data/auto_{for_data}.parquet"
+        encoded = encode_parquet(joined_rows(load.tables), table.schema)
+        puts.append(PutData(key, encoded.data))
+        files.append(encoded.data_file(f"{table.location}/{key}"))
+    snapshot: NewSnapshot | None = None
+    written: list[NewManifest] = []
+    if files:
+        added = new_manifest(for_manifest, table, files, table.schema)
+        live, merged = merge_known(target, state, for_merged, added.snapshot_id)
+        snapshot = append_snapshot(table, live, totals_of(table, state.manifests or (), state.known), added)
+        written = [added] if merged is None else [added, merged]
+        given = sum(rows.num_rows for rows in load.tables) + sum(file.record_count for file in load.files)
+        account_for(target, state, snapshot.manifests, written, Change(added=files, new_rows=given))
+    prepared = next_version(
+        state.body,
+        snapshot,
+        commit_id=own_id or for_commit,
+        names=load.names,
+        unique=for_list,
+        now_ms=now.wall_ms,
+    )
+    if snapshot is None:
+        prepared = replace(prepared, manifests=state.manifests)
+    else:
+        puts += [Put(manifest.key, manifest.data) for manifest in written]
+        puts.append(Put(prepared.manifest_list_key, prepared.manifest_list))
+    return prepared, puts, known_after(state.known, prepared, written)
+
+
+def _follow(
+    target: Target, state: Seen, created: Seen, load: Load, line: _Line, leads: bool
+) -> Steps[Following | None]:
+    """List who has staged since; judge them by the history and by what is about to be committed."""
+    listed = parse_listed((yield from ask(ListPage(PREFIX))))
+    root, others = target.root, [name for name in listed if name.id not in load.names]
+    line.waiting = [name for name in alive(root, state.body, others) if not _tells(state.body, name)]
+    if not (leads and line.waiting):
+        return None
+    looked = worth_a_look(root, state.body, others, next(iter(load.names)))
+    judged = yield from judge_listed(target, state.body, looked, {})
+    theirs = Load()
+    chosen = within_limits(judged.allowed, 0, 0)
+    state = yield from take(target, created, chosen, theirs, judged.others, exists=state.body.version)
+    return Following(theirs, judged.spent, state.known) if theirs.names else None
+
+
+def _tells(body: VersionBody, name: StagedName) -> bool:
+    """Whether a body itself says that a version after its base names an append."""
+    told = body.names.names if body.names is not None else {}
+    return any(version > name.base and name.id in names for version, names in told.items())
+
+
+def _usable(following: Beside[Following | None] | None) -> Following | None:
+    """What can be gone on with; a failure to read it leaves it to the next commit."""
+    outcome = following.outcome if following is not None else None
+    if isinstance(outcome, DataShardError):
+        log.info("the next commit was not prepared: %s", outcome)
+        return None
+    return outcome
+
+
+def _swept(target: Target, sweep: Beside[Sweep] | None) -> Steps[Sweep | None]:
+    """What the look at old versions has found; a failure of it is no failure of the commit."""
+    if sweep is None:
+        return None
+    yield from rest(sweep)
+    if isinstance(sweep.outcome, DataShardError):
+        log.info("table %s: old versions are looked at again later: %s", target.name, sweep.outcome)
+        return None
+    return sweep.outcome
+
+
+def _is_behind(state: Seen) -> bool:
+    """Whether others have surely moved the hint since we saw it."""
+    return state.hint is None or state.hint.number != state.body.version
+
+
+def _newest_hint(before: Hint | None, chores: Chores | None, read: Beside[Hint | None] | None) -> Hint | None:
+    for beside in (chores, read):
+        if beside is not None and isinstance(beside.outcome, Hint):
+            return beside.outcome
+    return before
+
+
+def _chores(
+    target: Target, parent: VersionBody, created: Seen, named: set[StagedName], swept: Sweep | None
+) -> Steps[Hint | None]:
+    version = created.body.version
+    hint, *_ = yield from together(
+        move_hint(version, created.hint, target.root, own=created.body),
+        _clean(tuple(sorted(named))),
+        upkeep(version, parent, target.history),
+        *([bury(target, swept, created.body)] if swept is not None else []),
+    )
+    moved: Hint | None = hint
+    return moved
+
+
+def _clean(names: Sequence[StagedName]) -> Steps[None]:
+    """Delete staged objects that a version after their base names; a failure costs only time."""
+    if not names:
+        return
+    outcomes = yield (Delete(tuple(name.key for name in names)),)
+    if isinstance(outcomes[0], StorageError):
+        log.warning("staged objects that are committed were not deleted, and the next commit tries: %s", outcomes[0])
+    else:
+        value(outcomes[0])

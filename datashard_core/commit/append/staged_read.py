@@ -1,0 +1,144 @@
+"""What a reader sees who wants the staged appends too: one version, and the rows that it does not hold yet.
+
+List, **then** read the version: the other way round a commit in between could carry an object and
+delete it, and neither would show its rows. What the version names is left out of the listing. An
+object that is gone is named by a newer version, by the delete rule, so that version is read instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from datashard_core.commit.staging.set_aside import Aside, eligible
+from datashard_core.commit.append.deferred import staged_names
+from datashard_core.commit.staging.examine import Good, check_files, opened
+from datashard_core.commit.append_ids.lookback import ForgottenError, Named
+from datashard_core.commit.append_ids.lookup import look_up
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.staging.key import StagedName, judge
+from datashard_core.commit.core.state import Seen, Target, newest
+from datashard_core.errors import CorruptTableError, StorageError
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.rows.python_rows import arrow_of
+from datashard_core.storage.base import ObjectNotFoundError
+from datashard_core.storage.requests import Get, Steps, value
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+TRIES = 10
+BODIES_AT_ONCE = 64
+
+
+class WithStaged(Struct, frozen=True):
+    """A version, and what is staged beside it.
+
+    Attributes:
+        seen: the version.
+        rows: rows staged and not in it, in the form of its schema.
+        files: finished data files that staged appends describe, likewise.
+    """
+
+    seen: Seen
+    rows: tuple[pa.Table, ...]
+    files: tuple[DataFile, ...]
+
+
+def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
+    """Read the newest version and the staged appends that it does not hold.
+
+    Raises:
+        NoSuchTableError: the table was dropped.
+        StorageError: a read failed, or objects went away without being committed.
+    """
+    for _ in range(TRIES):
+        names = yield from staged_names()
+        seen = yield from newest(target, seen)
+        bodies: dict[StagedName, Good | None] = {}
+        while True:
+            # A body that cannot be shown gives way to another of the same id.
+            wanted = [name for name in names if bodies.get(name, name) is not None]
+            try:
+                left = yield from _unnamed(target, seen, wanted)
+            except CorruptTableError:
+                newer = yield from newest(target, seen)
+                if newer.body.version == seen.body.version:
+                    raise
+                seen = newer  # the other was purged, or is long past
+                continue
+            if all(name in bodies for name in left):
+                return _shown(seen, [body for name in left if (body := bodies[name]) is not None])
+            if not (yield from _read(target, seen, [name for name in left if name not in bodies], bodies)):
+                continue
+            newer = yield from newest(target, seen)
+            if newer.body.version == seen.body.version:
+                break  # gone, and no version names it: the listing was stale, or somebody cleans up
+            seen = newer
+    raise StorageError(
+        f"table {target.name}: staged appends went away {TRIES} times while they were read, and no version names them. "
+        "If something deletes objects below _datashard/staging, stop it; else scan again.",
+        key=target.root,
+    )
+
+
+def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[tuple[StagedName, ...]]:
+    """One name for each id that no version after its base names."""
+    below = eligible(target.root, seen.body, names)
+    if not below:
+        return ()
+    try:
+        said = yield from _said(target, seen, below)
+    except ForgottenError as error:
+        # Left alone by every commit: nobody knows whether the version holds them already.
+        log.warning("table %s: staged appends of before version %d are not shown: %s", target.name, error.until, error)
+        below = [name for name in below if name.base >= error.until - 1]
+        said = yield from _said(target, seen, below)
+    return judge(below, said, seen.body.version, frozenset(), seen.body.first).allowed
+
+
+def _said(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[dict[str, Named]]:
+    above = min((name.base for name in names), default=seen.body.version)
+    ids = frozenset(name.id for name in names)
+    return (yield from look_up(ids, seen.body, above=above, bodies={}, history=target.history))
+
+
+def _read(
+    target: Target, seen: Seen, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
+) -> Steps[bool]:
+    """Read staged bodies; whether one of them is gone. A body that cannot be shown counts as None."""
+    gone = False
+    for start in range(0, len(wanted), BODIES_AT_ONCE):
+        batch = wanted[start : start + BODIES_AT_ONCE]
+        there: list[StagedName] = []
+        outcomes: list[Any] = []
+        for name, outcome in zip(batch, (yield [Get(name.key) for name in batch]), strict=True):
+            if isinstance(outcome, ObjectNotFoundError):
+                gone = True
+            else:
+                there.append(name)
+                outcomes.append(outcome)
+        examined = opened(target, seen.body, there, outcomes)
+        described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
+        examined.update((yield from check_files(described)))
+        for outcome, (name, one) in zip(outcomes, examined.items(), strict=True):
+            if one is None:
+                value(outcome)  # rows that are promised are not left out in silence
+                raise StorageError(
+                    f"table {target.name}: a data file that {name.key} describes could not be looked at; scan again",
+                    key=name.key,
+                )
+            bodies[name] = one if isinstance(one, Good) else None
+            if isinstance(one, (Refusal, Aside)):
+                log.info("table %s: %s is not shown: %s", target.name, name.key, one.reason)
+    return gone
+
+
+def _shown(seen: Seen, bodies: Sequence[Good]) -> WithStaged:
+    rows = tuple(arrow_of(body.rows) for body in bodies if body.rows is not None)
+    return WithStaged(seen, rows, tuple(file for body in bodies for file in body.files))

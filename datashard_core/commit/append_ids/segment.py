@@ -1,0 +1,284 @@
+"""Id nodes: which append ids the older history names, in a handful of small objects.
+
+Node (L, N), for N divisible by 16^L, holds the names of the versions [s, N), where s is the multiple
+of 16^(L+1) before N. It is a pure function of the history, so it may be written any number of times
+by anybody, and each is made of two others. Records are sorted and of one width, so one small range
+of a large node is enough to answer a look-up.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from uuid import UUID
+
+from msgspec import Struct
+
+from datashard_core._imports import blake2b
+from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.core.recorded_ids import BLOCK, Record, Refusal
+from datashard_core.errors import CorruptTableError
+
+PREFIX = "_datashard/ids/"
+LEVELS_AT_COMMIT = (1, 2)
+TOP_LEVEL = 2
+REFUSED_EARLIER = "refused by an earlier version"
+"""All that a node keeps of the reason for a refusal."""
+
+WINDOW = 64 * 1024
+"""Bytes of a node that a look-up reads first: whole nodes of up to some 1,500 appends."""
+
+TOO_LARGE = 4 * 2**20
+"""Bytes above which no commit writes a node: maintenance does, and who needs it reads what it is made of."""
+
+MARK = PREFIX + "forgotten.json"
+"""Says which versions' nodes maintenance has removed for good."""
+
+ALL_VERSIONS = range(2**64)
+
+_MAGIC = b"DSN1"
+_KEY = re.compile(rf"{PREFIX}([1-{TOP_LEVEL}])/(\d{{20}})")
+_HEADER = struct.Struct(">4s16sQQqI")  # magic, table uuid, since, until, ms of the last version, records
+_RECORD = struct.Struct(">16sQB16s")  # id digest, version, kind, rows digest
+_COMMITTED, _LIBRARY_MADE, _REFUSED = 0, 1, 2
+
+
+class NodeName(Struct, frozen=True):
+    """Which node.
+
+    Attributes:
+        level: 1 or higher.
+        until: the version N that it reaches to, not included.
+    """
+
+    level: int
+    until: int
+
+    @property
+    def key(self) -> str:
+        """Key of the object."""
+        return f"{PREFIX}{self.level}/{self.until:020d}"
+
+    @property
+    def since(self) -> int:
+        """First version of the block that the node belongs to."""
+        block = int(BLOCK ** (self.level + 1))
+        return (self.until - 1) // block * block
+
+    @property
+    def previous(self) -> NodeName | None:
+        """The node of this level that this one continues, in the same block."""
+        until = self.until - BLOCK**self.level
+        return NodeName(self.level, until) if until > self.since else None
+
+    @property
+    def parts(self) -> tuple[NodeName, ...]:
+        """The nodes that it is made of, newest first; on level 1 there are names of 16 versions besides."""
+        lower = (NodeName(self.level - 1, self.until),) if self.level > 1 else ()
+        return lower if self.previous is None else (*lower, self.previous)
+
+    @property
+    def covers(self) -> tuple[NodeName, ...]:
+        """The later nodes of the top level that hold all that this one holds, oldest first."""
+        step = int(BLOCK**TOP_LEVEL)
+        block = step * BLOCK
+        end = (self.until - 1) // block * block + block
+        first = -(-self.until // step) * step
+        return tuple(
+            NodeName(TOP_LEVEL, until)
+            for until in range(first, end + 1, step)
+            if (self.level, self.until) < (TOP_LEVEL, until)
+        )
+
+    @property
+    def is_whole_block(self) -> bool:
+        """Whether it is the last of the top level in its block: no later node continues it."""
+        return self.level == TOP_LEVEL and self.until % BLOCK ** (TOP_LEVEL + 1) == 0
+
+
+class NodeHeader(Struct, frozen=True):
+    """What a node says of itself.
+
+    Attributes:
+        table: uuid of the table, as 32 hexadecimal characters.
+        since: lowest version whose names it holds.
+        until: the version that it reaches to, not included.
+        last_ms: ``last-updated-ms`` of version ``until`` - 1, or a later one of the nodes that it is made of.
+        count: how many records follow.
+    """
+
+    table: str
+    since: int
+    until: int
+    last_ms: int
+    count: int
+
+
+def parse_key(key: str) -> NodeName | None:
+    """The node that a key names; None for what is no node."""
+    match = _KEY.fullmatch(key)
+    return NodeName(int(match[1]), int(match[2])) if match is not None else None
+
+
+def due_after(version: int) -> list[NodeName]:
+    """The nodes that whoever commits ``version`` writes."""
+    return [NodeName(level, version) for level in LEVELS_AT_COMMIT if version and version % BLOCK**level == 0]
+
+
+def needed_below(version: int, above: int) -> Iterator[NodeName]:
+    """The nodes that together hold the names of the versions (above, version), newest first.
+
+    Args:
+        version: a multiple of 16; the names of later versions are known otherwise.
+        above: versions up to this one do not matter.
+    """
+    until, level = version, 1
+    while until > 0 and until - 1 > above:
+        while level < TOP_LEVEL and until % BLOCK ** (level + 1) == 0:
+            level += 1
+        name = NodeName(level, until)
+        yield name
+        until = name.since
+
+
+def encode_node(table: str, since: int, until: int, last_ms: int, records: Iterable[tuple[str, Named]]) -> bytes:
+    """The bytes of a node.
+
+    Args:
+        table: uuid of the table.
+        since: lowest version held.
+        until: version reached, not included.
+        last_ms: ``last-updated-ms`` of version ``until`` - 1.
+        records: digest of append id, and what a version says of it.
+    """
+    rows = sorted(_RECORD.pack(bytes.fromhex(own), word.version, *_packed(word.record)) for own, word in records)
+    header = _HEADER.pack(_MAGIC, _identity(table), since, until, last_ms, len(rows))
+    return header + b"".join(rows)
+
+
+def decode_header(data: bytes, where: str, table: str) -> NodeHeader | None:
+    """The header of a node, of which ``data`` is the beginning.
+
+    Returns:
+        None for a node of an earlier table of this name: nothing in it concerns this one.
+
+    Raises:
+        CorruptTableError: it is no node.
+    """
+    if len(data) < _HEADER.size or data[:4] != _MAGIC:
+        raise CorruptTableError(f"{where} is not an id node: delete it, it is made again from the history")
+    _, uuid, since, until, last_ms, count = _HEADER.unpack_from(data)
+    if not since < until or len(data) > size_of(count):
+        raise CorruptTableError(f"{where} is a damaged id node: delete it, it is made again from the history")
+    if uuid != _identity(table):
+        return None
+    return NodeHeader(uuid.hex(), since, until, last_ms, count)
+
+
+def _identity(table: str) -> bytes:
+    """A table's uuid in 16 bytes; a digest of it where another engine began the table with an id that is none."""
+    try:
+        return UUID(table).bytes
+    except ValueError:
+        return blake2b(table.encode(), digest_size=16).digest()
+
+
+def decode_records(data: bytes, where: str = "an id node") -> list[tuple[str, Named]]:
+    """All records of a whole node.
+
+    Raises:
+        CorruptTableError: it is cut short, or names versions that it does not hold.
+    """
+    _, _, since, until, _, count = _HEADER.unpack_from(data)
+    if len(data) != size_of(count):
+        raise CorruptTableError(f"{where} is cut short: delete it, it is made again from the history")
+    return list(_records(data[_HEADER.size :], range(since, until), where))
+
+
+def _records(body: bytes, versions: range, where: str) -> Iterator[tuple[str, Named]]:
+    if len(body) % _RECORD.size:
+        raise CorruptTableError(f"{where} is cut short: delete it, it is made again from the history")
+    for own, version, kind, digest in _RECORD.iter_unpack(body):
+        if version not in versions or kind not in (_COMMITTED, _LIBRARY_MADE, _REFUSED):
+            raise CorruptTableError(
+                f"{where} has a damaged record, of version {version}: delete it, it is made again from the history"
+            )
+        yield own.hex(), Named(version, _unpacked(kind, digest))
+
+
+def size_of(count: int) -> int:
+    """Bytes of a node with that many records."""
+    return _HEADER.size + count * _RECORD.size
+
+
+def window(own: str, count: int) -> tuple[int, int]:
+    """The range of bytes that an id's record is in, almost surely: digests are uniform.
+
+    Eight standard deviations to either side; whoever finds the range not to enclose the id reads on.
+    """
+    expected = int(own[:16], 16) / 2.0**64 * count
+    spread = 8.0 * (max(count, 1) ** 0.5) / 2.0 + 64.0
+    first = max(0, int(expected - spread))
+    last = min(count, int(expected + spread) + 1)
+    return _HEADER.size + first * _RECORD.size, _HEADER.size + last * _RECORD.size
+
+
+def encloses(data: bytes, start: int, end: int, own: str, count: int) -> bool:
+    """Whether a range of whole records surely holds every record of an id, if there is one."""
+    digest = bytes.fromhex(own)
+    if len(data) != end - start:
+        return False  # cut short: whoever reads it as a whole finds out
+    first, last = data[:16], data[len(data) - _RECORD.size : len(data) - _RECORD.size + 16]
+    from_start, to_end = start <= _HEADER.size, end >= size_of(count)
+    return (from_start or first < digest) and (to_end or last > digest)
+
+
+def records_in(data: bytes, own: str, newest: int, versions: range = ALL_VERSIONS) -> Named | None:
+    """The last word of versions up to ``newest`` on an id, among whole records.
+
+    Args:
+        data: the records.
+        own: digest of the id.
+        newest: later versions do not matter.
+        versions: those that the node holds.
+
+    Raises:
+        CorruptTableError: the records are cut short, or name other versions.
+    """
+    best: Named | None = None
+    for found, word in _records(data, versions, "an id node"):
+        if found == own and word.version <= newest and (best is None or word.version > best.version):
+            best = word
+    return best
+
+
+def header_size() -> int:
+    """Bytes before the first record."""
+    return _HEADER.size
+
+
+def _packed(record: Record) -> tuple[int, bytes]:
+    if isinstance(record, Refusal):
+        return _REFUSED, bytes(16)
+    return (_COMMITTED, bytes.fromhex(record)) if record else (_LIBRARY_MADE, bytes(16))
+
+
+def _unpacked(kind: int, digest: bytes) -> Record:
+    if kind == _REFUSED:
+        return Refusal(REFUSED_EARLIER)
+    return digest.hex() if kind == _COMMITTED else ""
+
+
+def merged(parts: Iterable[Iterable[tuple[str, Named]]]) -> list[tuple[str, Named]]:
+    """Records of several nodes or versions, each pair once."""
+    seen: dict[tuple[str, int], Named] = {}
+    for part in parts:
+        for own, word in part:
+            seen[(own, word.version)] = word
+    return [(own, word) for (own, _), word in seen.items()]
+
+
+def records_of(version: int, names: Mapping[str, Record]) -> list[tuple[str, Named]]:
+    """What one version names, as records."""
+    return [(own, Named(version, record)) for own, record in names.items()]

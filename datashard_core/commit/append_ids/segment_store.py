@@ -1,0 +1,280 @@
+"""Id nodes in the store: opened, asked, and made from what they are made of.
+
+A node that is missing was not written yet, is too large for a commit to write, was removed because a
+later one covers it, or is forgotten. Which of these it is decides what a look-up does, so nothing here
+takes a missing node for an empty one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids.lookback import ForgottenError, Named, TombstoneMetError, told, walk_back
+from datashard_core.commit.core.recorded_ids import BLOCK, Record
+from datashard_core.commit.append_ids.segment import NodeHeader, NodeName
+from datashard_core.commit.core.state import History, read_version
+from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.errors import CorruptTableError, DataShardError, StorageError
+from datashard_core.format.metadata.data_file import Count
+from datashard_core.storage.base import ObjectNotFoundError
+from datashard_core.storage.requests import Get, Put, Steps, ask, each, value
+
+log = logging.getLogger(__name__)
+
+Records = Sequence[tuple[str, Named]]
+
+
+class NodeLostError(CorruptTableError):
+    """A node is missing, and the versions that it could be made from are tombstones."""
+
+
+class Opened(Struct, frozen=True):
+    """A node of which the beginning was read.
+
+    Attributes:
+        name: which.
+        header: what it says of itself; None for a node of another table, which concerns nobody here.
+        data: its first bytes, all of them where it is small.
+    """
+
+    name: NodeName
+    header: NodeHeader | None
+    data: bytes
+
+    @property
+    def count(self) -> int:
+        """How many records it has."""
+        return self.header.count if self.header is not None else 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it was read."""
+        return nodes.size_of(self.count) <= len(self.data)
+
+    @property
+    def last_ms(self) -> int | None:
+        """When the last of its versions was committed; None where it does not tell."""
+        return self.header.last_ms if self.header is not None else None
+
+
+class Made(Struct, frozen=True):
+    """All that a node holds: its records, and when the last of its versions was committed."""
+
+    records: Records
+    last_ms: int
+
+
+def open_nodes(names: Sequence[NodeName], history: History) -> Steps[list[Opened | None]]:
+    """Read the beginning of nodes, side by side; None for one that is missing."""
+    if not names:
+        return []
+    outcomes = yield [Get(name.key, (0, nodes.WINDOW)) for name in names]
+    found: list[Opened | None] = []
+    for name, outcome in zip(names, outcomes, strict=True):
+        if isinstance(outcome, ObjectNotFoundError):
+            found.append(None)
+            continue
+        data: bytes = value(outcome).body
+        header = nodes.decode_header(data, f"{history.root}/{name.key}", history.uuid)
+        if header is not None and (header.since, header.until) != (name.since, name.until):
+            raise CorruptTableError(
+                f"{history.root}/{name.key} holds the names of versions from {header.since} to {header.until}, not "
+                f"those of its own: delete it, it is made again from the history"
+            )
+        found.append(Opened(name, header, data))
+    return found
+
+
+def words_in(ids: frozenset[str], node: Opened, newest: int) -> Steps[dict[str, Named]]:
+    """The last word on each id, by versions up to ``newest``, that a node holds: of a large one a range is read."""
+    if node.header is None:
+        return {}
+    if node.whole:
+        return last_words(ids, nodes.decode_records(node.data, node.name.key), newest)
+    key, count = node.name.key, node.count
+    held = range(node.header.since, node.header.until)
+    ranges = {own: nodes.window(own, count) for own in sorted(ids)}
+    parts = yield [Get(key, span) for span in ranges.values()]
+    words: dict[str, Named] = {}
+    whole: bytes | None = None
+    for (own, (start, end)), part in zip(ranges.items(), parts, strict=True):
+        body = value(part).body
+        if nodes.encloses(body, start, end, own, count):
+            word = nodes.records_in(body, own, newest, held)
+        else:
+            if whole is None:
+                whole = (yield from ask(Get(key))).body
+                if len(whole) != nodes.size_of(count):
+                    raise CorruptTableError(f"{key} is cut short: delete it, it is made again from the history")
+            word = nodes.records_in(whole[nodes.header_size() :], own, newest, held)
+        if word is not None:
+            words[own] = word
+    return words
+
+
+def last_words(ids: frozenset[str], records: Records, newest: int) -> dict[str, Named]:
+    """The last word of versions up to ``newest`` on each id, among records."""
+    words: dict[str, Named] = {}
+    for own, word in records:
+        if own in ids and word.version <= newest and (own not in words or words[own].version < word.version):
+            words[own] = word
+    return words
+
+
+def make_node(
+    name: NodeName, near: VersionBody, history: History, most: int | None = nodes.TOO_LARGE
+) -> Steps[Made | None]:
+    """Make a node of what it is made of, and write it.
+
+    Args:
+        name: the node.
+        near: a version, which may tell some of its names.
+        history: whose.
+        most: bytes above which it is not made, and its parts are not read; None: it is made however large.
+
+    Returns:
+        What it holds; None if it, or a part that is missing too, would be too large.
+
+    Raises:
+        NodeLostError: versions that it could be made from are tombstones, or later than the one given.
+    """
+    if name.until <= near.first:
+        return Made((), 0)
+    if name.until > near.version + 1:
+        raise NodeLostError(
+            f"{history.root}/{name.key} is missing, and version {near.version} is too old to make it: load the table "
+            "again."
+        )
+    parts = [part for part in name.parts if part.until > near.first]
+    opened = yield from open_nodes(parts, history)
+    if _is_more(sum(node.count for node in opened if node is not None), most):
+        return None
+    lists: list[Records] = []
+    last_ms, sure = 0, True
+    if name.level == 1:
+        last_ms, sure, named = yield from _names_between(
+            max(name.until - BLOCK, near.first), name.until, near, history.root
+        )
+        lists.append(named)
+    for part, node in zip(parts, opened, strict=True):
+        made = (yield from _whole(node)) if node is not None else (yield from make_node(part, near, history, most))
+        if made is None:
+            return None
+        lists.append(made.records)
+        last_ms = max(last_ms, made.last_ms)
+    records = nodes.merged(lists)
+    if _is_more(len(records), most):
+        return None
+    if sure:
+        data = nodes.encode_node(history.uuid, name.since, name.until, last_ms, records)
+        outcomes = yield (Put(name.key, data),)
+        if isinstance(outcomes[0], StorageError):
+            # Whoever needs it next makes it again.
+            log.info("id node %s was not written: %s", name.key, outcomes[0])
+    return Made(records, last_ms)
+
+
+def names_of(name: NodeName, near: VersionBody, history: History) -> Steps[Records]:
+    """What a node of level 1 holds besides its parts: the names of its last 16 versions."""
+    if name.level > 1:
+        return ()
+    _, _, records = yield from _names_between(max(name.until - BLOCK, near.first), name.until, near, history.root)
+    return records
+
+
+def stand_in(name: NodeName, history: History) -> Steps[Opened | None]:
+    """What a missing node's names are to be asked of, where they cannot be read from versions any more.
+
+    Returns:
+        A later node that covers it; None if there is none: somebody has deleted what must not be deleted.
+
+    Raises:
+        ForgottenError: maintenance has removed it, for its versions are out of the retention.
+    """
+    # The mark is written before anything is removed, and nobody removes what a cover lacks.
+    covers = yield from open_nodes(name.covers, history)
+    found = next((node for node in covers if node is not None and node.header is not None), None)
+    if found is None:
+        outcomes = yield (Get(nodes.MARK),)
+        if not isinstance(outcomes[0], ObjectNotFoundError):
+            until = forgotten_before(value(outcomes[0]).body, history)
+            if name.until <= until:
+                raise ForgottenError(until, history.root)
+    return found
+
+
+class _Mark(Struct, frozen=True):
+    table: str
+    until: Count
+
+
+def forgotten_before(data: bytes, history: History) -> int:
+    """What the mark says: nodes up to that version are removed for good; 0 for another table's mark."""
+    where = f"{history.root}/{nodes.MARK}"
+    try:
+        mark = msgspec.json.decode(data, type=_Mark)
+        return mark.until if mark.table == history.uuid else 0
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise CorruptTableError(
+            f"{where} cannot be read ({error}): delete it if maintain() never ran on this table, else restore it"
+        ) from error
+
+
+def mark_of(until: int, history: History) -> bytes:
+    """The bytes of the mark."""
+    return msgspec.json.encode({"table": history.uuid, "until": until})
+
+
+def upkeep(version: int, parent: VersionBody, history: History) -> Steps[None]:
+    """After a commit: write the nodes that are due, but for large ones. A failure costs only time later on."""
+    try:
+        for name in nodes.due_after(version):
+            yield from make_node(name, parent, history)
+    except DataShardError as error:
+        log.info("id nodes after version %d of %s were not written: %s", version, history.root, error)
+
+
+def _is_more(count: int, most: int | None) -> bool:
+    return most is not None and nodes.size_of(count) > most
+
+
+def _whole(node: Opened) -> Steps[Made]:
+    if node.header is None:
+        return Made((), 0)
+    data = node.data
+    if not node.whole:
+        (stored,) = yield from each((Get(node.name.key),))
+        data = stored.body
+    return Made(nodes.decode_records(data, node.name.key), node.header.last_ms)
+
+
+def _names_between(since: int, until: int, near: VersionBody, root: str) -> Steps[tuple[int, bool, Records]]:
+    """Names of the versions [since, until), when the last was committed, and whether that is the very time."""
+    records: list[tuple[str, Named]] = []
+
+    def visit(version: int, names: Mapping[str, Record]) -> bool:
+        if version < until:
+            records.extend(nodes.records_of(version, names))
+        return True
+
+    last = near if near.version == until - 1 else (yield from read_version(root, until - 1))
+    if last.state == "tombstone" and told(last.version, near) is None:
+        raise NodeLostError(
+            f"{root}/{version_key(last.version)} is a tombstone, and the id node that holds its names is missing: "
+            "restore _datashard/ids of this table, whose objects must not be deleted."
+        )
+    bodies = {last.version: last}
+    begin = last if last.state == "table" or told(last.version, last) else near
+    try:
+        yield from walk_back(begin, above=since - 1, bodies=bodies, root=root, visit=visit)
+    except TombstoneMetError as met:
+        raise NodeLostError(str(met)) from met
+    if last.metadata is not None:
+        return last.metadata.last_updated_ms, True, records
+    # A tombstone, which `near` tells of: the later time only keeps its names for longer.
+    return (near.metadata.last_updated_ms if near.metadata is not None else 0), False, records

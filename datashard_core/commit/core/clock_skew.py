@@ -1,0 +1,50 @@
+"""A version whose clock ran far ahead of the store's: said once, for it costs what its table is promised.
+
+Versions may not run backwards in time, so whatever is committed after such a version bears its time or a
+later one. Rows are safe; but snapshots expire, and append ids are forgotten, by these times.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from datashard_core.commit.core.version_file import VersionBody
+
+log = logging.getLogger(__name__)
+
+TOLERATED_MS = 5 * 60 * 1000
+"""Clocks that nobody looks after differ by less."""
+
+_told: set[str] = set()
+"""Tables that this process has warned of."""
+
+
+def warn_if_ahead(root: str, body: VersionBody, last_modified: float) -> None:
+    """Log a warning, once for each table and process, if a version's time is far ahead of the store's clock.
+
+    Args:
+        root: URI of the table's root.
+        body: the version.
+        last_modified: when the store says that it was written, in seconds since 1970.
+    """
+    ahead = ahead_ms(body, last_modified)
+    if ahead <= TOLERATED_MS or root in _told:
+        return
+    _told.add(root)
+    log.warning(
+        "table %s: version %d says it was committed at %d ms since 1970, %.0f s after the store says it was written: a "
+        "writer's clock, or an engine's, was ahead. Every later version has to bear a later time, so until the world "
+        "has caught up snapshots expire and append ids are forgotten that much too early. Set the writers' clocks "
+        "right; nothing is lost from the table.",
+        root,
+        body.version,
+        body.table.last_updated_ms,
+        ahead / 1000.0,
+    )
+
+
+def ahead_ms(body: VersionBody, last_modified: float) -> int:
+    """By how much a version's own time is later than the store's time of writing it; 0 for what is no table."""
+    if body.metadata is None:
+        return 0
+    return max(0, body.metadata.last_updated_ms - int(1000 * last_modified))

@@ -1,0 +1,340 @@
+"""Which version is the current one, and the hint that says so to others.
+
+Versions are contiguous, so the newest is found by reading names until one is absent: from the
+version last seen, else from the hint, else by galloping from v0. No listing on this path, except
+once for a table of another engine that has no v0. The hint is never believed beyond that.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from datashard_core.commit.core.clock_skew import warn_if_ahead
+from datashard_core.commit.core.chain import BrokenChainError, check_link, check_neighbours, check_own
+from datashard_core.commit.core.table_origin import with_origin
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.vanished import check_still_there
+from datashard_core.commit.core.version_file import HINT_KEY, MAX_VERSION, VersionBody, hinted_version, parse_version, version_key
+from datashard_core.errors import CorruptTableError, StorageError
+from datashard_core.format.metadata.json_text import whole_number
+from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
+from datashard_core.storage.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace, Steps, ask, value
+
+log = logging.getLogger(__name__)
+
+MAX_STRIDE = 16
+MAX_GALLOP = 2**12
+HINT_TRIES = 5
+TRUSTED = 1 / 30
+"""Share of the time for which ids are remembered up to whose age a hinted version is relied on: a day of 30."""
+VERSION_NAME = re.compile(r"metadata/v(\d{1,13})\.metadata\.json")
+
+
+class Hint(Struct, frozen=True):
+    """The hint as last read or written: its number (-1 if unreadable) and its version to replace."""
+
+    number: int
+    version: Version
+
+
+class Found(Struct, frozen=True):
+    """The newest version, and the bodies that were read on the way to it."""
+
+    newest: VersionBody
+    bodies: Mapping[int, VersionBody]
+    hint: Hint | None = None
+
+
+class _Search(Struct):
+    root: str
+    bodies: dict[int, VersionBody] = field(default_factory=dict)
+
+    def keep(self, version: int, stored: StoredObject) -> None:
+        body = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
+        warn_if_ahead(self.root, body, stored.last_modified)
+        self.bodies[version] = body
+        check_neighbours(self.bodies, version, self.root)
+
+    @property
+    def highest(self) -> int:
+        return max(self.bodies, default=-1)
+
+
+def find_current(root: str, seen: VersionBody | None = None) -> Steps[Found | None]:
+    """Find the newest version.
+
+    Args:
+        root: URI of the table's root, for messages.
+        seen: a version known to exist, to read on from.
+
+    Returns:
+        None where there is no version at all, so no table was ever here.
+
+    Raises:
+        CorruptTableError: a version is not readable, or the newest is a tombstone.
+        StorageError: a read failed; never taken for an absent version.
+        StoreNotConditionalError: a version was built on another one than was read or is known here.
+    """
+    search = _Search(root)
+    hint: Hint | None = None
+    if seen is not None:
+        search.bodies[seen.version] = seen
+        yield from _read_on(search, stride=1)
+    else:
+        hint = yield from read_hint()
+        if hint is not None and hint.number >= 0:
+            yield from _read(search, [hint.number, hint.number + 1])
+        if not search.bodies:
+            yield from _without_hint(search)
+        if not search.bodies:
+            return None
+        if hint is None or search.highest != hint.number:
+            yield from _read_on(search, stride=1)
+    newest = search.bodies[search.highest]
+    if newest.state == "tombstone":
+        raise CorruptTableError(
+            f"{root}: the newest version, {newest.version}, is a tombstone, and nothing follows it. "
+            "Versions after it were removed by hand: restore them."
+        )
+    return Found((yield from with_origin(newest, search.bodies, root)), search.bodies, hint)
+
+
+def find_hinted(root: str) -> Steps[Found | None]:
+    """A recent version of a table by the hint alone: one read fewer, for those who need not see the newest.
+
+    Rows that are staged on top of it are judged by whoever carries them. A hint that leads to no table, or to
+    an old version (:data:`TRUSTED`), by any clock, is not relied on.
+
+    Returns, raises: as :func:`find_current`.
+    """
+    hint = yield from read_hint()
+    hinted: VersionBody | None = None
+    if hint is not None and hint.number >= 0:
+        search = _Search(root)
+        yield from _read(search, [hint.number])
+        hinted = search.bodies.get(hint.number)
+        if hinted is not None and hinted.state == "table":
+            now = yield from ask(Now())
+            recent = TRUSTED * settings_of(hinted.table.properties).id_retention_ms
+            if abs(now.wall_ms - hinted.table.last_updated_ms) < recent:
+                return Found((yield from with_origin(hinted, search.bodies, root)), search.bodies, hint)
+    return (yield from find_current(root, hinted))
+
+
+def read_next(root: str, seen: VersionBody) -> Steps[Found | None]:
+    """The version after one that is known, if it exists: one read, for those who look often."""
+    search = _Search(root)
+    yield from _read(search, [seen.version + 1])
+    if not search.bodies:
+        return None
+    following = search.bodies[search.highest]
+    check_link(seen, following, root)
+    if following.state == "tombstone":  # we have slept for days
+        return (yield from find_current(root, seen))
+    following = yield from with_origin(following, {seen.version: seen}, root)
+    return Found(following, {following.version: following, seen.version: seen})
+
+
+def _read(search: _Search, versions: Sequence[int]) -> Steps[int]:
+    """Read versions in parallel; how many of them exist."""
+    outcomes = yield [Get(version_key(version)) for version in versions]
+    present = 0
+    for version, outcome in zip(versions, outcomes, strict=True):
+        if isinstance(outcome, ObjectNotFoundError):
+            continue
+        search.keep(version, value(outcome))
+        present += 1
+    return present
+
+
+def _read_on(search: _Search, stride: int) -> Steps[None]:
+    """Read the versions that follow until one is absent, doubling the stride when far behind."""
+    total = 0
+    while True:
+        low = search.highest
+        wanted = [version for version in range(low + 1, low + stride + 1)]
+        present = yield from _read(search, wanted)
+        total += present
+        # A name may appear while its neighbour is read, so only an absent last one ends it.
+        if search.highest < wanted[-1]:
+            return
+        if total > 4 * MAX_STRIDE:
+            newest = yield from _gallop(search.highest)
+            if newest > search.highest:
+                yield from _read(search, [newest])
+        stride = min(stride * 2, MAX_STRIDE)
+
+
+def _gallop(low: int) -> Steps[int]:
+    """Highest version that exists, given that ``low`` does; by looks in parallel, without bodies."""
+    step = 1
+    while True:
+        probes: list[int] = []
+        while len(probes) < 8:
+            probes.append(low + step)
+            step *= 2
+        present = yield from _present(probes)
+        if len(present) < len(probes):
+            break
+        low, step = probes[-1], min(step, MAX_GALLOP)
+    high = min(probe for probe in probes if probe not in present and probe > max(present, default=low))
+    low = max(present, default=low)
+    while high - low > 1:
+        width = max(1, (high - low) // 8)
+        probes = list(range(low + width, high, width))[:8]
+        present = yield from _present(probes)
+        low = max(present, default=low)
+        high = min((probe for probe in probes if probe > low), default=high)
+    return low
+
+
+def _present(versions: Sequence[int]) -> Steps[set[int]]:
+    outcomes = yield [Head(version_key(version)) for version in versions]
+    found = set()
+    for version, outcome in zip(versions, outcomes, strict=True):
+        if not isinstance(outcome, ObjectNotFoundError):
+            value(outcome)
+            found.add(version)
+    return found
+
+
+def _without_hint(search: _Search) -> Steps[None]:
+    """The hint is absent or names an absent version: start from v0, or from one listing."""
+    yield from _read(search, [0, 1])
+    if search.bodies:
+        newest = yield from _gallop(search.highest)
+        if newest > search.highest:
+            yield from _read(search, [newest])
+        return
+    listed = yield from _listed()
+    if listed:
+        yield from _read(search, sorted({min(listed), max(listed)}))
+        _check_founded(search)
+
+
+def _check_founded(search: _Search) -> None:
+    """Refuse versions of ours that stand on nothing: their table began earlier, and that is gone with the hint.
+
+    A process that held a table has committed after its folder vanished (:mod:`datashard_core.commit.core.vanished`).
+    """
+    lowest, newest = search.bodies[min(search.bodies)], search.bodies[search.highest]
+    if newest.metadata is None or newest.names is None or newest.names.version != newest.version:
+        return
+    if lowest.version <= newest.first or lowest.metadata is None or lowest.is_a_beginning:
+        return
+    raise CorruptTableError(
+        f"{search.root}/{version_key(lowest.version - 1)} and all before it are gone, and so is {HINT_KEY}: the "
+        "folder was removed while a process held the table and went on. Restore the table from a backup beside what is "
+        "there now, or remove what is left and create the table again. If its old versions were removed on purpose, "
+        f"write {newest.version} into {HINT_KEY}."
+    )
+
+
+def _listed() -> Steps[set[int]]:
+    """The one listing: a table made by another engine need not begin with v0."""
+    listed: set[int] = set()
+    after: str | None = None
+    while True:
+        page = yield from ask(ListPage("metadata/v", after))
+        matches = [VERSION_NAME.fullmatch(info.key) for info in page]
+        numbers = [whole_number(match[1], MAX_VERSION) for match in matches if match is not None]
+        listed.update(number for number in numbers if number is not None)
+        if len(page) < 1000:
+            return listed
+        after = page[-1].key
+
+
+def read_hint() -> Steps[Hint | None]:
+    """The hint, or None where there is none."""
+    try:
+        stored: StoredObject = yield from ask(Get(HINT_KEY))
+    except ObjectNotFoundError:
+        return None
+    number = hinted_version(stored.body)
+    return Hint(-1 if number is None else number, stored.version)
+
+
+def move_hint(
+    to: int,
+    seen: Hint | None,
+    root: str,
+    *,
+    absent: bool = False,
+    own: VersionBody | None = None,
+    parent: int | None = None,
+) -> Steps[Hint | None]:
+    """Move the hint on to version ``to``, never backwards.
+
+    A hint that cannot be moved never fails a commit: it is logged, and the next commit moves it.
+
+    Args:
+        to: the version that was committed.
+        seen: the hint as this client last saw it, which saves a read.
+        root: URI of the table, for the log.
+        absent: there was none when this client last looked, which saves a read too.
+        own: the version, where it was just created here: another writer that has moved the hint to the same
+            number may have created it as well.
+        parent: a version that was known before, the one before ``own`` if not given: where the hint is gone or
+            older, it has to be there.
+
+    Returns:
+        The hint as it is now, as far as known.
+
+    Raises:
+        StoreNotConditionalError: the store holds another version under the name of the own one.
+        VanishedTableError: the hint is gone or older, and a version that this client has seen is gone.
+    """
+    data = str(to).encode()
+    before = seen.number if seen is not None else -1
+    if own is not None and parent is None:
+        parent = own.version - 1
+    try:
+        for attempt in range(HINT_TRIES):
+            if (seen is None and not absent) or attempt:
+                seen = yield from read_hint()
+                yield from _check_hint(to, seen, own, parent, before, root)
+            if seen is not None and seen.number >= to:
+                return seen
+            request: Any = PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)
+            try:
+                return Hint(to, (yield from ask(request)))
+            except PreconditionFailedError:
+                continue
+            except StorageError as error:
+                if error.reason != "unsupported" or seen is None:
+                    raise
+                seen = yield from read_hint()
+                yield from _check_hint(to, seen, own, parent, before, root)
+                if seen is not None and seen.number >= to:
+                    return seen
+                # Without If-Match: look, and write. Of two writers at once the slower may set the hint back; then it
+                # lags until the next commit, which moves it on.
+                return Hint(to, (yield from ask(Put(HINT_KEY, data))))
+    except BrokenChainError:
+        raise
+    except StorageError as error:
+        log.warning("%s: the version hint could not be moved to %d: %s", root, to, error)
+        return None
+    log.warning("%s: the version hint was not moved to %d: others moved it %d times", root, to, HINT_TRIES)
+    return None
+
+
+def _check_hint(
+    to: int, seen: Hint | None, own: VersionBody | None, parent: int | None, before: int, root: str
+) -> Steps[None]:
+    """What the hint, read after a version was created, says of that version and of the ones before it."""
+    if parent is not None and (seen is None or seen.number < before):
+        yield from check_still_there(root, to, (parent, before))
+    if own is not None and seen is not None and seen.number == own.version:
+        check_own(own, (yield from _read_again(own, root)), root)
+
+
+def _read_again(own: VersionBody, root: str) -> Steps[VersionBody]:
+    key = version_key(own.version)
+    stored: StoredObject = yield from ask(Get(key))
+    return parse_version(stored.body, own.version, f"{root}/{key}")

@@ -1,0 +1,70 @@
+"""Which version created a table, where the newest one does not tell because another engine wrote it.
+
+A table that is made again under a name begins after the marker that dropped the one before, and its
+history ends there. An engine that drops our property drops that number as well; taken for 0, an id
+of the earlier table would count as committed in this one, and its rows would be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from datashard_core.commit.core.version_file import VersionBody, parse_version, uuid_in, version_key
+from datashard_core.storage.base import ObjectNotFoundError
+from datashard_core.storage.requests import Get, Steps, value
+
+AT_ONCE = 16
+
+
+def with_origin(newest: VersionBody, bodies: Mapping[int, VersionBody], root: str) -> Steps[VersionBody]:
+    """The same version, knowing which one created its table.
+
+    Args:
+        newest: a version.
+        bodies: versions already read, which may tell.
+        root: URI of the table's root, for messages.
+    """
+    if newest.metadata is None or newest.names is not None or newest.origin is not None or newest.version == 0:
+        return newest
+    first = _told(newest, bodies)
+    if first is None:
+        first = yield from _read_back(newest, root)
+    return replace(newest, origin=first)
+
+
+def _told(newest: VersionBody, bodies: Mapping[int, VersionBody]) -> int | None:
+    """The number, as far as versions before this one tell."""
+    for version in sorted(bodies, reverse=True):
+        if version < newest.version and (first := _first_by(bodies[version], newest.table.table_uuid)) is not None:
+            return first
+    return None
+
+
+def _first_by(body: VersionBody, uuid: str) -> int | None:
+    """What one earlier body says of it; None if nothing."""
+    if body.state == "dropped":
+        return body.version + 1
+    if body.metadata is None or body.metadata.table_uuid != uuid:
+        return None
+    return body.names.first if body.names is not None else body.origin
+
+
+def _read_back(newest: VersionBody, root: str) -> Steps[int]:
+    """Read earlier versions until one tells; v0 beside the first, for most tables begin there."""
+    uuid, wanted = newest.table.table_uuid, sorted({newest.version - 1, 0}, reverse=True)
+    while wanted:
+        outcomes = yield [Get(version_key(version)) for version in wanted]
+        for version, outcome in zip(wanted, outcomes, strict=True):
+            if isinstance(outcome, ObjectNotFoundError):
+                continue
+            data: bytes = value(outcome).body
+            if version == 0 and uuid_in(data) == uuid:
+                return 0
+            first = _first_by(parse_version(data, version, f"{root}/{version_key(version)}"), uuid)
+            if first is not None:
+                return first
+        low = wanted[0] if wanted[-1] == 0 else wanted[-1]
+        wanted = list(range(low - 1, max(0, low - 1 - AT_ONCE), -1))
+    return 0  # a table of another engine, whose first versions are gone

@@ -1,0 +1,196 @@
+"""Versions whose metadata another library has worked out: they are committed as our own are.
+
+PyIceberg says what the next version holds; it becomes the next version by the one commit point of the
+table, names a commit of its own, and carries on what the versions before it named.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.external.files import check_files
+from datashard_core.commit.core.recorded_ids import CommitNames
+from datashard_core.commit.append_ids.segment_store import upkeep
+from datashard_core.commit.core.current_version import find_current, move_hint
+from datashard_core.commit.core.state import Seen, Target, read_version, settle
+from datashard_core.commit.core.next_version import restored
+from datashard_core.commit.core.version_file import VersionBody, check_protocol, version_key
+from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError, UnsupportedTableError
+from datashard_core.format.types.distinct import check_distinct
+from datashard_core.format.metadata.table_metadata import TableMetadata, metadata_from
+from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
+from datashard_core.storage.requests import (
+    Instant,
+    Now,
+    PutIfAbsent,
+    Random,
+    Sleep,
+    Steps,
+    Unique,
+    ask,
+    each,
+    together,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_PAUSE = 0.5  # seconds between two tries of a commit whose outcome is not known
+
+Build = Callable[[VersionBody], Mapping[str, Any] | None]
+"""Makes the next version's metadata of the newest version; None: nothing is to change."""
+
+
+def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen | None]:
+    """Commit the metadata that ``build`` makes on top of the newest version, if nobody is faster.
+
+    Args:
+        target: the table.
+        build: called once, with the newest version; what it raises is raised here.
+        timeout: seconds for which an unknown outcome is looked into.
+
+    Returns:
+        The new version (or the newest, where ``build`` has no change); None where another commit took
+        its place: then nothing of this one is in the table, nor ever will be.
+
+    Raises:
+        NoSuchTableError: there is no such table (any more).
+        UnsupportedTableError: the metadata is not what our tables hold.
+        ConfigurationError: its schema brings names that engines cannot tell apart.
+        CommitTimeoutError: files that it names as new are so old that they may be removed as orphans.
+        CorruptTableError: its rows do not add up, or a manifest of it is damaged.
+        CommitStateUnknownError: whether it was committed could not be learnt in time.
+    """
+    now, commit_id = yield from each((Now(), Unique()))
+    instant: Instant = now
+    found = yield from find_current(target.root)
+    state = settle(found, None, target)
+    raw = build(state.body)
+    if raw is None:
+        return state
+    body = following_version(state.body, raw, commit_id, target.root)
+    yield from check_files(target, state.body, body)
+    if not (yield from _create(target, body, commit_id, instant.monotonic + timeout)):
+        return None
+    hint, _ = yield from together(
+        move_hint(body.version, state.hint, target.root, own=body), upkeep(body.version, state.body, target.history)
+    )
+    return Seen(body, None, hint)
+
+
+def following_version(parent: VersionBody, raw: Mapping[str, Any], commit_id: str, root: str) -> VersionBody:
+    """The version after ``parent`` that holds metadata of another library's making. Pure.
+
+    Raises:
+        UnsupportedTableError: it has another identity, place or format version than the table.
+        ConfigurationError: its schema brings names that engines cannot tell apart.
+    """
+    where = f"{root}/{version_key(parent.version + 1)}"
+    table = parent.table
+    given = metadata_from(raw, where)
+    check_protocol(given, where)
+    if given.table_uuid != table.table_uuid or given.location != table.location:
+        raise UnsupportedTableError(
+            f"{where}: a commit cannot change the table's uuid ({table.table_uuid}, given {given.table_uuid}) or "
+            f"location ({table.location}, given {given.location}): its files are found below its own folder."
+        )
+    if given.schema.fields != table.schema.fields:
+        check_distinct(given.schema, where, table.schema)
+    property_ = names_module.following(
+        parent.names,
+        parent_version=parent.version,
+        table=table.table_uuid,
+        first=parent.first,
+        commit_id=commit_id,
+        names={},
+    )
+    moved = TableMetadata(_moved_forward(raw, table))
+    metadata = moved.with_properties(restored(moved.properties, property_))
+    return VersionBody(parent.version + 1, "table", metadata, property_)
+
+
+def first_external(
+    version: int, table_uuid: str, commit_id: str, now_ms: int, *, raw: Mapping[str, Any], location: str
+) -> tuple[VersionBody, bytes]:
+    """The first version of a table whose metadata another library made. Pure.
+
+    A table made again under a dropped one's name gets a uuid that no writer of the old one knows.
+    """
+    where = f"{location}/{version_key(version)}"
+    given = metadata_from(raw, where)
+    check_protocol(given, where)
+    if given.location != location:
+        raise UnsupportedTableError(
+            f"{where}: the metadata says {given.location}, and a table of this name lies at {location}"
+        )
+    uuid = table_uuid if version else given.table_uuid
+    names = CommitNames(uuid, version, version, commit_id, version, {version: {commit_id: names_module.LIBRARY_MADE}})
+    updated = max(now_ms, given.last_updated_ms)
+    moved = TableMetadata({**raw, "table-uuid": uuid, "last-updated-ms": updated})
+    metadata = moved.with_properties(restored(moved.properties, names))
+    return VersionBody(version, "table", metadata, names), metadata.to_json()
+
+
+def _moved_forward(raw: Mapping[str, Any], parent: TableMetadata) -> dict[str, Any]:
+    """The metadata with what is new in it after its parent, whatever the writer's clock said."""
+    floor = parent.last_updated_ms + 1
+    known = {snapshot.snapshot_id for snapshot in parent.snapshots}
+    snapshots = [
+        one
+        if one["snapshot-id"] in known
+        else {
+            **one,
+            "timestamp-ms": max(one["timestamp-ms"], floor),
+        }
+        for one in raw.get("snapshots") or []
+    ]
+    old = {(entry["snapshot-id"], entry["timestamp-ms"]) for entry in parent.snapshot_log}
+    entries = [
+        entry
+        if (entry["snapshot-id"], entry["timestamp-ms"]) in old
+        else {
+            **entry,
+            "timestamp-ms": max(entry["timestamp-ms"], floor),
+        }
+        for entry in raw.get("snapshot-log") or []
+    ]
+    times = [one["timestamp-ms"] for one in (*snapshots, *entries)]
+    return {
+        **raw,
+        "snapshots": snapshots,
+        "snapshot-log": entries,
+        "last-updated-ms": max(raw["last-updated-ms"], floor, *times),
+    }
+
+
+def _create(target: Target, body: VersionBody, commit_id: str, deadline: float) -> Steps[bool]:
+    """Create the version, or learn that another has its name. The same bytes may be sent again: they are one commit."""
+    data = body.table.to_json()
+    unknown: DataShardError | None = None
+    while True:
+        outcomes = yield (PutIfAbsent(version_key(body.version), data),)
+        outcome: Any = outcomes[0]
+        if not isinstance(outcome, DataShardError):
+            return True
+        if isinstance(outcome, PreconditionFailedError):
+            # Taken, maybe by us: the reply was lost, or the client sent it twice.
+            try:
+                taken = yield from read_version(target.root, body.version)
+            except StorageError as error:
+                outcome = error
+            else:
+                return commit_id in taken.named
+        elif not isinstance(outcome, OutcomeUnknownError) and unknown is None:
+            raise outcome  # refused before anything was sent
+        unknown = outcome
+        fraction, now = yield from each((Random(), Now()))
+        if now.monotonic > deadline:
+            raise CommitStateUnknownError(
+                f"table {target.name}: it is not known whether version {body.version} was committed ({unknown}). Look "
+                f"for snapshot {body.table.current_snapshot_id} in the table before you do it again.",
+                append_id=commit_id,
+                table=target.root,
+            ) from unknown
+        yield from ask(Sleep(0.05 + fraction * MAX_PAUSE))

@@ -1,0 +1,103 @@
+"""Objects among the staged appends that nobody will ever commit: removed once their time is over.
+
+An object that is set aside waits for a writer that knows more. After the retention of append ids nobody could tell any
+more whether such an append was committed, so after that, and a grace period on top, the object goes. Ages are one
+``Last-Modified`` against another; the clock of this process only says whether it is worth to look at them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from datashard_core.commit.staging.set_aside import Aside, aside_by_name
+from datashard_core.commit.append.deferred import staged_objects
+from datashard_core.commit.staging.examine import opened
+from datashard_core.commit.versions.commit_empty import create
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.staging.key import StagedName, parse_listed
+from datashard_core.commit.core.state import Seen, Target, newest
+from datashard_core.commit.core.next_version import next_version
+from datashard_core.commit.core.version_file import version_key
+from datashard_core.storage.base import ObjectInfo
+from datashard_core.storage.requests import Delete, Get, Head, Now, Steps, Unique, ask, each
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 32
+DELETE_BATCH = 1000
+
+
+class Abandoned(Struct, frozen=True):
+    """What became of objects that no commit takes.
+
+    Attributes:
+        removed: keys of those that were deleted.
+        left: keys of those that are set aside still.
+    """
+
+    removed: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def remove_abandoned(target: Target, seen: Seen | None, grace: float) -> Steps[tuple[Abandoned, Seen]]:
+    """Delete what lies among the staged appends and has been set aside for too long.
+
+    Args:
+        target: the table.
+        seen: the newest version known.
+        grace: seconds beyond the retention of append ids for which an object is left alone.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    infos = yield from staged_objects()
+    state = yield from newest(target, seen)
+    found = yield from _set_aside(target, state, infos)
+    if not found:
+        return Abandoned((), ()), state
+    limit = settings_of(state.body.table.properties).id_retention_ms / 1000 + grace
+    now, clock = yield from each((Head(version_key(state.body.version)), Now()))
+    seem_old = [info for info in found if clock.wall_ms / 1000 - info.last_modified >= limit]
+    if any(now.last_modified - info.last_modified < limit for info in seem_old):
+        state = yield from _fence(target, state)  # nothing was committed for long: see what time it is
+        now = yield from ask(Head(version_key(state.body.version)))
+    old = [info.key for info in found if now.last_modified - info.last_modified >= limit]
+    for start in range(0, len(old), DELETE_BATCH):
+        yield from ask(Delete(tuple(old[start : start + DELETE_BATCH])))
+    if old:
+        log.warning(
+            "table %s: %d objects that were set aside for longer than the retention of append ids were deleted: %s",
+            target.name,
+            len(old),
+            ", ".join(map(repr, old[:20])),
+        )
+    gone = set(old)
+    return Abandoned(tuple(old), tuple(info.key for info in found if info.key not in gone)), state
+
+
+def _set_aside(target: Target, state: Seen, infos: Sequence[ObjectInfo]) -> Steps[list[ObjectInfo]]:
+    """Those of the objects that are no staged appends, or that this version does not take."""
+    names = {name.key: name for name in parse_listed(infos)}
+    found = {info.key for info in infos if info.key not in names}
+    unread: list[StagedName] = []
+    for key, name in names.items():
+        if aside_by_name(target.root, name, state.body) is not None:
+            found.add(key)
+        else:
+            unread.append(name)
+    for start in range(0, len(unread), AT_ONCE):
+        batch = unread[start : start + AT_ONCE]
+        examined = opened(target, state.body, batch, (yield [Get(name.key) for name in batch]))
+        found |= {name.key for name, one in examined.items() if isinstance(one, Aside)}
+    return [info for info in infos if info.key in found]
+
+
+def _fence(target: Target, state: Seen) -> Steps[Seen]:
+    """A version that was created just now, by this process or another."""
+    now, commit_id, unique = yield from each((Now(), Unique(), Unique()))
+    prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
+    made = yield from create(target, state, prepared)
+    return made if made is not None else (yield from newest(target, state))

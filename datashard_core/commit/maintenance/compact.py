@@ -1,0 +1,293 @@
+"""Small data files become one: read, written again, and committed as a ``replace``, beside running appends.
+
+The rows stay what they are, so appends commute with it. A try that lost its race is made again on the
+newer version if every source is still live there; if one is not, nothing is committed, for its rows
+would come back. Row-level deletes of another engine name files and positions, so a table that has any
+is left to that engine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from datashard_core.commit.append.file_age import is_young
+from datashard_core.commit.append.manifest_reads import account_for, known_after, learn_entries
+from datashard_core.commit.core.manifest_merge import FAN_IN, Entries, replaced, without_empty
+from datashard_core.commit.versions.commit_empty import create, landed, pause
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.row_accounting import Change
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.maintenance.small_files import (
+    AFTER_APPEND,
+    CALLED_FOR,
+    MOST_DECODED,
+    TooLargeError,
+    chosen,
+    rewritten,
+    rows_of,
+)
+from datashard_core.commit.core.state import Seen, Target, is_hot, manifests_of, newest
+from datashard_core.commit.core.totals import totals_of
+from datashard_core.commit.core.next_version import NewManifest, NewSnapshot, NextVersion, next_version
+from datashard_core.errors import UnsupportedTableError
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.manifests.manifest import ManifestFile
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.metadata.snapshot import replace_summary
+from datashard_core.storage.requests import Get, Instant, Now, Put, PutData, Request, Steps, Unique, ask, each
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 16
+"""Sources that are read side by side."""
+MOST_GIVEN_UP = 3
+
+
+class Compacted(Struct, frozen=True):
+    """What a compaction did.
+
+    Attributes:
+        files: small files that became fewer.
+        size: their bytes.
+        new_files: the files that hold their rows now.
+    """
+
+    files: int = 0
+    size: int = 0
+    new_files: int = 0
+
+
+class _Read(Struct):
+    """Files that were read.
+
+    Attributes:
+        files: those whose rows are in memory.
+        rows: the rows.
+        too_large: paths of those that become too large in memory, and are left as they are.
+    """
+
+    files: list[DataFile] = field(default_factory=list)
+    rows: list[pa.Table] = field(default_factory=list)
+    too_large: set[str] = field(default_factory=set)
+
+
+class _Rewrite(Struct, frozen=True):
+    """Files that were read, and the one that holds their rows.
+
+    Attributes:
+        sources: the files.
+        new: the file.
+        written_on: the version that was the newest known when it was written.
+    """
+
+    sources: tuple[DataFile, ...]
+    new: DataFile
+    written_on: int
+
+
+def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: float) -> Steps[tuple[Compacted, Seen]]:
+    """Compact all small files of a table, a batch at a time.
+
+    Args:
+        target: the table.
+        seen: the newest version known.
+        most_bytes: after so many bytes read no further batch is begun.
+        timeout: seconds after which it gives up.
+
+    Raises:
+        UnsupportedTableError: the table has row-level deletes.
+        CommitTimeoutError: others were always faster. What was compacted before stays.
+        CorruptTableError: a file cannot be read. Nothing is lost.
+        StorageError: the store failed.
+    """
+    begun: Instant = yield from ask(Now())
+    state = yield from newest(target, seen)
+    done, given_up = Compacted(), 0
+    left_out: set[str] = set()
+    while done.size < most_bytes and given_up < MOST_GIVEN_UP:
+        state = yield from _learnt(target, state)
+        if any(manifest.content for manifest in state.manifests or ()):
+            raise UnsupportedTableError(
+                f"table {target.name} has row-level deletes, which name files and positions: compact it with the "
+                "engine that wrote them. Nothing was changed."
+            )
+        entries = (entry for one in state.manifests or () for entry in state.known.of(one) or ())
+        entries = (entry for entry in entries if entry.data_file.file_path not in left_out)
+        sources = chosen(entries, state.body.table, CALLED_FOR)
+        if not sources:
+            break
+        read = yield from _read(target, state, sources)
+        left_out |= read.too_large
+        sources = tuple(read.files)
+        if len(sources) < CALLED_FOR.at_least:
+            continue  # the others are not chosen again
+        rewrite = yield from _write(target, state, read)
+        state, made = yield from _commit(target, state, rewrite, begun.monotonic + timeout)
+        if made:
+            size = sum(file.file_size_in_bytes for file in sources)
+            done = Compacted(done.files + len(sources), done.size + size, done.new_files + 1)
+        given_up += not made
+    return done, state
+
+
+def due(state: Seen) -> tuple[DataFile, ...]:
+    """The files that should become one after the append that created a version; mostly none.
+
+    An append that merges manifests has the entries of eight appends in memory. That is the moment:
+    nothing has to be read to know that small files have piled up.
+    """
+    current = state.body.table.current_snapshot
+    if current is None or not settings_of(state.body.table.properties).auto_compact:
+        return ()
+    if len(state.body.named) > 1 or any(manifest.content for manifest in state.manifests or ()):
+        return ()  # many are writing: a compaction would win races against their appends, and lose most
+    for manifest in state.manifests or ():
+        if manifest.added_snapshot_id == current.snapshot_id and (manifest.existing_files_count or 0) >= FAN_IN:
+            return chosen(state.known.of(manifest) or (), state.body.table, AFTER_APPEND)
+    return ()
+
+
+def compact_after_append(target: Target, state: Seen) -> Steps[Seen]:
+    """Compact what the append that created a version found due: one try, and none while many are writing.
+
+    Returns:
+        The newest version now known.
+    """
+    sources = due(state)
+    now: Instant = yield from ask(Now())
+    if not sources or is_hot(state.body, now.wall_ms):
+        return state
+    read = yield from _read(target, state, sources)
+    if len(read.files) < AFTER_APPEND.at_least:
+        return state
+    rewrite = yield from _write(target, state, read)
+    commit_id: str = yield from ask(Unique())
+    planned = yield from _planned(target, state, rewrite, commit_id)
+    if planned is None:
+        return state
+    prepared, puts, written = planned
+    made = yield from create(target, state, prepared, puts, nodes=False)
+    if made is None:
+        log.debug("table %s: an append came before the compaction: the next one makes it", target.name)
+        return state
+    return replace(made, known=known_after(state.known, prepared, [written]))
+
+
+def _learnt(target: Target, state: Seen) -> Steps[Seen]:
+    """The version with the entries of all its manifests."""
+    table = state.body.table
+    manifests = state.manifests
+    if manifests is None:
+        manifests = yield from manifests_of(target.root, table.location, table.current_snapshot)
+    state = replace(state, manifests=manifests)
+    return (yield from learn_entries(target, state, [one for one in manifests if not one.content]))
+
+
+def _read(target: Target, state: Seen, sources: Sequence[DataFile]) -> Steps[_Read]:
+    """Read the rows of the sources, as many of them as may be in memory together."""
+    table = state.body.table
+    read = _Read()
+    for start in range(0, len(sources), AT_ONCE):
+        batch = sources[start : start + AT_ONCE]
+        bodies = yield from each([Get(key_of(file.file_path, table.location, target.root)) for file in batch])
+        for file, stored in zip(batch, bodies, strict=True):
+            if sum(rows.nbytes for rows in read.rows) > MOST_DECODED:
+                return read
+            try:
+                read.rows.append(rows_of(stored.body, file, table.schema, f"table {target.name}: {file.file_path}"))
+                read.files.append(file)
+            except TooLargeError as error:
+                log.warning("%s", error)
+                read.too_large.add(file.file_path)
+    return read
+
+
+def _write(target: Target, state: Seen, read: _Read) -> Steps[_Rewrite]:
+    """Write the rows of several files as one."""
+    import pyarrow as pa
+
+    table = state.body.table
+    encoded = encode_parquet(pa.concat_tables(read.rows), table.schema)
+    unique: str = yield from ask(Unique())
+    key = f"data/auto_{unique}.parquet"
+    yield from ask(PutData(key, encoded.data))
+    return _Rewrite(tuple(read.files), encoded.data_file(f"{table.location}/{key}"), state.body.version)
+
+
+def _commit(target: Target, state: Seen, rewrite: _Rewrite, deadline: float) -> Steps[tuple[Seen, bool]]:
+    """Put the new file in the place of its sources; whether that was done, and the newest version known."""
+    commit_id: str = yield from ask(Unique())
+    above = state.body.version
+    while True:
+        planned = yield from _planned(target, state, rewrite, commit_id)
+        if planned is None:
+            log.info("table %s: files that were compacted are gone or too old: nothing was committed", target.name)
+            return state, False
+        prepared, puts, written = planned
+        made = yield from create(target, state, prepared, puts)
+        if made is not None:
+            return replace(made, known=known_after(state.known, prepared, [written])), True
+        yield from pause(
+            deadline,
+            f"table {target.name}: others were always faster with the next version than a compaction. Nothing was "
+            "lost: call again when fewer are writing, or with a longer timeout.",
+        )
+        known = state.known
+        state = replace((yield from newest(target, state)), known=known)
+        if (yield from landed(target, state, commit_id, above)) is not None:
+            return state, True
+        state = yield from _learnt(target, state)
+
+
+def _planned(
+    target: Target, state: Seen, rewrite: _Rewrite, commit_id: str
+) -> Steps[tuple[NextVersion, list[Request], NewManifest] | None]:
+    """The version after ``state`` in which the new file stands for its sources; None if they are not all live."""
+    table = state.body.table
+    if any(manifest.content for manifest in state.manifests or ()):
+        return None  # rows were deleted meanwhile, in a way that names the sources
+    if rewrite.written_on < state.body.version and not (
+        yield from is_young(target, table.location, rewrite.new, state.body.version)
+    ):
+        return None
+    now, for_manifest, for_list = yield from each((Now(), Unique(), Unique()))
+    holders = _holders(state, rewrite.sources)
+    manifest = rewritten(for_manifest, table, holders, rewrite.sources, rewrite.new)
+    if manifest is None:
+        return None
+    listed = manifest.listed(table.location, table.last_sequence_number + 1)
+    before = state.manifests or ()
+    snapshot = NewSnapshot(
+        manifest.snapshot_id,
+        without_empty(replaced(before, [one for one, _ in holders], listed), state.known),
+        replace_summary(
+            table.current_snapshot, rewrite.sources, [rewrite.new], parent_totals=totals_of(table, before, state.known)
+        ),
+    )
+    account_for(target, state, snapshot.manifests, [manifest], Change(removed=rewrite.sources, added=[rewrite.new]))
+    prepared = next_version(state.body, snapshot, commit_id=commit_id, names={}, unique=for_list, now_ms=now.wall_ms)
+    puts: list[Request] = [Put(manifest.key, manifest.data), Put(prepared.manifest_list_key, prepared.manifest_list)]
+    return prepared, puts, manifest
+
+
+def _holders(state: Seen, sources: Sequence[DataFile]) -> list[tuple[ManifestFile, Entries]]:
+    """The manifests of a version that hold sources, as far as their entries are known.
+
+    A manifest of another partition spec may name a source too; the new one cannot stand in its place.
+    """
+    paths = {file.file_path for file in sources}
+    spec = state.body.table.spec.spec_id
+    holders: list[tuple[ManifestFile, Entries]] = []
+    for manifest in state.manifests or ():
+        entries = state.known.of(manifest) if manifest.partition_spec_id == spec else None
+        if entries is not None and any(entry.data_file.file_path in paths for entry in entries):
+            holders.append((manifest, entries))
+    return holders

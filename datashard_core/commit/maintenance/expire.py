@@ -1,0 +1,60 @@
+"""Snapshots expired on demand: a version in which fewer of them are kept, and nothing else changes."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from datashard_core.commit.versions.commit_empty import create, landed, pause
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.state import Seen, Target, newest
+from datashard_core.commit.core.next_version import next_version
+from datashard_core.storage.requests import Now, Steps, Unique, each
+
+
+def expire(
+    target: Target, seen: Seen | None, older_than_ms: int | None, retain_last: int | None, timeout: float
+) -> Steps[tuple[int, Seen]]:
+    """Leave out snapshots that are too old, unless a branch or tag leads to them.
+
+    Args:
+        target: the table.
+        seen: the newest version known.
+        older_than_ms: snapshots made before that, in milliseconds since 1970, go; None: as the properties ask.
+        retain_last: so many of the newest stay however old; None: as the properties ask.
+        timeout: seconds after which it gives up.
+
+    Returns:
+        How many went, and the newest version.
+
+    Raises:
+        CommitTimeoutError: others were always faster.
+    """
+    begun, commit_id = yield from each((Now(), Unique()))
+    state = yield from newest(target, seen)
+    first = state.body.version
+    while True:
+        now, unique = yield from each((Now(), Unique()))
+        table = state.body.table
+        keep = settings_of(table.properties).retention
+        if older_than_ms is not None:
+            made_at = max(now.wall_ms, table.last_updated_ms + 1)
+            keep = replace(keep, max_age_ms=made_at - older_than_ms)
+        if retain_last is not None:
+            keep = replace(keep, min_count=min(retain_last, keep.max_count))
+        prepared = next_version(
+            state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms, keep=keep
+        )
+        gone = len(table.snapshots) - len(prepared.body.table.snapshots)
+        if not gone:
+            return 0, state
+        made = yield from create(target, state, prepared)
+        if made is not None:
+            return gone, made
+        yield from pause(
+            begun.monotonic + timeout,
+            f"table {target.name}: others were always faster with the next version. No snapshot was expired: call "
+            "again when fewer are writing, or with a longer timeout.",
+        )
+        state = yield from newest(target, state)
+        if (yield from landed(target, state, commit_id, first)) is not None:
+            return gone, state

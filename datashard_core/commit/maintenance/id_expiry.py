@@ -1,0 +1,197 @@
+"""Id nodes that maintenance makes, and those that it removes: out of the retention, or held by a later one.
+
+Appends write the nodes that they find due, and remove none. ``docs/design/maintenance.md`` tells what each
+condition below prevents. Ages are one ``Last-Modified`` against another, and the retention compares
+times of versions with the newest version's; no clock of ours is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from datashard_core.commit.append_ids import segment as nodes
+
+from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.append.deferred import staged_names
+from datashard_core.commit.versions.lifecycle import list_all
+from datashard_core.commit.append_ids.lookup import horizon_ms
+from datashard_core.commit.core.recorded_ids import BLOCK
+from datashard_core.commit.append_ids.segment_store import Opened, forgotten_before, make_node, mark_of, open_nodes
+from datashard_core.commit.append_ids.segment import NodeName
+from datashard_core.commit.core.paths import delete
+from datashard_core.commit.core.state import Target
+from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.errors import CorruptTableError, StorageError
+from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError
+from datashard_core.storage.requests import (
+    Get,
+    Head,
+    KeepsVersions,
+    PutIfAbsent,
+    Replace,
+    Request,
+    Steps,
+    ask,
+    value,
+)
+
+log = logging.getLogger(__name__)
+
+MARK_TRIES = 5
+DELETE_BATCH = 1000
+AT_ONCE = 16
+MOST_MISSING = 1000
+"""Nodes of a full block hold the names of 4,096 versions, and commits write all but the large ones."""
+
+
+class Doomed(Struct, frozen=True):
+    """What may be removed.
+
+    Attributes:
+        forgotten: nodes of versions out of the retention.
+        covered: nodes that a later one covers.
+        before: names of versions before this one will not be remembered; 0 where nothing is forgotten.
+    """
+
+    forgotten: tuple[NodeName, ...]
+    covered: tuple[NodeName, ...]
+    before: int
+
+
+def make_large_nodes(target: Target, newest: VersionBody) -> Steps[int]:
+    """Make the nodes that look-ups from a version on ask for and that are missing, however large they are.
+
+    Returns:
+        How many.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    wanted: list[NodeName] = []
+    horizon = horizon_ms(newest)
+    for name in nodes.needed_below(newest.version - newest.version % BLOCK, newest.first - 1):
+        (node,) = yield from open_nodes((name,), target.history)
+        if node is None:
+            wanted.append(name)
+            if len(wanted) > MOST_MISSING:
+                raise CorruptTableError(
+                    f"table {target.name}: more than {MOST_MISSING} id nodes before version {newest.version} are "
+                    "missing, and as many million versions are not made again from the history: restore "
+                    "_datashard/ids, or the version before the one that has such a number."
+                )
+        elif node.name.level == nodes.TOP_LEVEL and node.last_ms is not None and node.last_ms < horizon:
+            break  # what is older is not asked for
+    for name in reversed(wanted):  # a later one is made of earlier ones
+        yield from make_node(name, newest, target.history, None)
+    return len(wanted)
+
+
+def remove_nodes(target: Target, newest: VersionBody) -> Steps[int]:
+    """Remove the nodes that no look-up needs any more.
+
+    Args:
+        target: the table.
+        newest: its newest version, or one that was the newest not long ago.
+
+    Returns:
+        How many.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    listed = yield from list_all(nodes.PREFIX)
+    staged = yield from staged_names()
+    now = value((yield (Head(version_key(newest.version)),))[0]).last_modified
+    found = ((nodes.parse_key(info.key), info) for info in listed)
+    old = {name: info for name, info in found if name is not None and _is_old(name, info, newest, now)}
+    headers = yield from _opened([name for name in old if name.level == nodes.TOP_LEVEL], old, target)
+    doomed = choose(old, headers, horizon_ms(newest), min((name.base for name in staged), default=newest.version))
+    forgotten = doomed.forgotten
+    if forgotten and not (yield from _may_forget(target, doomed.before)):
+        log.info("table %s: append ids are not forgotten: the store has no usable If-Match", target.name)
+        forgotten = ()
+    keys = sorted(name.key for name in {*forgotten, *doomed.covered})
+    for start in range(0, len(keys), DELETE_BATCH):
+        yield from ask(delete(keys[start : start + DELETE_BATCH], target.root))
+    return len(keys)
+
+
+def choose(old: Iterable[NodeName], headers: Mapping[NodeName, Opened], horizon: int, lowest_base: int) -> Doomed:
+    """Which nodes may go. Pure.
+
+    Args:
+        old: nodes that are old enough to be removed, and to be relied on.
+        headers: those of the top level that are whole.
+        horizon: versions committed before that time, in ms, are out of the retention.
+        lowest_base: lowest base of what is staged: later versions are asked whether they name it.
+    """
+    names = sorted(old, key=lambda name: (name.until, name.level))
+    out = [name for name in headers if name.is_whole_block and (headers[name].last_ms or horizon) < horizon]
+    before = 0
+    if out:
+        # The newest of them stays: it tells look-ups that they may end.
+        block = int(BLOCK ** (nodes.TOP_LEVEL + 1))
+        before = min(max(name.since for name in out), (lowest_base + 1) // block * block)
+    forgotten = tuple(name for name in names if name.until <= before)
+    covered = tuple(name for name in names if name.until > before and any(one in headers for one in name.covers))
+    return Doomed(forgotten, covered, before)
+
+
+def _is_old(name: NodeName, info: ObjectInfo, newest: VersionBody, now: float) -> bool:
+    """Whether a node is this table's, and so old that nobody is about to read it who knows no later one."""
+    return newest.first < name.until <= newest.version and now - info.last_modified >= sweep.AGE
+
+
+def _opened(
+    names: Sequence[NodeName], infos: Mapping[NodeName, ObjectInfo], target: Target
+) -> Steps[dict[NodeName, Opened]]:
+    """The nodes that are this table's and whole."""
+    opened: dict[NodeName, Opened] = {}
+    for start in range(0, len(names), AT_ONCE):
+        for node in (yield from open_nodes(names[start : start + AT_ONCE], target.history)):
+            if node is None or node.header is None or node.header.until != node.name.until:
+                continue
+            if infos[node.name].size == nodes.size_of(node.count):
+                opened[node.name] = node
+    return opened
+
+
+def _may_forget(target: Target, before: int) -> Steps[bool]:
+    """Move the mark on; False in a store that cannot keep it from moving back."""
+    if not (yield from ask(KeepsVersions())):
+        return False
+    try:
+        yield from _move_mark(target, before)
+    except StorageError as error:
+        if error.reason != "unsupported":
+            raise
+        return False
+    return True
+
+
+def _move_mark(target: Target, before: int) -> Steps[None]:
+    """Say that nodes up to a version are forgotten, before they are: the mark never moves back."""
+    history = target.history
+    for _ in range(MARK_TRIES):
+        outcome = (yield (Get(nodes.MARK),))[0]
+        request: Request
+        if isinstance(outcome, ObjectNotFoundError):
+            request = PutIfAbsent(nodes.MARK, mark_of(before, history))
+        else:
+            stored = value(outcome)
+            if forgotten_before(stored.body, history) >= before:
+                return
+            request = Replace(nodes.MARK, mark_of(before, history), stored.version)
+        try:
+            yield from ask(request)
+        except PreconditionFailedError:
+            continue
+        return
+    raise StorageError(
+        f"table {target.name}: {target.root}/{nodes.MARK} was changed by others {MARK_TRIES} times meanwhile. Nothing "
+        "was removed; call maintain() again.",
+        key=nodes.MARK,
+    )

@@ -1,0 +1,259 @@
+"""Files that nothing names any more: found by listing, deleted behind a fence.
+
+A file on its way into a version looks like an orphan. So what is listed, unreachable and not described
+by a staged append is deleted only after a version in which nothing changes (the fence), and only what
+was older than the grace period when that version came to be, by the store's clock. Who slept through
+the fence loses its race; who builds on it or later names no old file (:mod:`datashard_core.commit.append.file_age`).
+A version, manifest or list that cannot be read stops everything: it might name any file. A staged body that
+cannot be read may describe any file that is older than itself, and those stay.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from datashard_core.commit.staging.set_aside import MAX_BYTES
+from datashard_core.commit.append.deferred import staged_names
+from datashard_core.commit.versions.lifecycle import list_all
+from datashard_core.commit.versions.commit_empty import create, landed, pause
+from datashard_core.commit.core.paths import delete, key_of
+from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, described_files
+from datashard_core.commit.core.state import Seen, Target, newest
+from datashard_core.commit.core.next_version import next_version
+from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format.manifests.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
+from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError
+from datashard_core.storage.requests import (
+    Get,
+    Head,
+    Now,
+    Steps,
+    Unique,
+    ask,
+    each,
+    value,
+)
+
+log = logging.getLogger(__name__)
+
+PLACES = (("data/", ".parquet"), ("metadata/manifests/", ".avro"))
+"""What is looked at: where data files, manifests and manifest lists lie. Versions and ids never are."""
+AT_ONCE = 32
+DELETE_BATCH = 1000
+LONGEST_PAUSE = 0.5
+CLOCK_TICK = 2.0
+"""Seconds by which times of a store may be rounded."""
+
+Keys = frozenset[str]
+
+
+class Removed(Struct, frozen=True):
+    """What a removal of orphans did.
+
+    Attributes:
+        files: how many files were deleted.
+        size: their bytes.
+        too_young: files that nothing names, and that were younger than the grace period.
+        version: the version that fenced it; None if there was nothing to delete.
+    """
+
+    files: int
+    size: int
+    too_young: int
+    version: int | None
+
+
+class _StaleError(CorruptTableError):
+    """Something that a version names is gone: it may not be the newest version any more."""
+
+
+class _Reach:
+    """The files that versions reach; a manifest that was read once is not read again."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lists: dict[str, tuple[ManifestFile, ...]] = {}
+        self._files: dict[str, Keys] = {}
+
+    def of(self, body: VersionBody) -> Steps[set[str]]:
+        """Keys of all that the snapshots of a version reach.
+
+        Raises:
+            CorruptTableError: something cannot be read.
+        """
+        table = body.table
+        lists = {self._key(one.manifest_list, table.location): one.manifest_list for one in table.snapshots}
+        for uri, data in (yield from self._read(lists, self._lists)):
+            self._lists[uri] = tuple(decode_manifest_list(data, uri))
+        manifests = {one.manifest_path: one for uri in lists.values() for one in self._lists[uri]}
+        keys = {self._key(uri, table.location): uri for uri in manifests}
+        for uri, data in (yield from self._read(keys, self._files)):
+            entries = decode_manifest(data, manifests[uri])
+            live = (entry.data_file.file_path for entry in entries if entry.status != DELETED)
+            self._files[uri] = frozenset(self._key(path, table.location) for path in live)
+        self._lists = {uri: self._lists[uri] for uri in lists.values()}
+        return {*lists, *keys, *(key for uri in manifests for key in self._files[uri])}
+
+    def _key(self, uri: str, location: str) -> str:
+        return key_of(uri, location, self._target.root)
+
+    def _read(self, wanted: Mapping[str, str], known: Mapping[str, Any]) -> Steps[list[tuple[str, bytes]]]:
+        missing = [(key, uri) for key, uri in wanted.items() if uri not in known]
+        read: list[tuple[str, bytes]] = []
+        for start in range(0, len(missing), AT_ONCE):
+            batch = missing[start : start + AT_ONCE]
+            for (_, uri), outcome in zip(batch, (yield [Get(key) for key, _ in batch]), strict=True):
+                if isinstance(outcome, ObjectNotFoundError):
+                    raise _StaleError(
+                        f"table {self._target.name}: {uri} is named by a version and is not there: restore it. "
+                        "Nothing was deleted."
+                    ) from outcome
+                read.append((uri, value(outcome).body))
+        return read
+
+
+def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: float) -> Steps[tuple[Removed, Seen]]:
+    """Delete data files, manifests and manifest lists that nothing names.
+
+    Args:
+        target: the table.
+        seen: the newest version known.
+        grace: seconds for which a file is left alone, an hour or more.
+        timeout: seconds after which it gives up before the fence.
+
+    Raises:
+        CorruptTableError: something that may name files cannot be read. Nothing was deleted.
+        CommitTimeoutError: others were always faster with the next version. Nothing was deleted.
+        StorageError: the store failed.
+    """
+    begun, commit_id = yield from each((Now(), Unique()))
+    listed = yield from _candidates()
+    reach = _Reach(target)
+    state = seen
+    tried: dict[int, list[ObjectInfo]] = {}
+    while True:
+        described = yield from _described(target)  # before the version is read: what it carries it names
+        state = yield from newest(target, state)
+        if tried:
+            fence = yield from landed(target, state, commit_id, min(tried) - 1)
+            if fence is not None:
+                return (yield from _delete(target, tried[fence], fence, grace)), state
+        doomed = yield from _unreachable(target, reach, state, [info for info in listed if not described.covers(info)])
+        if doomed is None:
+            continue  # it was not the newest version any more
+        if not doomed:
+            return Removed(0, 0, 0, None), state
+        tried[state.body.version + 1] = doomed
+        made = yield from _fence(target, state, commit_id)
+        if made is not None:
+            return (yield from _delete(target, doomed, made.body.version, grace)), made
+        yield from pause(
+            begun.monotonic + timeout,
+            f"table {target.name}: others were always faster with the next version, and orphans are removed only "
+            "after one of one's own. Nothing was deleted: call again when fewer are writing, or with a longer timeout.",
+        )
+
+
+def _candidates() -> Steps[list[ObjectInfo]]:
+    found: list[ObjectInfo] = []
+    for prefix, ending in PLACES:
+        found += [info for info in (yield from list_all(prefix)) if info.key.endswith(ending)]
+    return found
+
+
+class _Described(Struct):
+    """The data files that staged appends describe, whatever table of this name they are meant for.
+
+    Attributes:
+        names: names of files.
+        until: a body that cannot be read was staged then, the last one: it may describe what was there already.
+    """
+
+    names: set[str]
+    until: float = -1.0
+
+    def covers(self, info: ObjectInfo) -> bool:
+        """Whether a staged append may describe a file."""
+        if info.key.rpartition("/")[2] in self.names:
+            return True
+        return info.key.startswith("data/") and info.last_modified <= self.until
+
+
+def _described(target: Target) -> Steps[_Described]:
+    names = yield from staged_names()
+    large = [name.modified + CLOCK_TICK for name in names if name.size > MAX_BYTES]  # which nobody reads
+    described = _Described(set(), max(large, default=-1.0))
+    names = [name for name in names if name.size <= MAX_BYTES]
+    for start in range(0, len(names), AT_ONCE):
+        batch = names[start : start + AT_ONCE]
+        for name, outcome in zip(batch, (yield [Get(name.key) for name in batch]), strict=True):
+            if isinstance(outcome, ObjectNotFoundError):
+                continue  # committed meanwhile, and the version that is read after this names it
+            stored = value(outcome)
+            try:
+                files = described_files(stored.body)
+            except (UnreadableBodyError, NewerBodyError) as error:
+                log.warning(
+                    "table %s: %s/%s: %s. It may describe any file that is older, and those are kept as long as the "
+                    "object is there. Flush the table: that refuses the append and removes the object, or says what "
+                    "to do.",
+                    target.name,
+                    target.root,
+                    name.key,
+                    error,
+                )
+                described.until = max(described.until, stored.last_modified + CLOCK_TICK)
+            else:
+                described.names.update(file.file_path.rpartition("/")[2] for file in files)
+    return described
+
+
+def _unreachable(
+    target: Target, reach: _Reach, state: Seen, listed: Sequence[ObjectInfo]
+) -> Steps[list[ObjectInfo] | None]:
+    """Which of the listed files the version does not reach; None if it is not the newest any more."""
+    try:
+        live: set[str] = yield from reach.of(state.body)
+        keys = {info.key for info in listed}
+        yield from _check_there(target, sorted(live - keys))
+    except _StaleError:
+        if (yield from newest(target, state)).body.version > state.body.version:
+            return None  # what it named has expired under us
+        raise
+    except UnsupportedTableError as error:
+        raise UnsupportedTableError(f"{error} Nothing was deleted.") from error
+    return [info for info in listed if info.key not in live]
+
+
+def _check_there(target: Target, keys: Sequence[str]) -> Steps[None]:
+    """What is reached and was not listed was written since, or lies elsewhere; if not, names are misread here."""
+    for start in range(0, len(keys), AT_ONCE):
+        batch = keys[start : start + AT_ONCE]
+        for key, outcome in zip(batch, (yield [Head(key) for key in batch]), strict=True):
+            if isinstance(outcome, ObjectNotFoundError):
+                raise _StaleError(
+                    f"table {target.name}: {target.root}/{key} is named by a snapshot and is not there: restore it, or "
+                    "expire the snapshot. Nothing was deleted."
+                ) from outcome
+            value(outcome)
+
+
+def _fence(target: Target, state: Seen, commit_id: str) -> Steps[Seen | None]:
+    """Try to commit a version in which nothing changes; None: that is not known, or another was faster."""
+    now, unique = yield from each((Now(), Unique()))
+    prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
+    return (yield from create(target, state, prepared))
+
+
+def _delete(target: Target, doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Steps[Removed]:
+    """Delete what was old enough when the fence came to be."""
+    made: ObjectInfo = yield from ask(Head(version_key(fence)))
+    old = [info for info in doomed if made.last_modified - info.last_modified >= grace]
+    for start in range(0, len(old), DELETE_BATCH):
+        yield from ask(delete((info.key for info in old[start : start + DELETE_BATCH]), target.root))
+    return Removed(len(old), sum(info.size for info in old), len(doomed) - len(old), fence)

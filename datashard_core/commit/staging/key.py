@@ -1,0 +1,115 @@
+"""Staged appends: rows put beside the table by a writer that lost a race, for the next commit to carry.
+
+A staged object is named ``_datashard/staging/{base}-{w or d}-{append id}-{nonce}``: its name alone
+says from which base on it may be committed, so a listing is enough to judge it. What it holds is in
+:mod:`datashard_core.commit.staging.body`.
+
+Everything here is pure. The rules are in ``docs/design/commit-protocol.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Literal
+
+from msgspec import Struct
+
+from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.storage.base import ObjectInfo
+
+PREFIX = "_datashard/staging/"
+Kind = Literal["w", "d"]
+_NAME = re.compile(rf"{PREFIX}([0-9]{{20}})-([wd])-([0-9a-f]{{32}})-([0-9a-f]{{32}})")
+
+
+class StagedName(Struct, frozen=True, order=True):
+    """What the name of a staged object says; names sort by base.
+
+    Attributes:
+        base: a version up to which the id is known to be unnamed.
+        kind: "w": its owner waits in line; "d": deferred, nobody waits.
+        id: digest of the append id.
+        nonce: makes the name unique.
+        size: bytes of the body, where known from a listing.
+        modified: when it was staged, by the store's clock, likewise; only speed depends on it.
+    """
+
+    base: int
+    kind: Kind
+    id: str
+    nonce: str
+    size: int = 0
+    modified: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Key of the object."""
+        return f"{PREFIX}{self.base:020d}-{self.kind}-{self.id}-{self.nonce}"
+
+
+def parse_listed(infos: Iterable[ObjectInfo]) -> list[StagedName]:
+    """The staged names in a listing, in its order; other objects are left alone."""
+    parsed = (_parsed(info.key, info.size, info.last_modified) for info in infos)
+    return [name for name in parsed if name is not None]
+
+
+@lru_cache(maxsize=4096)  # whoever waits lists the same names again and again
+def _parsed(key: str, size: int, modified: float) -> StagedName | None:
+    match = _NAME.fullmatch(key)
+    if match is None:
+        return None
+    kind: Kind = "w" if match[2] == "w" else "d"
+    return StagedName(int(match[1]), kind, match[3], match[4], size, modified)
+
+
+class Judged(Struct, frozen=True):
+    """What a committer may do with each listed name.
+
+    Attributes:
+        allowed: one name for each id that may be committed on this version, oldest base first.
+        spent: names that a version after their own base names, or of a table that was dropped since:
+            deletable by anyone.
+        others: for an id with several allowed names, those after the first: they count only where the
+            body of the first turns out to be bad.
+    """
+
+    allowed: tuple[StagedName, ...]
+    spent: tuple[StagedName, ...]
+    others: Mapping[str, tuple[StagedName, ...]] = {}
+
+
+def judge(
+    listed: Iterable[StagedName], said: Mapping[str, Named], version: int, own: frozenset[str], first: int = 0
+) -> Judged:
+    """The base rule and the delete rule, over one listing.
+
+    Args:
+        listed: names found in ``staging/``.
+        said: the last word of versions up to ``version`` on each id, looked for as far back as the
+            lowest base listed.
+        version: the version that is about to be built on.
+        own: ids that the committer carries itself: left out, their rows come from memory.
+        first: the version that created the table. What has a base before it was staged for a table of
+            this name that a version in between ended: nobody can commit it, and its id is free here.
+
+    A name is allowed if no version in (base, version] names its id, and its base is not above the
+    version; it is spent if one does. One body counts for each id: two are copies of the same rows
+    (a twin's, or one staged again), and committing both would double them.
+    """
+    allowed: dict[str, list[StagedName]] = {}
+    spent = []
+    for name in sorted(listed):
+        if name.base > version:
+            continue  # its owner has seen more than we have: never guessed at
+        word = said.get(name.id)
+        if name.base < first or (word is not None and name.base < word.version <= version):
+            spent.append(name)
+        elif name.id not in own:
+            allowed.setdefault(name.id, []).append(name)
+    return Judged(
+        tuple(sorted(tries[0] for tries in allowed.values())),
+        tuple(spent),
+        {own_id: tuple(tries[1:]) for own_id, tries in allowed.items() if len(tries) > 1},
+    )

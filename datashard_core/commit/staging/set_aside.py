@@ -1,0 +1,136 @@
+"""Staged objects that are set aside: neither committed nor refused, for a newer writer may have made them.
+
+To refuse an append loses its rows for good. So an append is refused only where no release could ever commit it. What
+this process does not know (a schema, a format, a version above the newest one) may be known to another: such objects
+wait, and nothing waits for them. ``maintain()`` removes them in the end (:mod:`datashard_core.commit.maintenance.abandoned`).
+
+A staged object never changes, so a process that has found one to be set aside reads it no second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from datashard_core.commit.staging.key import StagedName
+from datashard_core.commit.core.version_file import VersionBody
+
+MAX_BYTES = 64 * 2**20
+"""Bytes of rows that one commit carries at the most. Nothing that is larger is read."""
+
+PASSED_VERSIONS = 4
+PASSED_SECONDS = 10.0
+"""An object is passed over if it was staged so many versions and seconds before the newest version, which did not
+carry it. By two clocks, and only speed depends on it."""
+
+SUSPECTS = 16
+"""So many of those that were passed over are looked at again by a commit with rows of its own."""
+
+LIVELY = 5.0
+"""Seconds after which an append that still waits holds up no other: an owner that lives would have committed."""
+
+MOST_REMEMBERED = 100_000
+
+
+class Aside(Struct, frozen=True):
+    """Why a staged object is neither committed nor refused.
+
+    Attributes:
+        reason: for messages.
+        schema: id of the schema that the table has to have; None where this process never takes the object.
+        lasts: whether the reason lies in the object, and not in the moment.
+    """
+
+    reason: str
+    schema: int | None = None
+    lasts: bool = True
+
+
+_remembered: dict[str, Aside] = {}
+
+
+def remember(root: str, name: StagedName, aside: Aside) -> None:
+    """Keep in mind that an object is set aside."""
+    if not aside.lasts:
+        return
+    if len(_remembered) >= MOST_REMEMBERED:
+        _remembered.clear()
+    _remembered[f"{root}/{name.key}"] = aside
+
+
+def forget() -> None:
+    """Know of nothing, as a new process does."""
+    _remembered.clear()
+
+
+def aside_by_name(root: str, name: StagedName, body: VersionBody) -> Aside | None:
+    """Why an object is set aside, as far as that is known without a look at it; None: it has to be read."""
+    if name.base > body.version:
+        return Aside(f"its base, version {name.base}, is above the newest version, {body.version}", lasts=False)
+    if name.size > MAX_BYTES:
+        return Aside(f"it has {name.size} bytes, and no commit carries more than {MAX_BYTES}")
+    known = _remembered.get(f"{root}/{name.key}") if _remembered else None
+    if known is None or (known.schema is not None and has_schema(body, known.schema)):
+        return None
+    return known
+
+
+def has_schema(body: VersionBody, schema_id: int) -> bool:
+    """Whether a version has the schema of that id."""
+    return any(schema.schema_id == schema_id for schema in body.table.schemas)
+
+
+def eligible(root: str, body: VersionBody, listed: Iterable[StagedName]) -> list[StagedName]:
+    """The listed objects that are not known to be set aside."""
+    return [name for name in listed if aside_by_name(root, name, body) is None]
+
+
+def worth_a_look(root: str, body: VersionBody, listed: Iterable[StagedName], own: str) -> list[StagedName]:
+    """The listed objects that a commit with rows of its own looks at.
+
+    All that was staged lately, and a few of those that earlier commits passed over: many objects that nobody can
+    commit cost an append no more than a few reads beside the others.
+
+    Args:
+        root: URI of the table's root.
+        body: the version that is built on.
+        listed: what a listing showed.
+        own: digest of one of the commit's own ids, by which other commits look at other suspects.
+    """
+    fresh: list[StagedName] = []
+    passed: list[StagedName] = []
+    for name in eligible(root, body, listed):
+        (passed if _is_passed_over(name, body) else fresh).append(name)
+    if len(passed) > SUSPECTS:
+        start = int(own[:8], 16) % len(passed)
+        passed = (passed[start:] + passed[:start])[:SUSPECTS]
+    return fresh + passed
+
+
+def _is_passed_over(name: StagedName, body: VersionBody) -> bool:
+    late = name.modified + PASSED_SECONDS < body.table.last_updated_ms / 1000
+    return late and name.base + PASSED_VERSIONS <= body.version
+
+
+def alive(
+    root: str, body: VersionBody, listed: Sequence[StagedName], now: float | None = None, within: float = LIVELY
+) -> list[StagedName]:
+    """The appends whose owners wait, and are likely to be alive.
+
+    Args:
+        root: URI of the table's root.
+        body: the newest version known.
+        listed: what a listing showed.
+        now: the time of the listing in seconds; None: that of the youngest object listed.
+        within: seconds for which an owner is taken to be alive.
+    """
+    if now is None:
+        now = max((name.modified for name in listed), default=0.0)
+    waiting = [name for name in listed if name.kind == "w" and now - name.modified <= within]
+    return [name for name in eligible(root, body, waiting) if not _is_passed_over(name, body)]
+
+
+def may_count(root: str, names: Sequence[StagedName]) -> int:
+    """How many of the objects have not been set aside by this process."""
+    return sum(f"{root}/{name.key}" not in _remembered for name in names) if _remembered else len(names)

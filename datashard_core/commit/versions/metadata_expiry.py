@@ -1,0 +1,342 @@
+"""Old versions become tombstones, a few in every second commit; what only they named goes with them.
+
+A version's name stays taken for ever, but of a version that is long superseded nobody needs the body.
+Every condition below has to hold before one is replaced; ``docs/design/maintenance.md`` tells what
+each of them prevents. Ages are one ``Last-Modified`` against another; no clock of ours is asked.
+
+How far the sweep has come stands in the property ``datashard.sweep``. It is moved on by the commit
+that begins with the next few versions, so that no two processes take the same ones. A process that dies
+there leaves a few bodies as they are, for ``maintain()``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids.lookback import ForgottenError, told
+from datashard_core.commit.versions.lifecycle import list_all
+from datashard_core.commit.core.recorded_ids import BLOCK
+from datashard_core.commit.append_ids.segment_store import NodeLostError, make_node, stand_in
+from datashard_core.commit.append_ids.segment import NodeName
+from datashard_core.commit.core.paths import delete, key_of
+from datashard_core.commit.core.current_version import VERSION_NAME
+from datashard_core.commit.core.state import Target
+from datashard_core.commit.core.next_version import NextVersion
+from datashard_core.commit.core.version_file import VersionBody, parse_version, tombstone, version_key
+from datashard_core.errors import DataShardError, StorageError
+from datashard_core.format.metadata.data_file import Count
+from datashard_core.format.manifests.manifest import decode_manifest_list
+from datashard_core.format.metadata.snapshot import Snapshot
+from datashard_core.format.metadata.table_metadata import TableMetadata
+from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError, StoredObject
+from datashard_core.storage.requests import Get, Head, KeepsVersions, Replace, Request, Steps, ask, value
+
+log = logging.getLogger(__name__)
+
+PROPERTY = "datashard.sweep"
+AGE = 7 * 24 * 3600.0
+"""Seconds that a version stays readable: catalogs may have registered it, somebody may be reading it."""
+KEPT = 3 * BLOCK
+"""The newest versions are never touched, however slowly they follow each other."""
+EVERY = 2
+GROUP = 4
+"""So many versions in every second commit: more than are made meanwhile, so it catches up."""
+SMALL = 512
+"""A tombstone has fewer bytes than that, the metadata of a table more."""
+PROBES = 8
+RETRY_MS = 3600 * 1000
+"""After so long appends look again whether maintenance has made a node that is too large for them."""
+
+
+class _Mark(Struct, frozen=True):
+    """How far the sweep has come, as the property tells.
+
+    Attributes:
+        next: the version to go on with.
+        after: ``last-updated-ms`` from which on it is worth a look. Only cost depends on it.
+    """
+
+    next: Count = 0
+    after: Count = 0
+
+
+class Sweep(Struct, frozen=True):
+    """What a look at a few old versions has found.
+
+    Attributes:
+        mark: for the property.
+        versions: those to be replaced, as the store holds them.
+        last: the youngest of them; None where there is none.
+    """
+
+    mark: _Mark
+    versions: tuple[ObjectInfo, ...] = ()
+    last: VersionBody | None = None
+
+
+def due(parent: VersionBody) -> range | None:
+    """The versions that the commit after ``parent`` should look at; None if it should not look."""
+    version = parent.version + 1
+    if version % EVERY != EVERY - 1 or version % BLOCK == 0 or parent.metadata is None:
+        return None  # the commits that write id nodes have enough to do
+    mark = _mark_of(parent)
+    if parent.table.last_updated_ms < mark.after:
+        return None
+    group = range(mark.next, min(mark.next + GROUP - mark.next % GROUP, _block_end(mark.next)))
+    return group if group and may_go(group, parent) else None
+
+
+def _mark_of(body: VersionBody) -> _Mark:
+    """Where to go on; at the table's beginning where another engine dropped the property."""
+    try:
+        mark = msgspec.json.decode(body.table.properties.get(PROPERTY, "{}"), type=_Mark)
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        mark = _Mark()
+    return _Mark(max(mark.next, body.first), mark.after)
+
+
+def _block_end(version: int) -> int:
+    """The version after the block whose names one node of the lowest level holds."""
+    return version - version % BLOCK + BLOCK
+
+
+def may_go(group: Sequence[int], newest: VersionBody) -> bool:
+    """Whether versions are far enough behind, and have left the metadata log."""
+    if group[-1] > newest.version - KEPT or _block_end(group[-1]) > newest.version or group[0] < newest.first:
+        return False
+    logged = {str(entry.get("metadata-file", "")).rpartition("/")[2] for entry in newest.table.metadata_log}
+    return not logged & {version_key(version).rpartition("/")[2] for version in group}
+
+
+def look(target: Target, newest: VersionBody, group: Sequence[int], most: int | None = nodes.TOO_LARGE) -> Steps[Sweep]:
+    """Look at some versions of one block of 16, one round if they can be replaced.
+
+    Args:
+        target: the table.
+        newest: the version that is built on; ages are counted up to it.
+        group: the versions, in order, for which :func:`may_go` holds.
+        most: bytes of an id node that is missing above which it is left to maintenance; None: it is made.
+
+    Raises:
+        StorageError: something could not be read; nothing is replaced then.
+    """
+    last = group[-1]
+    node = NodeName(1, _block_end(last))  # what the others are made of
+    requests: list[Request] = [
+        Get(version_key(last)),
+        Head(version_key(newest.version)),
+        Get(node.key, (0, nodes.WINDOW)),
+        KeepsVersions(),
+    ]
+    requests += [Head(version_key(version)) for version in group[:-1]]
+    found, now, in_node, replaces, *others = yield requests
+    if not value(replaces):
+        return Sweep(_Mark(group[0], newest.table.last_updated_ms + RETRY_MS))
+    if isinstance(found, ObjectNotFoundError):
+        return Sweep(_Mark(last + 1))  # deleted by hand, and nothing is left to do
+    stored: StoredObject = value(found)
+    body = parse_version(stored.body, last, f"{target.root}/{version_key(last)}")
+    if body.metadata is None or body.table.table_uuid != target.uuid:
+        return Sweep(_Mark((yield from _first_whole(last + 1, newest))))
+    age = value(now).last_modified - stored.last_modified
+    if age < AGE:
+        return Sweep(_Mark(group[0], newest.table.last_updated_ms + int(1000 * (AGE - age))))
+    remembered = yield from _remembered(target, node, in_node, body, group, newest, most)
+    if remembered is None:
+        return Sweep(_Mark(group[0], newest.table.last_updated_ms + RETRY_MS))
+    if not remembered:
+        return Sweep(_Mark(group[0]))
+    others.append(ObjectInfo(version_key(last), len(stored.body), stored.version, stored.last_modified))
+    whole: dict[int, ObjectInfo] = {}
+    for version, info in zip(group, others, strict=True):
+        if not isinstance(info, ObjectNotFoundError) and value(info).size > SMALL:
+            whole[version] = info
+    strangers = [version for version in whole if told(version, body) is None]
+    if strangers:
+        # Not told by the last one: another engine's, of an earlier table of this name, or the marker of its drop.
+        outcomes = yield [Get(version_key(version)) for version in strangers]
+        for version, outcome in zip(strangers, outcomes, strict=True):
+            other = parse_version(value(outcome).body, version, f"{target.root}/{version_key(version)}")
+            if other.metadata is None or other.table.table_uuid != target.uuid:
+                del whole[version]
+    return Sweep(_Mark(last + 1), tuple(whole.values()), body)
+
+
+def _remembered(
+    target: Target,
+    node: NodeName,
+    outcome: Any,
+    body: VersionBody,
+    group: Sequence[int],
+    newest: VersionBody,
+    most: int | None,
+) -> Steps[bool | None]:
+    """Whether the id node of their block holds what the versions name; a missing one is made, for the next look.
+
+    Returns:
+        None where it is missing, and too large for a commit to write.
+    """
+    if isinstance(outcome, ObjectNotFoundError):
+        try:
+            made = yield from make_node(node, newest, target.history, most)
+            return None if made is None else False
+        except NodeLostError:
+            # Earlier versions of its block are tombstones already, and maintenance has removed it since.
+            try:
+                later = yield from stand_in(node, target.history)
+            except ForgottenError:
+                return True
+            if later is None:
+                raise
+            node, data = later.name, later.data
+    else:
+        data = value(outcome).body
+    header = nodes.decode_header(data, f"{target.root}/{node.key}", target.uuid)
+    if header is None or header.until != node.until:
+        log.warning("table %s: %s/%s is another table's: delete it", target.name, target.root, node.key)
+        return False
+    if nodes.size_of(header.count) > len(data):
+        return True  # too large to be read for this; it was made of the versions, like every node
+    held = {(own, word.version) for own, word in nodes.decode_records(data)}
+    named = {(own, version) for version in group for own in told(version, body) or ()}
+    if named - held:
+        log.error(
+            "table %s: %s/%s does not hold all that versions %d to %d name: delete it, it is made again from them",
+            target.name,
+            target.root,
+            node.key,
+            group[0],
+            group[-1],
+        )
+        return False
+    return True
+
+
+def _first_whole(low: int, newest: VersionBody) -> Steps[int]:
+    """Tombstones already (the property was lost): jump over as many of them as a few looks can show."""
+    probes = [low + GROUP * 2**power for power in range(PROBES)]
+    probes = [probe for probe in probes if probe <= newest.version - KEPT]
+    outcomes = yield [Head(version_key(probe)) for probe in probes]
+    for probe, outcome in zip(probes, outcomes, strict=True):
+        if value(outcome).size > SMALL:
+            break
+        low = probe
+    return low
+
+
+def noted(prepared: NextVersion, sweep: Sweep) -> NextVersion:
+    """The version that is about to be committed, saying how far the sweep has come with it."""
+    table = prepared.body.table
+    text = msgspec.json.encode(sweep.mark).decode()
+    if table.properties.get(PROPERTY) == text:
+        return prepared
+    metadata = table.with_properties({**table.properties, PROPERTY: text})
+    return replace(prepared, body=replace(prepared.body, metadata=metadata), data=metadata.to_json())
+
+
+def bury(target: Target, sweep: Sweep, newest: VersionBody) -> Steps[int]:
+    """Put tombstones in the place of versions, and delete the manifest lists and manifests that only they named.
+
+    Args:
+        target: the table.
+        sweep: what :func:`look` has found.
+        newest: a version that came after those, the newest known. Later ones build on it.
+
+    Returns:
+        How many versions became tombstones. What fails is logged, and left to ``maintain()``.
+    """
+    if sweep.last is None or not sweep.versions:
+        return 0
+    try:
+        files = yield from _superseded(target, sweep.last, newest.table, 2 * len(sweep.versions))
+    except DataShardError as error:
+        log.info("table %s: files of old versions are left to maintain(): %s", target.name, error)
+        files = []
+    body = tombstone(target.uuid)
+    requests: list[Request] = [Replace(info.key, body, info.version) for info in sweep.versions]
+    if files:
+        requests.append(delete(files, target.root))
+    buried = 0
+    for request, outcome in zip(requests, (yield requests), strict=True):
+        if isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)):
+            continue  # somebody else's tombstone is as good as ours
+        if isinstance(outcome, StorageError):
+            log.info("table %s: an old version is left to maintain(): %s", target.name, outcome)
+        elif isinstance(request, Replace):
+            buried += 1
+    return buried
+
+
+def _superseded(target: Target, old: VersionBody, newest: TableMetadata, most: int) -> Steps[list[str]]:
+    """Keys of the manifest lists and manifests of an old version that no snapshot kept can name.
+
+    A later version keeps snapshots of its parent and adds new ones with new lists, so what has expired
+    from the newest comes back in none. Manifests: the snapshots kept have to be one line from the oldest
+    on. Each takes its manifests from its parent or writes new ones, so what the oldest does not have, and
+    was written before it, none of them has.
+    """
+    kept, location = newest.snapshots, newest.location
+    lists = {key_of(snapshot.manifest_list, location, target.root) for snapshot in kept}
+    expired = [one for one in old.table.snapshots if _key(one, old, target) not in lists]
+    doomed = [_key(one, old, target) for one in expired[-most:]]
+    current = old.table.current_snapshot
+    if current in expired and _is_line(kept) and current.sequence_number < kept[0].sequence_number:
+        theirs, ours = yield (Get(_key(current, old, target)), Get(_key(kept[0], old, target)))
+        if not isinstance(theirs, ObjectNotFoundError):
+            live, before = (
+                {key_of(one.manifest_path, location, target.root) for one in decode_manifest_list(value(listed).body)}
+                for listed in (ours, theirs)
+            )
+            doomed += before - live
+    # Of another engine's files only those that lie where ours do.
+    return [key for key in doomed if key.startswith("metadata/") and key.endswith(".avro")]
+
+
+def _key(snapshot: Snapshot, body: VersionBody, target: Target) -> str:
+    return key_of(snapshot.manifest_list, body.table.location, target.root)
+
+
+def _is_line(snapshots: Sequence[Snapshot]) -> bool:
+    """Whether each snapshot was made from the one before it."""
+    return bool(snapshots) and all(
+        after.parent_snapshot_id == before.snapshot_id for before, after in pairwise(snapshots)
+    )
+
+
+def sweep_all(target: Target, newest: VersionBody) -> Steps[int]:
+    """Look at every version that is no tombstone yet, also at those that a dying process left as they were.
+
+    For maintenance alone: it lists the versions.
+
+    Returns:
+        How many versions became tombstones.
+
+    Raises:
+        StorageError: something could not be read.
+    """
+    if not (yield from ask(KeepsVersions())):
+        log.info("table %s: no old version becomes a tombstone: the store has no usable If-Match", target.name)
+        return 0
+    blocks: dict[int, list[int]] = {}
+    for info in (yield from list_all("metadata/v")):
+        match = VERSION_NAME.fullmatch(info.key)
+        if match is not None and info.size > SMALL and may_go([int(match[1])], newest):
+            blocks.setdefault(int(match[1]) // BLOCK, []).append(int(match[1]))
+    buried = 0
+    for block in sorted(blocks):
+        group = sorted(blocks[block])
+        found = yield from look(target, newest, group, most=None)
+        if found.last is None and found.mark.next == group[0] and not found.mark.after:
+            found = yield from look(target, newest, group, most=None)  # its node was missing, and is made now
+        if found.mark.after:
+            break  # too young, like all that follow
+        buried += yield from bury(target, found, newest)
+    return buried

@@ -1,0 +1,328 @@
+"""The safety rules of the commit protocol, each with a switch that breaks it.
+
+A harness that finds nothing proves nothing unless it finds what is there: with each of these in
+force the simulation has to report a violation. The switches patch the modules of the process that
+they run in for as long as the block lasts, and exist here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from datashard_core.commit.append import publish as carry
+
+from datashard_core.commit.staging import examine
+
+from datashard_core.commit.append import batch as fold
+
+from datashard_core.commit.append import group_append as group
+
+from datashard_core.commit.append import queue as line
+
+from datashard_core.commit.append import protocol
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.core.current_version import find_current
+from datashard_core.commit.staging.body import UnreadableBodyError
+from datashard_core.commit.staging.key import Judged, StagedName
+from datashard_core.commit.core.state import settle
+from datashard_core.storage.requests import Delete, Put, Steps, rest
+from datashard_testkit import teeth_of_history as history
+from datashard_testkit.workloads import SHORT_LIVED, Mix
+from datashard_testkit.simulation import Faults
+
+
+@dataclass(frozen=True)
+class Tooth:
+    """One rule switched off.
+
+    Attributes:
+        rule: its name in the design page.
+        mix: a mix in which its absence shows.
+        off: switches it off within a block.
+    """
+
+    rule: str
+    mix: Mix
+    off: Callable[[], Any]
+
+
+@contextmanager
+def _no_base_rule() -> Iterator[None]:
+    """Whatever is listed is committed, named or not."""
+
+    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int) -> Judged:
+        first: dict[str, StagedName] = {}
+        for name in sorted(listed):
+            if name.base <= version and name.id not in own:
+                first.setdefault(name.id, name)
+        return Judged(tuple(sorted(first.values())), ())
+
+    with mock.patch.object(fold, "judge", judge):
+        yield
+
+
+@contextmanager
+def _no_look_up_of_handed_in_ids() -> Iterator[None]:
+    """A handed-in id is taken for unnamed up to the version that happens to be current."""
+
+    def enter(group: Any, state: Any, found: Any, *looked_up: Any) -> Steps[None]:
+        group.state = state
+        yield from ()
+        group.bases = dict.fromkeys(group.waiting, state.body.version)
+
+    with mock.patch.object(protocol, "_enter", enter):
+        yield
+
+
+@contextmanager
+def _no_look_after_taken() -> Iterator[None]:
+    """A lost race is a lost race: nobody looks whether the winner was oneself."""
+    real = group.read_on
+
+    def read_on(group: Any, *, whole: bool = True) -> Steps[bool]:
+        if group.staged:
+            return (yield from real(group, whole=whole))
+        found = yield from find_current(group.target.root, group.known.body)
+        newer = found is not None and found.newest.version > group.known.body.version
+        if newer:
+            group.state = settle(found, group.state, group.target)
+            group.bases = dict.fromkeys(group.waiting, group.state.body.version)
+        return newer
+
+    with mock.patch.object(protocol, "read_on", read_on), mock.patch.object(line, "read_on", read_on):
+        yield
+
+
+@contextmanager
+def _unknown_taken_for_failed() -> Iterator[None]:
+    """An unknown outcome is reported as a failure at once."""
+    from datashard_core.errors import StorageError
+    from datashard_core.storage.base import OutcomeUnknownError
+
+    real = carry.commit
+
+    def commit(*arguments: Any, **options: Any) -> Steps[Any]:
+        outcome = yield from real(*arguments, **options)
+        if isinstance(outcome.cause, OutcomeUnknownError):
+            raise StorageError("the commit failed", reason="other")
+        return outcome
+
+    with mock.patch.object(protocol, "commit", commit):
+        yield
+
+
+@contextmanager
+def _many_bodies_for_one_id() -> Iterator[None]:
+    """Every staged object counts, also a second one of the same id."""
+    from datashard_core.commit.staging import key as staging
+
+    real = staging.judge
+
+    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int) -> Judged:
+        allowed: list[StagedName] = []
+        spent: list[StagedName] = []
+        for name in sorted(listed):
+            one = real([name], said, version, own, table_first)
+            allowed += one.allowed
+            spent += one.spent
+        return Judged(tuple(allowed), tuple(spent))
+
+    with mock.patch.object(fold, "judge", judge):
+        yield
+
+
+@contextmanager
+def _staged_objects_deleted_on_a_guess() -> Iterator[None]:
+    """What a try has taken along is deleted whether or not its version came to be."""
+    real = fold.take
+
+    def take(
+        target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
+    ) -> Steps[Any]:
+        known = yield from real(target, state, chosen, load, *rest, **options)
+        if chosen:
+            yield (Delete(tuple(name.key for name in chosen)),)
+        return known
+
+    with mock.patch.object(carry, "take", take):
+        yield
+
+
+@contextmanager
+def _clean_up_on_a_guess() -> Iterator[None]:
+    """A try whose outcome is unknown deletes "its" files."""
+    from datashard_core.storage.base import OutcomeUnknownError
+
+    real = carry.commit
+
+    def commit(*arguments: Any, **options: Any) -> Steps[Any]:
+        steps, lists = real(*arguments, **options), list[str]()
+        batch = next(steps)
+        while True:
+            lists += [r.key for r in batch if isinstance(r, Put) and r.key.startswith(_LISTS)]
+            outcomes = yield batch
+            try:
+                batch = steps.send(outcomes)
+            except StopIteration as stop:
+                if isinstance(stop.value.cause, OutcomeUnknownError):
+                    yield (Delete(tuple(lists[-1:])),)
+                return stop.value
+
+    with mock.patch.object(protocol, "commit", commit):
+        yield
+
+
+@contextmanager
+def _uncommitted_refusals() -> Iterator[None]:
+    """A waiter that meets a body which cannot be read reports a failure by its own judgement."""
+    dice = iter(range(10**9))
+
+    def decode(*arguments: Any) -> Any:
+        if next(dice) % 3 == 0:
+            raise UnreadableBodyError("this committer cannot read it")
+        return real(*arguments)
+
+    from datashard_core.commit.staging.body import decode_body as real
+
+    real_take = fold.take
+
+    def take(
+        target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
+    ) -> Steps[Any]:
+        known = yield from real_take(target, state, chosen, load, *rest, **options)
+        refused = [own for own, record in load.names.items() if isinstance(record, Refusal)]
+        for own in refused:
+            del load.names[own]
+            refusals.add(own)
+        load.carried[:] = [name for name in load.carried if name.id not in refused]
+        return known
+
+    refusals: set[str] = set()
+    real_watch = line._rank
+
+    def rank(group: Any, listed: Any) -> Steps[int]:
+        from datashard_core.errors import AppendRefusedError
+
+        for own in [own for own in group.waiting if own in refusals]:
+            group.results[own] = AppendRefusedError("refused")
+            del group.waiting[own]
+        if not group.waiting:
+            return 1
+        return (yield from real_watch(group, listed))
+
+    with (
+        mock.patch.object(examine, "decode_body", decode),
+        mock.patch.object(carry, "take", take),
+        mock.patch.object(line, "_rank", rank),
+    ):
+        yield
+
+
+_LISTS = "metadata/manifests/manifest_list_"
+_BUSY = Mix(writers=6, appends=4, think=0.05, handed_in=0.5, twins=0.3, deferred=0.3, fresh=0.3, foreign=0)
+_LOSSY = Faults(after=0.10, late=0.08, twice=0.10, before=0.03, suspend=0.01, crash=0.004)
+
+_OLD = replace(_BUSY, handed_in=1.0, twins=0.9, fresh=0.5, appends=8, think=0.4, block=2, runs_again=8, deferred=0.1)
+_DOZING = Faults(suspend=0.1, suspend_seconds=8.0)
+_SLEEPY = replace(
+    _BUSY,
+    writers=4,
+    appends=8,
+    think=0.5,
+    deferred=0.0,
+    keepers=4,
+    grace=1.0,
+    faults=Faults(suspend=0.05, suspend_seconds=8.0),
+)
+
+
+@contextmanager
+def _files_named_before_they_are_sent() -> Iterator[None]:
+    """Whether the data files of an append reached the store is not looked at."""
+
+    def all_sent(group: Any, sent: Any) -> Steps[None]:
+        yield from rest(sent)
+
+    with mock.patch.object(protocol, "_all_sent", all_sent):
+        yield
+
+
+TEETH = (
+    Tooth("base rule", replace(_BUSY, faults=_LOSSY), _no_base_rule),
+    Tooth(
+        "look-up of handed-in ids",
+        replace(_BUSY, handed_in=1.0, twins=0.8, faults=Faults(suspend=0.02)),
+        _no_look_up_of_handed_in_ids,
+    ),
+    Tooth(
+        "one's own ids after taken",
+        replace(_BUSY, faults=Faults(twice=0.4, after=0.15)),
+        _no_look_after_taken,
+    ),
+    Tooth(
+        "an unknown outcome is no failure",
+        replace(_BUSY, writers=3, appends=8, think=1.0, twins=0.0, deferred=0.0, faults=Faults(after=0.25)),
+        _unknown_taken_for_failed,
+    ),
+    Tooth(
+        "one body for each id",
+        replace(_BUSY, writers=8, think=0.0, twins=0.9, handed_in=0.8, faults=Faults(stale_list=0.5)),
+        _many_bodies_for_one_id,
+    ),
+    Tooth(
+        "the delete rule for staged objects",
+        replace(_BUSY, deferred=0.6, faults=Faults(conflict=0.3, before=0.1, crash=0.01)),
+        _staged_objects_deleted_on_a_guess,
+    ),
+    Tooth("never delete on a guess", replace(_BUSY, faults=Faults(after=0.3)), _clean_up_on_a_guess),
+    Tooth("committed refusals", replace(_BUSY, deferred=0.0, faults=Faults()), _uncommitted_refusals),
+    Tooth(
+        "list before read, for staged rows",
+        replace(
+            _BUSY, deferred=0.7, think=0.3, readers=8, handed_in=0.0, faults=Faults(suspend=0.1, suspend_seconds=3.0)
+        ),
+        history.version_before_listing,
+    ),
+    Tooth("property number", replace(_BUSY, foreign=2, keep_property=1.0), history.copied_property_believed),
+    Tooth("nodes are pure functions", replace(_OLD, faults=Faults()), history.impure_nodes),
+    Tooth(
+        "a missing read is an error",
+        replace(_BUSY, fresh=1.0, think=1.0, faults=Faults(before=0.1)),
+        history.missing_read_taken_for_empty,
+    ),
+    Tooth(
+        "refused only if every body of the id is bad",
+        replace(_BUSY, deferred=0.8, think=0.3, spoilers=4, faults=Faults()),
+        history.refused_at_the_first_bad_body,
+    ),
+    Tooth(
+        "uuid before look-up",
+        replace(_BUSY, drops=2, deferred=0.0, handed_in=1.0, faults=Faults(suspend=0.02, suspend_seconds=5.0)),
+        history.any_table_of_the_name_will_do,
+    ),
+    Tooth(
+        "the origin of a table made again is looked for",
+        replace(_OLD, drops=1, foreign=3, foreign_commits=8, keep_property=0.0, think=0.5),
+        history.origin_forgotten,
+    ),
+    Tooth(
+        "nodes before tombstones",
+        replace(_OLD, handed_in=0.2, twins=0.0, keepers=3, turns=8, age=0.3, properties=SHORT_LIVED, faults=Faults()),
+        history.tombstones_before_nodes,
+    ),
+    Tooth(
+        "fence",
+        replace(_SLEEPY, writers=1, think=1.0, twins=0.0, keepers=4, turns=20, faults=_DOZING),
+        history.no_fence,
+    ),
+    Tooth(
+        "files are in the store before they are named",
+        replace(_BUSY, large=1.0, faults=Faults(before=0.1)),
+        _files_named_before_they_are_sent,
+    ),
+    Tooth("age of finished files", replace(_SLEEPY, large=1.0), history.files_of_any_age),
+)

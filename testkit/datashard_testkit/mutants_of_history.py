@@ -1,0 +1,204 @@
+"""Switches for the rules about what is read, remembered and cleared up; see :mod:`datashard_testkit.mutants`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+from msgspec.structs import replace as with_
+
+from datashard_core.commit.append import publish as carry
+
+from datashard_core.commit.append import deferred
+
+from datashard_core.commit.append import batch as fold
+
+from datashard_core.commit.append import group_append as group
+
+from datashard_core.commit.append import manifest_reads as live
+
+from datashard_core.commit.append_ids import lookup
+
+from datashard_core.commit.core import recorded_ids as names
+
+from datashard_core.commit.append_ids import segment as nodes
+
+from datashard_core.commit.maintenance import orphans
+
+from datashard_core.commit.core import current_version as pointer
+
+from datashard_core.commit.append import protocol
+
+from datashard_core.commit.append import staged_read
+
+from datashard_core.commit.core import state
+
+from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.append_ids.lookback import TombstoneMetError
+from datashard_core.commit.core.recorded_ids import CommitNames, Record
+from datashard_core.commit.core.current_version import Found, find_current
+from datashard_core.commit.core.state import newest as real_newest
+from datashard_core.commit.core.state import settle
+from datashard_core.errors import StorageError
+from datashard_core.storage.base import ObjectInfo
+from datashard_core.storage.requests import Instant, Now, Steps, ask
+from datashard_testkit.history import ROOT
+from datashard_testkit.simulation import START_MS
+
+
+@contextmanager
+def version_before_listing() -> Iterator[None]:
+    """A reader of staged rows reads the version first, and lists afterwards."""
+    read: list[Found] = []
+    real_names = deferred.staged_names
+
+    def staged_names() -> Steps[Any]:
+        found = yield from find_current(ROOT)
+        listed = yield from real_names()
+        assert found is not None
+        read.append(found)
+        return listed
+
+    def newest(target: Any, seen: Any) -> Steps[Any]:
+        # No request lies between the two calls, so what was read last is this reader's.
+        return settle(read.pop(), seen, target) if read else (yield from real_newest(target, seen))
+
+    with (
+        mock.patch.object(staged_read, "staged_names", staged_names),
+        mock.patch.object(staged_read, "newest", newest),
+    ):
+        yield
+
+
+@contextmanager
+def copied_property_believed() -> Iterator[None]:
+    """A version names what its property names, whatever number that bears."""
+
+    def named_by(_version: int, property_: CommitNames | None) -> Mapping[str, Record]:
+        return {} if property_ is None else property_.of(property_.version)
+
+    with mock.patch.object(names, "named_by", named_by):
+        yield
+
+
+@contextmanager
+def impure_nodes() -> Iterator[None]:
+    """A node holds what its writer happens to know, and not all that the history says."""
+    real = nodes.merged
+
+    def merged(parts: Iterable[Any]) -> Any:
+        return real(list(parts)[:1])
+
+    with mock.patch.object(nodes, "merged", merged):
+        yield
+
+
+@contextmanager
+def missing_read_taken_for_empty() -> Iterator[None]:
+    """A manifest list that cannot be read counts as an empty one."""
+    real = state.manifests_of
+
+    def manifests_of(*arguments: Any) -> Steps[Any]:
+        try:
+            return (yield from real(*arguments))
+        except StorageError:
+            return ()
+
+    with mock.patch.object(live, "manifests_of", manifests_of):
+        yield
+
+
+@contextmanager
+def refused_at_the_first_bad_body() -> Iterator[None]:
+    """One damaged body is enough to refuse an id, though a good one lies beside it."""
+    with mock.patch.object(fold, "_verdict", lambda examined: examined[0]):
+        yield
+
+
+@contextmanager
+def any_table_of_the_name_will_do() -> Iterator[None]:
+    """A writer goes on in the table that was made again under the name, whatever its identity."""
+
+    def settle_anywhere(found: Any, seen: Any, target: Any) -> Any:
+        return settle(found, seen, with_(target, uuid=""))
+
+    with mock.patch.object(protocol, "settle", settle_anywhere), mock.patch.object(group, "settle", settle_anywhere):
+        yield
+
+
+@contextmanager
+def origin_forgotten() -> Iterator[None]:
+    """Where another engine dropped the number of the table's first version, it counts as 0."""
+
+    def with_origin(newest: Any, _bodies: Any, _root: str) -> Steps[Any]:
+        yield from ()
+        return newest
+
+    with mock.patch.object(pointer, "with_origin", with_origin):
+        yield
+
+
+@contextmanager
+def tombstones_before_nodes() -> Iterator[None]:
+    """Versions become tombstones though no node holds their names yet, and tell nothing any more."""
+    real = lookup._look_up
+
+    def no_upkeep(*_arguments: Any) -> Steps[None]:
+        yield from ()  # as if every node were lost on its way, which is harmless otherwise
+
+    def remembered(*_arguments: Any) -> Steps[bool]:
+        yield from ()
+        return True
+
+    def look_up(*arguments: Any) -> Steps[Any]:
+        try:
+            return (yield from real(*arguments))
+        except TombstoneMetError:
+            return lookup.Remembered({}, 0)
+
+    with (
+        mock.patch.object(sweep, "_remembered", remembered),
+        mock.patch.object(lookup, "_look_up", look_up),
+        mock.patch.object(carry, "upkeep", no_upkeep),
+    ):
+        yield
+
+
+@contextmanager
+def no_fence() -> Iterator[None]:
+    """Orphans are deleted without a version of one's own in between, by their age at this moment."""
+    real = orphans._delete
+
+    def fence(_target: Any, newest: Any, _commit_id: str) -> Steps[Any]:
+        yield from ()
+        return newest
+
+    def delete(target: Any, doomed: Sequence[ObjectInfo], version: int, grace: float) -> Steps[Any]:
+        now: Instant = yield from ask(Now())
+        seconds = START_MS / 1000.0 + now.monotonic  # the true time, as the store's
+        old = [info for info in doomed if seconds - info.last_modified >= grace]
+        return (yield from real(target, old, version, -math.inf))
+
+    with mock.patch.object(orphans, "_fence", fence), mock.patch.object(orphans, "_delete", delete):
+        yield
+
+
+@contextmanager
+def files_of_any_age() -> Iterator[None]:
+    """A commit names finished files however long ago they were written."""
+
+    def young(_target: Any, _location: str, files: Sequence[Any], _against: int) -> Steps[list[Any]]:
+        yield from ()
+        return list(files)
+
+    def young_own(_target: Any, _body: Any, own: Any) -> Steps[Any]:
+        yield from ()
+        return own
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(fold, "young", young))
+        stack.enter_context(mock.patch.object(carry, "young_own", young_own))
+        yield

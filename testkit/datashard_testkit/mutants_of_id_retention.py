@@ -1,0 +1,96 @@
+"""The rules of how long append ids are remembered, each with a switch: see :mod:`datashard_testkit.mutants`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from datashard_core.commit.append import batch as fold
+
+from datashard_core.commit.maintenance import id_expiry as forget
+
+from datashard_core.commit.append import group_append as group
+
+from datashard_core.commit.append_ids import lookup
+from datashard_core.commit.append_ids.segment import NodeName
+from datashard_core.storage.requests import Steps
+from datashard_testkit.workloads import SHORT_LIVED, Mix
+from datashard_testkit.simulation import Faults
+from datashard_testkit.mutants import Tooth
+
+
+@contextmanager
+def _retention_ignored_by_removal() -> Iterator[None]:
+    """Nodes are removed however young the versions are whose names they hold."""
+    with mock.patch.object(forget, "horizon_ms", lambda _newest: 2**62):
+        yield
+
+
+@contextmanager
+def _retention_ignored_by_look_ups() -> Iterator[None]:
+    """A look-up ends at the first node of the top level, whatever its age."""
+    with mock.patch.object(lookup, "horizon_ms", lambda _newest: 2**62):
+        yield
+
+
+@contextmanager
+def _removed_without_a_cover() -> Iterator[None]:
+    """Nodes are removed as soon as they are old, also where no later one holds what they do."""
+    real = forget.choose
+
+    def choose(old: Iterable[NodeName], headers: Mapping[NodeName, Any], *rest: Any) -> Any:
+        names = list(old)
+        doomed = real(names, headers, *rest)
+        return forget.Doomed(doomed.forgotten, tuple(names), doomed.before)
+
+    with mock.patch.object(forget, "choose", choose):
+        yield
+
+
+@contextmanager
+def _no_mark() -> Iterator[None]:
+    """Nodes out of the retention are removed, and nothing says that they were."""
+
+    def move_mark(*_: Any) -> Steps[None]:
+        yield from ()
+
+    with mock.patch.object(forget, "_move_mark", move_mark):
+        yield
+
+
+@contextmanager
+def _forgotten_taken_for_unnamed() -> Iterator[None]:
+    """Who judges an append by its base takes what is forgotten for a history that names nothing."""
+
+    def look_up(*arguments: Any, **options: Any) -> Steps[dict[str, Any]]:
+        remembered = yield from lookup.recall(*arguments, **options)
+        return dict(remembered.words)
+
+    with mock.patch.object(fold, "look_up", look_up), mock.patch.object(group, "look_up", look_up):
+        yield
+
+
+FORGETFUL = Mix(
+    writers=4, appends=12, think=0.5, handed_in=1.0, twins=0.9, late=6.0, retention=2.0, deferred=0.2, large=0.0,
+    grouped=0.0, foreign=0, readers=1, keepers=5, turns=20, grace=4.0, age=0.5, block=2, properties=SHORT_LIVED,
+    runs_again=8, faults=Faults(suspend=0.02, suspend_seconds=20.0),
+)  # fmt: skip
+"""A table that remembers ids for two seconds, with maintenance all the time, and writers that doze."""
+
+_LONG = replace(FORGETFUL, retention=30.0)
+_DOZING = replace(FORGETFUL, writers=8, faults=Faults(suspend=0.05, suspend_seconds=20.0))
+
+MEMORY_TEETH = (
+    Tooth("nodes within the retention stay", _LONG, _retention_ignored_by_removal),
+    Tooth("look-ups reach as far back as the retention", _LONG, _retention_ignored_by_look_ups),
+    Tooth("a node is removed only where a later one covers it", _LONG, _removed_without_a_cover),
+    Tooth("what is forgotten is marked before it is removed", _DOZING, _no_mark),
+    Tooth(
+        "what is forgotten is not taken for unnamed",
+        replace(FORGETFUL, handed_in=0.2, faults=Faults(suspend=0.05, suspend_seconds=20.0)),
+        _forgotten_taken_for_unnamed,
+    ),
+)

@@ -1,0 +1,162 @@
+"""The rules of maintenance, each with a switch that breaks it: see :mod:`datashard_testkit.mutants`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from msgspec.structs import replace as with_changes
+
+from datashard_core.commit.append import publish as carry
+
+from datashard_core.commit.maintenance import compact
+
+from datashard_core.commit.append import batch as fold
+
+from datashard_core.commit.append_ids import lookback as history
+
+from datashard_core.commit.maintenance import orphans
+
+from datashard_core.commit.core import current_version as pointer
+
+from datashard_core.commit.maintenance import small_files
+
+from datashard_core.commit.core import state
+
+from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.core.version_file import VersionBody, parse_version
+from datashard_core.format.manifests.manifest import DELETED
+from datashard_core.storage.requests import Delete, Head, Put, Steps, ask
+from datashard_testkit.mutants_of_row_accounting import nobody_counts
+from datashard_testkit.workloads import SHORT_LIVED, Mix
+from datashard_testkit.simulation import Faults
+from datashard_testkit.mutants import Tooth
+
+
+@contextmanager
+def _no_nodes_before_tombstones() -> Iterator[None]:
+    """Versions are replaced whether or not an id node holds their names; whoever commits dies before it writes one."""
+
+    def remembered(*_: Any) -> Steps[bool]:
+        yield from ()
+        return True
+
+    def upkeep(*_: Any) -> Steps[None]:
+        yield from ()
+
+    with mock.patch.object(sweep, "_remembered", remembered), mock.patch.object(carry, "upkeep", upkeep):
+        yield
+
+
+@contextmanager
+def _tombstones_name_nothing() -> Iterator[None]:
+    """A tombstone counts as a version that names nothing."""
+
+    def parse(data: bytes, version: int, where: str) -> VersionBody:
+        body = parse_version(data, version, where)
+        return with_changes(body, state="emptied") if body.state == "tombstone" else body
+
+    with ExitStack() as stack:
+        for module in (history, pointer, state):
+            stack.enter_context(mock.patch.object(module, "parse_version", parse))
+        yield
+
+
+@contextmanager
+def _no_fence() -> Iterator[None]:
+    """Orphans are deleted without a version that fences it, by the age that they have now."""
+
+    def fence(target: Any, known: Any, commit_id: str) -> Steps[Any]:
+        yield from ()
+        return known
+
+    def delete(_target: Any, doomed: Sequence[Any], fence: int, grace: float) -> Steps[Any]:
+        yield (Put(_NOW, b""),)
+        now = yield from ask(Head(_NOW))
+        old = tuple(info.key for info in doomed if now.last_modified - info.last_modified >= grace)
+        if old:
+            yield from ask(Delete(old))
+        return orphans.Removed(len(old), 0, len(doomed) - len(old), fence)
+
+    with mock.patch.object(orphans, "_fence", fence), mock.patch.object(orphans, "_delete", delete):
+        yield
+
+
+_NOW = "_datashard/now"
+
+
+@contextmanager
+def _no_age_check() -> Iterator[None]:
+    """Files are named as new however old they are."""
+
+    def young(target: Any, location: str, files: Sequence[Any], against: int) -> Steps[list[Any]]:
+        yield from ()
+        return list(files)
+
+    def young_own(target: Any, body: Any, own: Mapping[str, Any]) -> Steps[Mapping[str, Any]]:
+        yield from ()
+        return own
+
+    with mock.patch.object(fold, "young", young), mock.patch.object(carry, "young_own", young_own):
+        yield
+
+
+@contextmanager
+def _staged_descriptions_not_read() -> Iterator[None]:
+    """Files that staged appends describe are orphans like others, and their age is not asked."""
+
+    def described(target: Any) -> Steps[Any]:
+        yield from ()
+        return orphans._Described(set())
+
+    with _no_age_check(), mock.patch.object(orphans, "_described", described):
+        yield
+
+
+@contextmanager
+def _sources_not_checked() -> Iterator[None]:
+    """A compaction is committed though some of its sources are not live any more."""
+    real = small_files.rewritten
+
+    def rewritten(unique: str, table: Any, holders: Sequence[Any], sources: Sequence[Any], new: Any) -> Any:
+        there = {one.data_file.file_path for _, entries in holders for one in entries if one.status != DELETED}
+        found = [file for file in sources if file.file_path in there]
+        return real(unique, table, holders, found, new) if found else None
+
+    with nobody_counts(), mock.patch.object(compact, "rewritten", rewritten):  # else the count stops it
+        yield
+
+
+_BUSY = Mix(
+    writers=6, appends=6, think=1.0, handed_in=0.5, twins=0.3, deferred=0.2, fresh=0.3, foreign=0, readers=0,
+    keepers=6, grace=4.0, age=1.0, block=2, properties=SHORT_LIVED,
+)  # fmt: skip
+_QUIET = replace(_BUSY, writers=3, think=3.0, handed_in=0.0, twins=0.0, deferred=0.0, grace=2.0, keepers=12)
+"""Where nobody commits while one sleeps, only the fence takes the name that it wants to create."""
+_OFTEN_AGAIN = replace(_BUSY, appends=10, handed_in=1.0, twins=0.9, late=30.0, runs_again=24)
+"""Who runs an append again a while later asks for its id where tombstones are by then."""
+_SLEEPY = Faults(suspend=0.05, suspend_seconds=120.0)
+
+UPKEEP_TEETH = (
+    Tooth(
+        "nodes before tombstones",
+        replace(_BUSY, writers=2, appends=24, think=0.5, handed_in=0.1, twins=0.0, deferred=0.0),
+        _no_nodes_before_tombstones,
+    ),
+    Tooth(
+        "a tombstone names what the nodes say",
+        replace(_OFTEN_AGAIN, block=4, faults=Faults(suspend=0.06, suspend_seconds=60.0)),
+        _tombstones_name_nothing,
+    ),
+    Tooth("the fence", replace(_QUIET, faults=Faults(suspend=0.1, suspend_seconds=20.0)), _no_fence),
+    Tooth("the age of files named as new", replace(_BUSY, large=0.7, faults=_SLEEPY), _no_age_check),
+    Tooth(
+        "what staged appends describe is live",
+        replace(_BUSY, large=0.7, faults=_SLEEPY),
+        _staged_descriptions_not_read,
+    ),
+    Tooth("a compaction's sources are live", replace(_BUSY, keepers=24, think=0.3), _sources_not_checked),
+)

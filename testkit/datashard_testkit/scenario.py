@@ -1,0 +1,426 @@
+"""Scenarios for the simulation: writers, twins, foreign engines and readers on one table, and a judge.
+
+Every run ends with a calm period and a flush; then the whole history is read and held against what
+the writers were told. The invariants are those of ``docs/design/commit-protocol.md``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from msgspec.structs import replace
+
+from datashard_core.commit.staging import set_aside as aside
+from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
+from datashard_core.commit.versions.lifecycle import create
+from datashard_core.commit.core.current_version import Found, find_current, find_hinted
+from datashard_core.commit.append.protocol import append
+from datashard_core.commit.append.staged_read import read_with_staged
+from datashard_core.commit.core.state import Committed, Seen, Target
+from datashard_core.commit.core.version_file import version_key
+from datashard_core.errors import (
+    AppendIdConflictError,
+    AppendRefusedError,
+    CommitStateUnknownError,
+    CorruptTableError,
+    DataShardError,
+    NoSuchTableError,
+)
+from datashard_core.format.rows.digest import id_digest
+from datashard_core.storage.requests import Now, Sleep, Steps, ask
+from datashard_testkit.actors import start_others
+from datashard_testkit.appends import Written, encode_large, item_of, write_large
+from datashard_testkit.history import ROOT, Archive, tags_in
+from datashard_testkit.checker import judge
+from datashard_testkit.workloads import Mix, scaled_to
+from datashard_testkit.report import Report, Told
+from datashard_testkit.simulation import Crashed, Faults, Latency, Process, Simulation
+from datashard_testkit.staged_actors import is_of_crafted
+
+CALM = 3600.0
+PATIENT = 30.0
+"""Seconds that an append may take when nothing fails."""
+
+
+class Scenario:
+    """One table in one simulation, with the record of what everybody was told."""
+
+    def __init__(self, simulation: Simulation, mix: Mix) -> None:
+        self.simulation = simulation
+        self.mix = mix
+        self.told: defaultdict[str, defaultdict[str, Told]] = defaultdict(lambda: defaultdict(Told))
+        self.latencies: list[float] = []
+        self.errors: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.under_way: dict[str, tuple[str, ...]] = {}
+        self.choices = random.Random(simulation.seed * 7919 + 1)
+        self.processes: list[Process] = []
+        self.foreign_tags: list[tuple[str, str]] = []
+        self.deletes: dict[int, str] = {}
+        self.doubles: dict[int, list[str]] = {}
+        self.crafted: dict[str, str] = {}
+        self.calm_at = 0.0
+        self.archive = Archive(simulation.store)
+        simulation_faults, simulation.faults = simulation.faults, Faults()
+        self.seen: Seen = self._at_once(create(ROOT, "t", mix.first, 60.0)).seen
+        simulation.faults = simulation_faults
+        self.target = self.target_of(self.seen)
+        # Whether an id may be refused: a damaged copy alone does nothing, for the good body counts.
+        hidden = mix.faults.stale_list or mix.drops
+        self.spoils = bool(mix.faults.spoilt or (mix.spoilers and hidden))
+
+    @staticmethod
+    def target_of(seen: Seen) -> Target:
+        return Target(ROOT, "t", seen.body.table.table_uuid)
+
+    def _process(self, name: str) -> Process:
+        process = self.simulation.process(name)
+        self.processes.append(process)
+        return process
+
+    def _at_once(self, steps: Steps[Any]) -> Any:
+        results: list[Any] = []
+        self.simulation.start(steps, self._process("alone"), results.append)
+        self.simulation.run()
+        return results[0]
+
+    # Actors ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start everybody."""
+        mix = self.mix
+        for number in range(mix.writers):
+            name = f"writer {number}"
+            self.launch(self._writer(number, name), name, again=partial(self._run_again, name))
+        for number in range(mix.readers):
+            self.launch(self._reader(number), f"reader {number}")
+        start_others(self)
+
+    def launch(self, steps: Steps[None], name: str, again: Callable[[], None] | None = None) -> None:
+        def ended(result: Any) -> None:
+            if isinstance(result, Crashed):
+                if again is not None:
+                    again()
+            elif isinstance(result, DataShardError):
+                self.errors.append(f"{name} ended with {type(result).__name__}: {result}")
+
+        self.simulation.start(steps, self._process(name), ended)
+
+    def _writer(self, number: int, name: str) -> Steps[None]:
+        mix, choices = self.mix, random.Random(self.choices.random())
+        seen = self.seen
+        for turn in range(mix.appends):
+            yield from ask(Sleep(choices.expovariate(1.0 / mix.think) if mix.think else 0.0))
+            count = 3 if choices.random() < mix.grouped else 1
+            tags = [f"{number}/{turn}" + (f"+{index}" if index else "") for index in range(count)]
+            handed_in = choices.random() < mix.handed_in
+            fresh = choices.random() < mix.fresh
+            if fresh:
+                seen = yield from self.loaded()
+            if handed_in and choices.random() < mix.twins:
+                self.launch(self._twin(tags[:1], choices.expovariate(1.0 / mix.late)), f"twin of {tags[0]}")
+            self.under_way[name] = tuple(tags) if handed_in else ()
+            if choices.random() < mix.deferred:
+                if fresh and not handed_in:
+                    seen = yield from self.loaded(find_hinted)
+                seen = yield from self._defer(tags[0], handed_in, seen, choices)
+            else:
+                large = choices.random() < mix.large
+                seen = yield from self._append(tags, handed_in, large, seen, choices)
+            if choices.random() < mix.flushes:
+                seen = yield from self._flush(seen)
+
+    def loaded(self, find: Callable[[str], Steps[Found | None]] = find_current) -> Steps[Seen]:
+        """Open the table as a new process does, patiently."""
+        while True:
+            try:
+                found = yield from find(ROOT)
+            except DataShardError:
+                found = None
+            if found is not None and found.newest.state == "table":
+                return Seen(found.newest, None, found.hint)
+            yield from ask(Sleep(1.0))
+
+    def _run_again(self, name: str) -> None:
+        """A process died: an orchestrator runs what it was about again, under the same ids."""
+        tags = self.under_way.pop(name, ())
+        if tags:
+            self.counts["run again after a crash"] += 1
+            other = f"{name}, again"
+            self.under_way[other] = tags
+            self.launch(self._twin(tags, 1.0), other, again=partial(self._run_again, other))
+
+    def _twin(self, tags: Sequence[str], delay: float) -> Steps[None]:
+        """The same appends run again by another process, as an orchestrator does."""
+        yield from ask(Sleep(delay))
+        seen = yield from self.loaded()
+        running = self.told[seen.body.table.table_uuid][tags[0]].running
+        self.counts["run by another process while the first lives"] += bool(running)
+        yield from self._append(tags, True, False, seen, random.Random(tags[0]))
+
+    def _append(
+        self, tags: Sequence[str], handed_in: bool, large: bool, seen: Seen, choices: random.Random
+    ) -> Steps[Seen]:
+        target = self.target_of(seen)
+        bases: dict[str, int | None] = dict.fromkeys(tags, None if handed_in else seen.body.version)
+        told = {tag: self.told[target.uuid][tag] for tag in tags}
+        written: dict[str, Written] = {}
+        for tag in tags:
+            told[tag].running += 1
+            told[tag].handed_in |= handed_in
+            if large:
+                written[tag] = yield from encode_large(tag, seen)
+                if choices.random() < 0.5:
+                    written[tag] = yield from write_large(written[tag])
+        begun = (yield from ask(Now())).monotonic
+        for turn in range(4):
+            # Who asks again hands the id in, also one that the library had made.
+            items = {tag: item_of(tag, handed_in or turn > 0, base, written.get(tag)) for tag, base in bases.items()}
+            self.counts["file sent beside the first look"] += sum(bool(item.unsent) for item in items.values())
+            self.counts["large append" if large else "direct append"] += len(items)
+            self.counts["grouped append"] += len(items) > 1
+            results, known = yield from append(list(items.values()), target, seen, self.mix.give_up)
+            seen = known or seen
+            took = (yield from ask(Now())).monotonic - begun
+            for tag, item in items.items():
+                again = self._note(told[tag], results[item.id], took, begun)
+                bases.pop(tag)
+                if again and choices.random() < 0.7:
+                    self.counts["asked again with its base"] += 1
+                    bases[tag] = results[item.id].base  # type: ignore[union-attr]
+            if not bases:
+                break
+            written = {tag: replace(one, unsent=(), on=-1) for tag, one in written.items()}
+            if choices.random() < 0.5:  # by another table object, which has seen what others have committed since
+                yield from ask(Sleep(choices.expovariate(1.0)))
+                newer = yield from self.loaded()
+                seen = newer if newer.body.table.table_uuid == target.uuid else seen
+        for tag in tags:
+            told[tag].running -= 1
+        return seen if seen.body.state == "table" else (yield from self.loaded())
+
+    def _note(self, told: Told, result: Any, took: float, begun: float) -> bool:
+        """Note what a caller was told; whether it may ask again."""
+        calm = begun > self.calm_at > 0.0
+        if isinstance(result, Committed):
+            self.counts["found to be appended already"] += result.already_appended
+            told.committed.append(result.version)
+            self.latencies.append(took)
+            if calm and took > PATIENT:
+                self.errors.append(f"an append took {took:.0f} s though nothing failed")
+            return False
+        spoilt = self.spoils and isinstance(result, AppendRefusedError)
+        # The file of a large append that slept may be removed as an orphan: then its owner is told so.
+        collected = self.mix.keepers > 0 and "orphans were removed before it was committed" in str(result)
+        if calm and not isinstance(result, NoSuchTableError) and not spoilt and not collected:
+            self.errors.append(f"an append ended with {type(result).__name__} though nothing failed: {result}")
+        if isinstance(result, CorruptTableError) and not (calm or collected or self.mix.losers_of_nodes):
+            self.errors.append(f"an append found the table damaged: {result}")
+        if isinstance(result, CommitStateUnknownError):
+            if "not remembered any more" in str(result) and not self.mix.retention:
+                self.errors.append(f"an append was told that it is forgotten, within the retention: {result}")
+            told.unknown += 1
+            self.counts["unknown, and said so"] += 1
+            return True
+        if isinstance(result, NoSuchTableError):
+            told.gone += 1  # who slept through the end of the table cannot know how it ended in it
+            return False
+        if isinstance(result, AppendIdConflictError):
+            self.errors.append(f"equal rows were taken for others: {result}")
+        self.counts["refused, and said so"] += isinstance(result, AppendRefusedError)
+        told.failed += 1
+        return False
+
+    def _defer(self, tag: str, handed_in: bool, seen: Seen, choices: random.Random) -> Steps[Seen]:
+        target = self.target_of(seen)
+        item = item_of(tag, handed_in, None if handed_in else seen.body.version)
+        told = self.told[target.uuid][tag]
+        told.running += 1
+        told.handed_in |= handed_in
+        try:
+            result, seen = yield from defer(item, target, seen)
+        except CommitStateUnknownError:
+            told.unknown += 1
+        except DataShardError:
+            told.failed += 1
+        else:
+            if isinstance(result, Deferred):
+                told.deferred += 1
+                self.counts["deferred append"] += 1
+                if result.commits or choices.random() < self.mix.backlogs:
+                    seen = yield from self._commit_backlog(target, seen)
+            elif isinstance(result, Committed):
+                told.committed.append(result.version)
+            else:
+                told.failed += 1
+        told.running -= 1
+        return seen
+
+    def _commit_backlog(self, target: Target, seen: Seen) -> Steps[Seen]:
+        try:
+            return (yield from commit_backlog(target, seen, self.mix.give_up))
+        except DataShardError:
+            return seen  # what is staged stays staged
+
+    def _flush(self, seen: Seen) -> Steps[Seen]:
+        sure = self._sure(seen.body.table.table_uuid, deferred=True)
+        try:
+            known = yield from flush(self.target_of(seen), seen, self.mix.give_up)
+        except DataShardError:
+            return seen  # what is staged stays staged
+        rows = self._rows(known)
+        self.counts["flush"] += 1
+        missing = self._missing(sure, rows)
+        self.errors += [f"append {tag} was staged before a flush that left it out" for tag in missing]
+        return known
+
+    def _reader(self, number: int) -> Steps[None]:
+        """Reads the newest version, by turns with and without what is staged, and holds it against what is sure."""
+        choices = random.Random(self.choices.random())
+        seen = self.seen
+        for turn in range(self.mix.reads):
+            yield from ask(Sleep(choices.expovariate(1.0)))
+            staged = (number + turn) % 2 == 0
+            uuid = seen.body.table.table_uuid
+            sure = self._sure(uuid, deferred=staged)
+            try:
+                if staged:
+                    read = yield from read_with_staged(self.target_of(seen), seen)
+                    seen = read.seen
+                    rows = self._rows(seen)
+                    for table in read.rows:
+                        rows.update(table.column("tag").to_pylist())
+                    for file in read.files:
+                        rows += tags_in(self.simulation.store.kept[file.file_path.removeprefix(f"{ROOT}/")])
+                else:
+                    seen = yield from self.loaded()
+                    rows = self._rows(seen)
+            except NoSuchTableError:
+                seen = yield from self.loaded()
+                continue
+            except DataShardError:
+                continue
+            if seen.body.table.table_uuid != uuid:
+                continue
+            what = "with staged rows" if staged else "without staged rows"
+            self.counts[f"read {what}"] += 1
+            self.errors += [f"a reader {what} finds {key} gone" for key in self._gone(seen)]
+            self.errors += [f"a reader {what} misses append {tag}" for tag in self._missing(sure, rows)]
+            self.errors += [
+                f"a reader {what} sees append {tag} {n} times"
+                for tag, n in rows.items()
+                if n > 1 + self._named_again(tag) and not self.may_come_again(self.told[uuid][tag])
+            ]
+
+    def _named_again(self, tag: str) -> int:
+        """How often somebody has tried to name the file of an append once more."""
+        kept = self.simulation.store.kept
+        return sum(tags_in(kept[key])[tag] for keys in self.doubles.values() for key in keys)
+
+    def may_come_again(self, told: Told) -> bool:
+        """Whether an append may be in the table twice, its id having been forgotten in between."""
+        return bool(self.mix.retention) and told.handed_in
+
+    def _sure(self, uuid: str, *, deferred: bool) -> list[str]:
+        """Appends that have to be in what is read from now on; what is staged may be hidden or damaged."""
+        deferred = deferred and not (self.mix.faults.stale_list or self.mix.faults.spoilt)
+        return [tag for tag, told in self.told[uuid].items() if told.committed or (deferred and told.deferred)]
+
+    def _missing(self, sure: Sequence[str], rows: Counter[str]) -> list[str]:
+        """Which appends are not in what was read, and were in no file that somebody has tried to delete."""
+        missing = [tag for tag in sure if not rows[tag]]
+        deleted = (tags_in(self.simulation.store.kept[key]) for key in self.deletes.values()) if missing else ()
+        gone = set().union(*deleted)
+        return [tag for tag in missing if tag not in gone]
+
+    def _gone(self, seen: Seen) -> list[str]:
+        """Files of a version that do not exist although it is the newest one at this moment."""
+        store, table = self.simulation.store, seen.body.table
+        if version_key(seen.body.version + 1) in store.objects or table.current_snapshot is None:
+            return []
+        keys = self.archive.files(table.location, table.current_snapshot)
+        return [key for key in keys if key not in store.objects]
+
+    def _rows(self, seen: Seen) -> Counter[str]:
+        table = seen.body.table
+        if table.current_snapshot is None:
+            return Counter()
+        return self.archive.rows(table.location, table.current_snapshot)
+
+    # The end ---------------------------------------------------------------------------------
+
+    def finish(self, calm_at: float) -> Report:
+        """Run to the end: faults until ``calm_at``, then calm, a flush, and the judge."""
+        simulation = self.simulation
+        simulation.calm_after(calm_at)
+        self.calm_at = calm_at
+        self.start()
+        simulation.run()
+        for process in self.processes:
+            process.suspended_until = 0.0
+        simulation.calm_after(0.0)
+        self._run_again_long_after()
+        report = Report(simulation.seed, latencies=self.latencies, ended_at=simulation.now)
+        ended = self._at_once(self._last_flush())
+        report.violations += self.errors
+        for process in self.processes:
+            report.requests.update(process.requests)
+        if isinstance(ended, AppendRefusedError) and (self.spoils or self._were_collected(ended)):
+            self.counts["flush that tells of a refusal"] += 1
+        elif is_of_crafted(self, self.seen.body.table.table_uuid, ended):
+            self.counts["flush that tells of what was crafted"] += 1
+        elif isinstance(ended, CommitStateUnknownError) and self.mix.retention:
+            self.counts["flush that tells of what is forgotten"] += 1
+        elif isinstance(ended, DataShardError):
+            report.violations.append(f"the last flush failed: {ended!r}")
+        try:
+            judge(self, report)
+        except DataShardError as error:
+            report.violations.append(f"the history cannot be read whole: {error}")
+        report.counts = self.counts + simulation.counts
+        return report
+
+    def _were_collected(self, refused: AppendRefusedError) -> bool:
+        """Whether refusals are of appends whose files were removed before they were staged, and nobody was told else.
+
+        The grace period of the simulated upkeep is seconds, so a large append that waits out a burst of 503,
+        or whose staged body lands late, is one that slept for longer than an hour.
+        """
+        owners = self.told[self._at_once(find_current(ROOT)).newest.table.table_uuid]
+        promised = {id_digest(f"id of {tag}") for tag, told in owners.items() if told.committed or told.deferred}
+        ours = "that the staged body describes is gone" in str(refused)
+        return self.mix.keepers > 0 and ours and not any(own in str(refused) for own in promised)
+
+    def _run_again_long_after(self) -> None:
+        """An orchestrator's tasks are cleared and run again, under the same ids: nothing may be doubled."""
+        self.calm_at = self.simulation.now
+        found: Found | DataShardError = self._at_once(find_current(ROOT))
+        if isinstance(found, DataShardError) or found.newest.metadata is None:
+            return  # what is wrong with it, the judge finds out
+        told = self.told[found.newest.table.table_uuid]
+        tags = sorted(tag for tag, one in told.items() if one.handed_in)
+        for tag in self.choices.sample(tags, min(len(tags), self.mix.runs_again)):
+            self.counts["run again long after"] += 1
+            self.launch(self._twin([tag], 1.0 + self.choices.random()), f"{tag}, long after")
+        self.simulation.run()
+
+    def _last_flush(self) -> Steps[Seen]:
+        made = yield from create(ROOT, "t", self.mix.first, CALM)  # a dropper may have died half way
+        return (yield from flush(self.target_of(made.seen), None, CALM))
+
+
+def run_seed(
+    seed: int, mix: Mix, *, latency: Latency | None = None, prepare: Callable[[Scenario], None] | None = None
+) -> Report:
+    """Run one scenario from one seed; the same seed and mix replay exactly."""
+    simulation = Simulation(seed, latency=latency, faults=mix.faults)
+    aside.forget()
+    with scaled_to(mix):
+        scenario = Scenario(simulation, mix)
+        if prepare is not None:
+            prepare(scenario)
+        return scenario.finish(calm_at=simulation.now + 120.0)
