@@ -17,7 +17,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -44,7 +44,8 @@ from datashard_core.commit.core.next_version import first_version
 from datashard_core.errors import StorageError
 from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.format.types.schema import Schema
-from datashard_core.storage.requests import Now, Sleep, Steps, Unique, ask
+from datashard_core.effects.requests import Now, Sleep, Unique
+from datashard_core.effects.tasks import start
 from datashard_testkit.report import percentile
 from datashard_testkit.simulation import Process, Simulation, Throttle
 
@@ -175,7 +176,7 @@ class Scale:
         self.processes.append(process)
         return process
 
-    def _now(self, steps: Steps[Any]) -> Any:
+    def _now(self, steps: Coroutine[Any, Any, Any]) -> Any:
         results: list[Any] = []
         self.simulation.start(steps, self._process(), results.append)
         self.simulation.run()
@@ -187,39 +188,39 @@ class Scale:
         if isinstance(result, Exception):
             self.measured.failures.append(f"{type(result).__name__}: {result}")
 
-    def _writer(self, number: int, process: Process, start: float) -> Steps[None]:
+    async def _writer(self, number: int, process: Process, start: float) -> None:
         """Append in a closed loop until the time is over; what began in time is finished and counted."""
         seen: Seen | None = None if self.case.fresh else self.seen
         pause = self.simulation.random.random()
-        yield from ask(Sleep(pause if self.case.once else 0.1 * pause))
+        await Sleep(pause if self.case.once else 0.1 * pause)
         turn = 0
         while True:
-            begun = (yield from ask(Now())).monotonic
+            begun = (await Now()).monotonic
             if begun - start > self.case.seconds:
                 return
-            seen = yield from self._one(f"{number}/{turn}", None if self.case.fresh else seen)
-            ended = (yield from ask(Now())).monotonic
+            seen = await self._one(f"{number}/{turn}", None if self.case.fresh else seen)
+            ended = (await Now()).monotonic
             self.measured.latencies.append(ended - begun)
             self.measured.ended.append(ended)
             turn += 1
             if self.case.once:
                 return
 
-    def _one(self, tag: str, seen: Seen | None) -> Steps[Seen]:
+    async def _one(self, tag: str, seen: Seen | None) -> Seen:
         if seen is None:
-            found = yield from find_current(ROOT)  # what opening a table does
+            found = await find_current(ROOT)  # what opening a table does
             assert found is not None
             seen = Seen(found.newest, None, found.hint)
-        item = _item(tag, (yield from ask(Unique())), seen.body.version, handed_in=self.case.handed_in)
+        item = _item(tag, (await Unique()), seen.body.version, handed_in=self.case.handed_in)
         if self.case.deferred:
-            result, seen = yield from defer(item, self.target, seen)
+            result, seen = await defer(item, self.target, seen)
             if isinstance(result, Deferred) and result.commits:
                 try:
-                    seen = yield from commit_backlog(self.target, seen, TIMEOUT)
+                    seen = await commit_backlog(self.target, seen, TIMEOUT)
                 except StorageError as error:
                     self.measured.left.append(str(error))  # as in life, the next one commits
             return seen
-        results, known = yield from append([item], self.target, seen, TIMEOUT)
+        results, known = await append([item], self.target, seen, TIMEOUT)
         if not isinstance(results[item.id], Committed):
             self.measured.failures.append(f"{tag}: {results[item.id]!r}")
         return known or seen

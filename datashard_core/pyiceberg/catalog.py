@@ -49,7 +49,7 @@ from datashard_core.pyiceberg.updates import (
     raw_of,
 )
 from datashard_core.storage import check_conditional, open_storage
-from datashard_core.storage.driver import call, run
+from datashard_core.effects.driver import call, run
 from datashard_core.table.names import TableName, is_part
 from datashard_core.table.namespaces import Namespaces
 from datashard_core.table.warehouse import Warehouse

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
 from datashard_core.commit.core.version_file import HINT_KEY, hinted_version, version_key
-from datashard_core.storage.driver import shared_pool
+from datashard_core.effects.driver import shared_pool
 
 if TYPE_CHECKING:
     from datashard_core.storage.base import Storage, StoredObject

@@ -22,8 +22,9 @@ from datashard_core.format.parquet.parquet import encode_parquet, write_parquet
 from datashard_core.format.rows.python_rows import Rows, arrow_of, plain_rows
 from datashard_core.format.types.schema import Schema
 from datashard_core.storage.base import Storage
-from datashard_core.storage.driver import shared_pool
-from datashard_core.storage.requests import PutData
+from datashard_core.effects.driver import shared_pool
+from datashard_core.effects.requests import PutData
+from datashard_core.effects.tasks import start
 
 if TYPE_CHECKING:
     import pyarrow as pa

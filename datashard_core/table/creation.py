@@ -22,7 +22,7 @@ from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.types import walk
 from datashard_core.storage import check_conditional
 from datashard_core.storage.base import ObjectNotFoundError, Storage
-from datashard_core.storage.driver import call, run, shared_pool
+from datashard_core.effects.driver import call, run, shared_pool
 from datashard_core.table import namespaces
 from datashard_core.table.names import TableName, is_part
 

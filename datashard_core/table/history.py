@@ -14,7 +14,7 @@ from datashard_core.errors import ConfigurationError, CorruptTableError
 from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
-from datashard_core.storage.driver import run, shared_pool
+from datashard_core.effects.driver import run, shared_pool
 from datashard_core.table.plan import Planner
 
 _ADDED = "added-records"

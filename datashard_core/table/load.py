@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+
 import logging
 import sys
 from functools import partial
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -18,8 +20,9 @@ from datashard_core.errors import DataShardError
 from datashard_core.format.manifests.manifest import decode_manifest_list
 from datashard_core.storage.base import Storage, StoredObject
 from datashard_core.storage.cache import immutable
-from datashard_core.storage.driver import run, run_beside
-from datashard_core.storage.requests import Get, Steps
+from datashard_core.effects.driver import run, run_beside
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import outcomes_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -68,16 +71,16 @@ def load_to_defer(storage: Storage, name: str, clock: Clock) -> Seen:
     return settle(_run_beside_import(find_hinted(target.root), storage, clock), None, target)
 
 
-def _run_beside_import(steps: Steps[T], storage: Storage, clock: Clock) -> T:
+def _run_beside_import(steps: Coroutine[Any, Any, T], storage: Storage, clock: Clock) -> T:
     """Do requests, and import meanwhile what their answers are used with."""
     if NEEDED in sys.modules:
         return run(steps, storage, clock)
     return run_beside(partial(import_module, NEEDED), steps, storage, clock)
 
 
-def _read(target: Target) -> Steps[tuple[Seen, StoredObject | DataShardError | None]]:
+async def _read(target: Target) -> tuple[Seen, StoredObject | DataShardError | None]:
     """The newest version, and its manifest list or why it cannot be had: whoever needs it asks again."""
-    found = yield from find_current(target.root)
+    found = await find_current(target.root)
     seen = settle(found, None, target)
     table = seen.body.table
     if table.current_snapshot is None:
@@ -86,5 +89,5 @@ def _read(target: Target) -> Steps[tuple[Seen, StoredObject | DataShardError | N
         key = key_of(table.current_snapshot.manifest_list, table.location, target.root)
     except DataShardError as error:
         return seen, error
-    outcomes = yield (Get(key),)
+    outcomes = await outcomes_of((Get(key),))
     return seen, outcomes[0]

@@ -17,7 +17,7 @@ from datashard_core.commit.core.state import Seen, Target
 from datashard_core.commit.versions.metadata_expiry import sweep_all
 from datashard_core.errors import AppendSetAsideError, DataShardError, UnsupportedTableError
 from datashard_core.storage.base import Storage
-from datashard_core.storage.driver import call, run
+from datashard_core.effects.driver import call, run
 
 # What does the work is imported where it is used: most processes append once, and end.
 

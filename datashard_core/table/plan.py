@@ -26,7 +26,7 @@ from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.cache import Kept, immutable
-from datashard_core.storage.driver import shared_pool
+from datashard_core.effects.driver import shared_pool
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from datashard_core.format.manifests.manifest import DELETED, ManifestFile, deco
 from datashard_core.format.types.ranges import check_python
 from datashard_core.format.types.schema import Schema
 from datashard_core.query.where import EVERY_ROW, RowCondition, columns_for, renewed
-from datashard_core.storage.requests import Get, Steps, each
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import gather
 from datashard_core.table.parquet_rows import Reading
 from datashard_core.table.plan import Planner
 from datashard_core.table.streaming import read_files
@@ -294,9 +295,9 @@ def _limited(batches: Generator[pa.RecordBatch, None, None], limit: int | None) 
     batches.close()
 
 
-def files_of(root: str, location: str, manifests: Sequence[ManifestFile]) -> Steps[list[DataFile]]:
+async def files_of(root: str, location: str, manifests: Sequence[ManifestFile]) -> list[DataFile]:
     """The live data files that manifests name; all manifests are read in parallel."""
-    bodies = yield from each([Get(key_of(m.manifest_path, location, root)) for m in manifests])
+    bodies = await gather(*[Get(key_of(m.manifest_path, location, root)) for m in manifests])
     return [
         entry.data_file
         for manifest, stored in zip(manifests, bodies, strict=True)

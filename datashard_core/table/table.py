@@ -21,7 +21,7 @@ from datashard_core.config import DEFAULT_TIMEOUT
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
 from datashard_core.forks import ProcessLock
 from datashard_core.format.types.schema import Schema
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.table.append import AppendId, AppendResult, check_append_id, checked_rows, plan_append
 from datashard_core.table.maintenance import Maintenance
 from datashard_core.table.shared import SharedCommits

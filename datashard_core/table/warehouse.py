@@ -20,7 +20,7 @@ from datashard_core.errors import (
     UnsupportedTableError,
 )
 from datashard_core.storage import open_storage
-from datashard_core.storage.driver import call, run
+from datashard_core.effects.driver import call, run
 from datashard_core.table.names import RULE, TableName, is_part, parse_name
 
 if TYPE_CHECKING:

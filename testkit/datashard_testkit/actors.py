@@ -20,7 +20,7 @@ from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
 from datashard_core.commit.core.state import Seen, Target
 from datashard_core.commit.versions.metadata_expiry import sweep_all
 from datashard_core.errors import DataShardError
-from datashard_core.storage.requests import Delete, Instant, ListPage, Now, Put, Sleep, Steps, Unique, ask
+from datashard_core.effects.requests import Delete, Instant, ListPage, Now, Put, Sleep, Unique
 from datashard_testkit.foreign import foreign_commit
 from datashard_testkit.history import ROOT, SCHEMA
 from datashard_testkit.other_committers import add_a_column, delete_a_file, name_again
@@ -61,14 +61,14 @@ def _choices(scenario: Scenario) -> random.Random:
     return random.Random(scenario.choices.random())
 
 
-def _foreign(scenario: Scenario, number: int) -> Steps[None]:
+async def _foreign(scenario: Scenario, number: int) -> None:
     """Another engine, which commits by path."""
     mix, choices = scenario.mix, _choices(scenario)
     for turn in range(mix.foreign_commits):
-        yield from ask(Sleep(choices.expovariate(1.0)))
+        await Sleep(choices.expovariate(1.0))
         keep = choices.random() < mix.keep_property
         try:
-            landed = yield from foreign_commit(ROOT, SCHEMA, f"foreign {number}/{turn}", keep)
+            landed = await foreign_commit(ROOT, SCHEMA, f"foreign {number}/{turn}", keep)
         except DataShardError:
             continue  # engines of others give up; theirs to explain
         if landed is not None:
@@ -76,20 +76,20 @@ def _foreign(scenario: Scenario, number: int) -> Steps[None]:
             scenario.counts["foreign commit that " + ("copies" if keep else "drops") + " our properties"] += 1
 
 
-def _dropper(scenario: Scenario) -> Steps[None]:
+async def _dropper(scenario: Scenario) -> None:
     """Drops the table, and makes it again."""
-    yield from ask(Sleep(_choices(scenario).uniform(0.5, 5.0)))
+    await Sleep(_choices(scenario).uniform(0.5, 5.0))
     try:
-        seen = yield from scenario.loaded()
-        listed = (yield from list_own()) if scenario.mix.purge else frozenset()
-        marker = yield from drop(scenario.target_of(seen), PATIENCE)
+        seen = await scenario.loaded()
+        listed = (await list_own()) if scenario.mix.purge else frozenset()
+        marker = await drop(scenario.target_of(seen), PATIENCE)
         scenario.counts["drop"] += 1
         if scenario.mix.purge:
-            yield from purge(ROOT, seen.body.table.table_uuid, marker.version, listed)
+            await purge(ROOT, seen.body.table.table_uuid, marker.version, listed)
             scenario.counts["purge"] += 1
     except DataShardError:
         pass  # whether it was dropped or not, the next step makes sure that there is a table
-    yield from _maker(scenario)
+    await _maker(scenario)
 
 
 def _make(scenario: Scenario, name: str) -> None:
@@ -97,19 +97,19 @@ def _make(scenario: Scenario, name: str) -> None:
     scenario.launch(_maker(scenario), name, again=partial(_make, scenario, name))
 
 
-def _maker(scenario: Scenario) -> Steps[None]:
+async def _maker(scenario: Scenario) -> None:
     """Makes the table if there is none, patiently."""
     while True:
         try:
-            made = yield from create(ROOT, "t", scenario.mix.first, PATIENCE)
+            made = await create(ROOT, "t", scenario.mix.first, PATIENCE)
         except DataShardError:
-            yield from ask(Sleep(1.0))
+            await Sleep(1.0)
             continue
         scenario.counts["table made again"] += made.made
         return
 
 
-def _loser_of_nodes(scenario: Scenario) -> Steps[None]:
+async def _loser_of_nodes(scenario: Scenario) -> None:
     """Some other engine's orphan removal: it deletes an id node, and nothing depends on that.
 
     Of the nodes that can be made again, that is: the names of a tombstone are in the nodes alone, and the
@@ -117,7 +117,7 @@ def _loser_of_nodes(scenario: Scenario) -> Steps[None]:
     """
     choices, store = _choices(scenario), scenario.simulation.store
     for _ in range(3):
-        yield from ask(Sleep(choices.uniform(0.2, 4.0)))
+        await Sleep(choices.uniform(0.2, 4.0))
         newest = max(int(key[10:-14]) for key in store.objects if key.endswith(".metadata.json"))
         names = [name for key in store.objects if (name := parse_key(key)) is not None]
         lost = [name for name in names if name.since > newest - sweep.KEPT]
@@ -126,99 +126,99 @@ def _loser_of_nodes(scenario: Scenario) -> Steps[None]:
             scenario.counts["id node deleted"] += 1
 
 
-def _spoiler(scenario: Scenario) -> Steps[None]:
+async def _spoiler(scenario: Scenario) -> None:
     """Somebody whose PUT was spoilt on its way: a damaged body lies beside the good one of the same id."""
     choices = _choices(scenario)
     for _ in range(4):
-        yield from ask(Sleep(choices.expovariate(2.0)))
+        await Sleep(choices.expovariate(2.0))
         try:
-            names = parse_listed((yield from ask(ListPage(PREFIX))))
+            names = parse_listed((await ListPage(PREFIX)))
             if names:
                 chosen = choices.choice(names)
-                unique: str = yield from ask(Unique())
+                unique: str = await Unique()
                 name = StagedName(chosen.base, chosen.kind, chosen.id, f"0000{unique[4:]}")
-                yield from ask(Put(name.key, b"spoilt"))
+                await Put(name.key, b"spoilt")
                 scenario.counts["damaged copy beside a staged body"] += 1
         except DataShardError:
             continue
 
 
-def _schema_changer(scenario: Scenario) -> Steps[None]:
+async def _schema_changer(scenario: Scenario) -> None:
     """Adds optional columns, as PyIceberg does through our catalog: rows of older schemas are on their way."""
     choices = _choices(scenario)
     for _ in range(3):
-        yield from ask(Sleep(choices.expovariate(1.0)))
-        seen = yield from scenario.loaded()
+        await Sleep(choices.expovariate(1.0))
+        seen = await scenario.loaded()
         try:
-            scenario.counts["schema changed"] += yield from add_a_column(scenario.target_of(seen))
+            scenario.counts["schema changed"] += await add_a_column(scenario.target_of(seen))
         except DataShardError:
             continue  # whether it was committed or not, the table is whole
 
 
-def _deleter(scenario: Scenario) -> Steps[None]:
+async def _deleter(scenario: Scenario) -> None:
     """Deletes the rows of a data file, likewise: whoever compacts or retries must not bring them back."""
     choices = _choices(scenario)
     for _ in range(3):
-        yield from ask(Sleep(choices.expovariate(1.0)))
-        seen = yield from scenario.loaded()
+        await Sleep(choices.expovariate(1.0))
+        seen = await scenario.loaded()
         try:
             target = scenario.target_of(seen)
-            scenario.counts["file deleted"] += yield from delete_a_file(target, seen, choices, scenario.deletes)
+            scenario.counts["file deleted"] += await delete_a_file(target, seen, choices, scenario.deletes)
         except DataShardError:
             continue  # the judge finds out whether it was committed
 
 
-def _namer(scenario: Scenario) -> Steps[None]:
+async def _namer(scenario: Scenario) -> None:
     """Adds a data file that is live already: its rows count twice, and stay so whatever is merged or compacted."""
     choices = _choices(scenario)
     for _ in range(3):
-        yield from ask(Sleep(choices.expovariate(1.0)))
-        seen = yield from scenario.loaded()
+        await Sleep(choices.expovariate(1.0))
+        seen = await scenario.loaded()
         try:
             target = scenario.target_of(seen)
-            scenario.counts["file named again"] += yield from name_again(target, seen, choices, scenario.doubles)
+            scenario.counts["file named again"] += await name_again(target, seen, choices, scenario.doubles)
         except DataShardError:
             continue  # the judge finds out whether it was committed
 
 
-def _keeper(scenario: Scenario) -> Steps[None]:
+async def _keeper(scenario: Scenario) -> None:
     """Does the upkeep that a user may call for, one piece after the other, in any order."""
     mix, choices = scenario.mix, _choices(scenario)
     for _ in range(mix.turns):
-        yield from ask(Sleep(choices.uniform(0.2, min(4.0, mix.grace))))
-        seen = yield from scenario.loaded()
+        await Sleep(choices.uniform(0.2, min(4.0, mix.grace)))
+        seen = await scenario.loaded()
         target = scenario.target_of(seen)
         try:
             pieces = [_remove_orphans, _compact, _expire, _sweep, _forget]
             if mix.crafters or mix.newcomers:
                 pieces.append(remove_what_is_set_aside)
-            yield from choices.choice(pieces)(scenario, target, seen)
+            await choices.choice(pieces)(scenario, target, seen)
         except DataShardError:
             continue  # nothing is lost by what was done, or not: the judge looks
 
 
-def _remove_orphans(scenario: Scenario, target: Target, seen: Seen) -> Steps[None]:
+async def _remove_orphans(scenario: Scenario, target: Target, seen: Seen) -> None:
     """With a grace period as short as the history."""
-    removed, _ = yield from remove_orphans(target, seen, scenario.mix.grace, PATIENT)
+    removed, _ = await remove_orphans(target, seen, scenario.mix.grace, PATIENT)
     scenario.counts["orphans removed"] += removed.files
     scenario.counts["orphans left, being young"] += removed.too_young
 
 
-def _compact(scenario: Scenario, target: Target, seen: Seen) -> Steps[None]:
-    compacted, _ = yield from compact(target, seen, 2**20, PATIENT)
+async def _compact(scenario: Scenario, target: Target, seen: Seen) -> None:
+    compacted, _ = await compact(target, seen, 2**20, PATIENT)
     scenario.counts["file compacted"] += compacted.files
 
 
-def _expire(scenario: Scenario, target: Target, seen: Seen) -> Steps[None]:
-    now: Instant = yield from ask(Now())
-    expired, _ = yield from expire(target, seen, now.wall_ms, 1, PATIENT)
+async def _expire(scenario: Scenario, target: Target, seen: Seen) -> None:
+    now: Instant = await Now()
+    expired, _ = await expire(target, seen, now.wall_ms, 1, PATIENT)
     scenario.counts["snapshot expired on demand"] += expired
 
 
-def _forget(scenario: Scenario, target: Target, seen: Seen) -> Steps[None]:
-    yield from make_large_nodes(target, seen.body)
-    scenario.counts["id node removed"] += yield from remove_nodes(target, seen.body)
+async def _forget(scenario: Scenario, target: Target, seen: Seen) -> None:
+    await make_large_nodes(target, seen.body)
+    scenario.counts["id node removed"] += await remove_nodes(target, seen.body)
 
 
-def _sweep(scenario: Scenario, target: Target, seen: Seen) -> Steps[None]:
-    scenario.counts["tombstone on demand"] += yield from sweep_all(target, seen.body)
+async def _sweep(scenario: Scenario, target: Target, seen: Seen) -> None:
+    scenario.counts["tombstone on demand"] += await sweep_all(target, seen.body)

@@ -14,7 +14,7 @@ from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.rows.python_rows import arrow_of
-from datashard_core.storage.requests import PutData, Sleep, Steps, Unique, ask
+from datashard_core.effects.requests import PutData, Sleep, Unique
 from datashard_core.table.append import checked_rows
 from datashard_testkit.history import ROOT, SCHEMA
 
@@ -47,23 +47,23 @@ def item_of(tag: str, handed_in: bool, base: int | None, written: Written | None
     return replace(plan, rows=None, files=(written.file,), written_on=written.on, unsent=written.unsent)
 
 
-def encode_large(tag: str, seen: Seen) -> Steps[Written]:
+async def encode_large(tag: str, seen: Seen) -> Written:
     """Encode it: it is sent when the append is, beside its first look at the table."""
     import pyarrow as pa
 
     encoded = encode_parquet(pa.table({"tag": [tag]}, schema=SCHEMA.to_arrow()), SCHEMA)
-    unique: str = yield from ask(Unique())
+    unique: str = await Unique()
     key = f"data/auto_{unique}.parquet"
     return Written(encoded.data_file(f"{ROOT}/{key}"), (PutData(key, encoded.data),), seen.body.version)
 
 
-def write_large(written: Written) -> Steps[Written]:
+async def write_large(written: Written) -> Written:
     """Write it before the append begins, as one that is streamed; tried until it is there."""
     while True:
         try:
             for put in written.unsent:
-                yield from ask(put)
+                await put
         except DataShardError:
-            yield from ask(Sleep(0.5))
+            await Sleep(0.5)
         else:
             return replace(written, unsent=(), on=-1)

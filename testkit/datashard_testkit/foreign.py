@@ -15,12 +15,13 @@ from datashard_core.format.manifests.manifest import encode_manifest_list
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.metadata.snapshot import Snapshot, append_summary
-from datashard_core.storage.requests import Now, Put, PutData, PutIfAbsent, Steps, Unique, each
+from datashard_core.effects.requests import Now, Put, PutData, PutIfAbsent, Unique
+from datashard_core.effects.tasks import gather, outcomes_of
 
 TRIES = 4
 
 
-def foreign_commit(root: str, schema: Schema, name: str, keep_property: bool) -> Steps[tuple[str, str] | None]:
+async def foreign_commit(root: str, schema: Schema, name: str, keep_property: bool) -> tuple[str, str] | None:
     """Commit one row.
 
     Returns:
@@ -30,15 +31,15 @@ def foreign_commit(root: str, schema: Schema, name: str, keep_property: bool) ->
 
     for attempt in range(TRIES):
         tag = f"{name}/{attempt}"
-        found = yield from find_current(root)
+        found = await find_current(root)
         if found is None or found.newest.state != "table":
             return None
         table = found.newest.table
-        now, for_data, for_list = yield from each((Now(), Unique(), Unique()))
+        now, for_data, for_list = await gather(Now(), Unique(), Unique())
         encoded = encode_parquet(pa.table({"tag": [tag]}, schema=schema.to_arrow()), schema)
         key = f"data/foreign_{for_data}.parquet"
         manifest = new_manifest(for_data, table, [encoded.data_file(f"{table.location}/{key}")], schema)
-        live = yield from manifests_of(root, table.location, table.current_snapshot)
+        live = await manifests_of(root, table.location, table.current_snapshot)
         sequence = table.last_sequence_number + 1
         list_key = f"metadata/manifests/manifest_list_{for_list}.avro"
         snapshot = Snapshot(
@@ -60,11 +61,11 @@ def foreign_commit(root: str, schema: Schema, name: str, keep_property: bool) ->
         if not keep_property:
             properties = {k: v for k, v in properties.items() if not k.startswith("datashard.")}
         body = table.with_snapshot(snapshot, now_ms=now.wall_ms, previous_metadata=None).with_properties(properties)
-        yield from each((PutData(key, encoded.data), Put(manifest.key, manifest.data), Put(list_key, data)))
+        await gather(PutData(key, encoded.data), Put(manifest.key, manifest.data), Put(list_key, data))
         version = found.newest.version + 1
-        outcomes = yield (PutIfAbsent(version_key(version), body.to_json()),)
+        outcomes = await outcomes_of((PutIfAbsent(version_key(version), body.to_json()),))
         if not isinstance(outcomes[0], DataShardError):
-            yield from move_hint(version, found.hint, root)
+            await move_hint(version, found.hint, root)
             return tag, table.table_uuid
     return None
 

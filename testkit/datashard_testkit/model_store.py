@@ -1,6 +1,6 @@
 """A model of an object store for simulations: objects, conditions, times; no threads, no sleep.
 
-It carries out the same requests as :mod:`datashard_core.storage.driver`, at instants that a
+It carries out the same requests as :mod:`datashard_core.effects.driver`, at instants that a
 scheduler chooses. Nothing of it decides when or whether something fails: that is the scheduler's.
 """
 
@@ -19,17 +19,8 @@ from datashard_core.storage.base import (
     Version,
 )
 from datashard_core.storage.keys import InvalidKeyError, checked_key, checked_prefix
-from datashard_core.storage.requests import (
-    Delete,
-    Get,
-    Head,
-    ListPage,
-    Put,
-    PutData,
-    PutIfAbsent,
-    Replace,
-    Request,
-)
+from datashard_core.effects.requests import Delete, Get, Head, ListPage, Put, PutData, PutIfAbsent, Replace, Request
+from datashard_core.effects.tasks import start
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +53,7 @@ class ModelStore:
     kept: dict[str, bytes] = field(default_factory=dict)
     _keys: list[str] = field(default_factory=list)
 
-    def perform(self, request: Request, now: float) -> Any:
+    def perform(self, request: Request[Any], now: float) -> Any:
         """Carry out a storage request at store time ``now``; errors are returned, not raised."""
         try:
             _check(request)
@@ -135,7 +126,7 @@ class ModelStore:
             self.deleted.add(key)
 
 
-def _check(request: Request) -> None:
+def _check(request: Request[Any]) -> None:
     """Refuse a request for what cannot be a key, as every backend does."""
     if isinstance(request, ListPage):
         checked_prefix(request.prefix)

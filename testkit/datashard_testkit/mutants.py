@@ -29,7 +29,8 @@ from datashard_core.commit.core.current_version import find_current
 from datashard_core.commit.staging.body import UnreadableBodyError
 from datashard_core.commit.staging.key import Judged, StagedName
 from datashard_core.commit.core.state import settle
-from datashard_core.storage.requests import Delete, Put, Steps, rest
+from datashard_core.effects.requests import Delete, Put
+from datashard_core.effects.tasks import gather, join, outcomes_of
 from datashard_testkit import teeth_of_history as history
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 from datashard_testkit.simulation import Faults
@@ -69,9 +70,9 @@ def _no_base_rule() -> Iterator[None]:
 def _no_look_up_of_handed_in_ids() -> Iterator[None]:
     """A handed-in id is taken for unnamed up to the version that happens to be current."""
 
-    def enter(group: Any, state: Any, found: Any, *looked_up: Any) -> Steps[None]:
+    async def enter(group: Any, state: Any, found: Any, *looked_up: Any) -> None:
         group.state = state
-        yield from ()
+        await gather()
         group.bases = dict.fromkeys(group.waiting, state.body.version)
 
     with mock.patch.object(protocol, "_enter", enter):
@@ -83,10 +84,10 @@ def _no_look_after_taken() -> Iterator[None]:
     """A lost race is a lost race: nobody looks whether the winner was oneself."""
     real = group.read_on
 
-    def read_on(group: Any, *, whole: bool = True) -> Steps[bool]:
+    async def read_on(group: Any, *, whole: bool = True) -> bool:
         if group.staged:
-            return (yield from real(group, whole=whole))
-        found = yield from find_current(group.target.root, group.known.body)
+            return (await real(group, whole=whole))
+        found = await find_current(group.target.root, group.known.body)
         newer = found is not None and found.newest.version > group.known.body.version
         if newer:
             group.state = settle(found, group.state, group.target)
@@ -105,8 +106,8 @@ def _unknown_taken_for_failed() -> Iterator[None]:
 
     real = carry.commit
 
-    def commit(*arguments: Any, **options: Any) -> Steps[Any]:
-        outcome = yield from real(*arguments, **options)
+    async def commit(*arguments: Any, **options: Any) -> Any:
+        outcome = await real(*arguments, **options)
         if isinstance(outcome.cause, OutcomeUnknownError):
             raise StorageError("the commit failed", reason="other")
         return outcome
@@ -140,12 +141,12 @@ def _staged_objects_deleted_on_a_guess() -> Iterator[None]:
     """What a try has taken along is deleted whether or not its version came to be."""
     real = fold.take
 
-    def take(
+    async def take(
         target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
-    ) -> Steps[Any]:
-        known = yield from real(target, state, chosen, load, *rest, **options)
+    ) -> Any:
+        known = await real(target, state, chosen, load, *rest, **options)
         if chosen:
-            yield (Delete(tuple(name.key for name in chosen)),)
+            await outcomes_of((Delete(tuple(name.key for name in chosen)),))
         return known
 
     with mock.patch.object(carry, "take", take):
@@ -159,17 +160,17 @@ def _clean_up_on_a_guess() -> Iterator[None]:
 
     real = carry.commit
 
-    def commit(*arguments: Any, **options: Any) -> Steps[Any]:
+    async def commit(*arguments: Any, **options: Any) -> Any:
         steps, lists = real(*arguments, **options), list[str]()
         batch = next(steps)
         while True:
             lists += [r.key for r in batch if isinstance(r, Put) and r.key.startswith(_LISTS)]
-            outcomes = yield batch
+            outcomes = await outcomes_of(batch)
             try:
                 batch = steps.send(outcomes)
             except StopIteration as stop:
                 if isinstance(stop.value.cause, OutcomeUnknownError):
-                    yield (Delete(tuple(lists[-1:])),)
+                    await outcomes_of((Delete(tuple(lists[-1:])),))
                 return stop.value
 
     with mock.patch.object(protocol, "commit", commit):
@@ -190,10 +191,10 @@ def _uncommitted_refusals() -> Iterator[None]:
 
     real_take = fold.take
 
-    def take(
+    async def take(
         target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
-    ) -> Steps[Any]:
-        known = yield from real_take(target, state, chosen, load, *rest, **options)
+    ) -> Any:
+        known = await real_take(target, state, chosen, load, *rest, **options)
         refused = [own for own, record in load.names.items() if isinstance(record, Refusal)]
         for own in refused:
             del load.names[own]
@@ -204,7 +205,7 @@ def _uncommitted_refusals() -> Iterator[None]:
     refusals: set[str] = set()
     real_watch = line._rank
 
-    def rank(group: Any, listed: Any) -> Steps[int]:
+    async def rank(group: Any, listed: Any) -> int:
         from datashard_core.errors import AppendRefusedError
 
         for own in [own for own in group.waiting if own in refusals]:
@@ -212,7 +213,7 @@ def _uncommitted_refusals() -> Iterator[None]:
             del group.waiting[own]
         if not group.waiting:
             return 1
-        return (yield from real_watch(group, listed))
+        return (await real_watch(group, listed))
 
     with (
         mock.patch.object(examine, "decode_body", decode),
@@ -244,8 +245,8 @@ _SLEEPY = replace(
 def _files_named_before_they_are_sent() -> Iterator[None]:
     """Whether the data files of an append reached the store is not looked at."""
 
-    def all_sent(group: Any, sent: Any) -> Steps[None]:
-        yield from rest(sent)
+    async def all_sent(group: Any, sent: Any) -> None:
+        await join(sent)
 
     with mock.patch.object(protocol, "_all_sent", all_sent):
         yield

@@ -44,7 +44,8 @@ from datashard_core.commit.core.state import newest as real_newest
 from datashard_core.commit.core.state import settle
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo
-from datashard_core.storage.requests import Instant, Now, Steps, ask
+from datashard_core.effects.requests import Instant, Now
+from datashard_core.effects.tasks import gather
 from datashard_testkit.history import ROOT
 from datashard_testkit.simulation import START_MS
 
@@ -55,16 +56,16 @@ def version_before_listing() -> Iterator[None]:
     read: list[Found] = []
     real_names = deferred.staged_names
 
-    def staged_names() -> Steps[Any]:
-        found = yield from find_current(ROOT)
-        listed = yield from real_names()
+    async def staged_names() -> Any:
+        found = await find_current(ROOT)
+        listed = await real_names()
         assert found is not None
         read.append(found)
         return listed
 
-    def newest(target: Any, seen: Any) -> Steps[Any]:
+    async def newest(target: Any, seen: Any) -> Any:
         # No request lies between the two calls, so what was read last is this reader's.
-        return settle(read.pop(), seen, target) if read else (yield from real_newest(target, seen))
+        return settle(read.pop(), seen, target) if read else (await real_newest(target, seen))
 
     with (
         mock.patch.object(staged_read, "staged_names", staged_names),
@@ -101,9 +102,9 @@ def missing_read_taken_for_empty() -> Iterator[None]:
     """A manifest list that cannot be read counts as an empty one."""
     real = state.manifests_of
 
-    def manifests_of(*arguments: Any) -> Steps[Any]:
+    async def manifests_of(*arguments: Any) -> Any:
         try:
-            return (yield from real(*arguments))
+            return (await real(*arguments))
         except StorageError:
             return ()
 
@@ -133,8 +134,8 @@ def any_table_of_the_name_will_do() -> Iterator[None]:
 def origin_forgotten() -> Iterator[None]:
     """Where another engine dropped the number of the table's first version, it counts as 0."""
 
-    def with_origin(newest: Any, _bodies: Any, _root: str) -> Steps[Any]:
-        yield from ()
+    async def with_origin(newest: Any, _bodies: Any, _root: str) -> Any:
+        await gather()
         return newest
 
     with mock.patch.object(pointer, "with_origin", with_origin):
@@ -146,16 +147,16 @@ def tombstones_before_nodes() -> Iterator[None]:
     """Versions become tombstones though no node holds their names yet, and tell nothing any more."""
     real = lookup._look_up
 
-    def no_upkeep(*_arguments: Any) -> Steps[None]:
-        yield from ()  # as if every node were lost on its way, which is harmless otherwise
+    async def no_upkeep(*_arguments: Any) -> None:
+        await gather()  # as if every node were lost on its way, which is harmless otherwise
 
-    def remembered(*_arguments: Any) -> Steps[bool]:
-        yield from ()
+    async def remembered(*_arguments: Any) -> bool:
+        await gather()
         return True
 
-    def look_up(*arguments: Any) -> Steps[Any]:
+    async def look_up(*arguments: Any) -> Any:
         try:
-            return (yield from real(*arguments))
+            return (await real(*arguments))
         except TombstoneMetError:
             return lookup.Remembered({}, 0)
 
@@ -172,15 +173,15 @@ def no_fence() -> Iterator[None]:
     """Orphans are deleted without a version of one's own in between, by their age at this moment."""
     real = orphans._delete
 
-    def fence(_target: Any, newest: Any, _commit_id: str) -> Steps[Any]:
-        yield from ()
+    async def fence(_target: Any, newest: Any, _commit_id: str) -> Any:
+        await gather()
         return newest
 
-    def delete(target: Any, doomed: Sequence[ObjectInfo], version: int, grace: float) -> Steps[Any]:
-        now: Instant = yield from ask(Now())
+    async def delete(target: Any, doomed: Sequence[ObjectInfo], version: int, grace: float) -> Any:
+        now: Instant = await Now()
         seconds = START_MS / 1000.0 + now.monotonic  # the true time, as the store's
         old = [info for info in doomed if seconds - info.last_modified >= grace]
-        return (yield from real(target, old, version, -math.inf))
+        return (await real(target, old, version, -math.inf))
 
     with mock.patch.object(orphans, "_fence", fence), mock.patch.object(orphans, "_delete", delete):
         yield
@@ -190,12 +191,12 @@ def no_fence() -> Iterator[None]:
 def files_of_any_age() -> Iterator[None]:
     """A commit names finished files however long ago they were written."""
 
-    def young(_target: Any, _location: str, files: Sequence[Any], _against: int) -> Steps[list[Any]]:
-        yield from ()
+    async def young(_target: Any, _location: str, files: Sequence[Any], _against: int) -> list[Any]:
+        await gather()
         return list(files)
 
-    def young_own(_target: Any, _body: Any, own: Any) -> Steps[Any]:
-        yield from ()
+    async def young_own(_target: Any, _body: Any, own: Any) -> Any:
+        await gather()
         return own
 
     with ExitStack() as stack:

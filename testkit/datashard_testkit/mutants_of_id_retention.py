@@ -16,7 +16,7 @@ from datashard_core.commit.append import group_append as group
 
 from datashard_core.commit.append_ids import lookup
 from datashard_core.commit.append_ids.segment import NodeName
-from datashard_core.storage.requests import Steps
+from datashard_core.effects.tasks import gather
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 from datashard_testkit.simulation import Faults
 from datashard_testkit.mutants import Tooth
@@ -54,8 +54,8 @@ def _removed_without_a_cover() -> Iterator[None]:
 def _no_mark() -> Iterator[None]:
     """Nodes out of the retention are removed, and nothing says that they were."""
 
-    def move_mark(*_: Any) -> Steps[None]:
-        yield from ()
+    async def move_mark(*_: Any) -> None:
+        await gather()
 
     with mock.patch.object(forget, "_move_mark", move_mark):
         yield
@@ -65,8 +65,8 @@ def _no_mark() -> Iterator[None]:
 def _forgotten_taken_for_unnamed() -> Iterator[None]:
     """Who judges an append by its base takes what is forgotten for a history that names nothing."""
 
-    def look_up(*arguments: Any, **options: Any) -> Steps[dict[str, Any]]:
-        remembered = yield from lookup.recall(*arguments, **options)
+    async def look_up(*arguments: Any, **options: Any) -> dict[str, Any]:
+        remembered = await lookup.recall(*arguments, **options)
         return dict(remembered.words)
 
     with mock.patch.object(fold, "look_up", look_up), mock.patch.object(group, "look_up", look_up):

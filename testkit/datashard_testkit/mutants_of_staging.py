@@ -32,7 +32,7 @@ from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.staging.key import StagedName
-from datashard_core.storage.requests import Steps
+from datashard_core.effects.tasks import gather
 from datashard_testkit.workloads import Mix
 from datashard_testkit.simulation import Faults
 from datashard_testkit.mutants import Tooth
@@ -53,8 +53,8 @@ def _a_place_outside_is_an_error() -> Iterator[None]:
 def _descriptions_believed() -> Iterator[None]:
     """Nobody looks whether a described file is what the body says."""
 
-    def check_files(goods: Mapping[StagedName, Any]) -> Steps[Mapping[StagedName, Any]]:
-        yield from ()
+    async def check_files(goods: Mapping[StagedName, Any]) -> Mapping[StagedName, Any]:
+        await gather()
         return goods
 
     with mock.patch.object(fold, "check_files", check_files):
@@ -104,8 +104,8 @@ def _base_above_the_newest_committed() -> Iterator[None]:
     def by_name(root: str, name: StagedName, body: Any) -> Aside | None:
         return real_aside(root, changed(name, base=min(name.base, body.version)), body)
 
-    def said_of(target: Any, body: Any, listed: Sequence[StagedName]) -> Steps[Any]:
-        return (yield from real_said(target, body, [changed(n, base=min(n.base, body.version)) for n in listed]))
+    async def said_of(target: Any, body: Any, listed: Sequence[StagedName]) -> Any:
+        return (await real_said(target, body, [changed(n, base=min(n.base, body.version)) for n in listed]))
 
     real_said = fold.said_of
     real_key = StagedName.key.fget  # type: ignore[attr-defined]

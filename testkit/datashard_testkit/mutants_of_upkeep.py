@@ -29,7 +29,8 @@ from datashard_core.commit.core import state
 from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.core.version_file import VersionBody, parse_version
 from datashard_core.format.manifests.manifest import DELETED
-from datashard_core.storage.requests import Delete, Head, Put, Steps, ask
+from datashard_core.effects.requests import Delete, Head, Put
+from datashard_core.effects.tasks import gather, outcomes_of
 from datashard_testkit.mutants_of_row_accounting import nobody_counts
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 from datashard_testkit.simulation import Faults
@@ -40,12 +41,12 @@ from datashard_testkit.mutants import Tooth
 def _no_nodes_before_tombstones() -> Iterator[None]:
     """Versions are replaced whether or not an id node holds their names; whoever commits dies before it writes one."""
 
-    def remembered(*_: Any) -> Steps[bool]:
-        yield from ()
+    async def remembered(*_: Any) -> bool:
+        await gather()
         return True
 
-    def upkeep(*_: Any) -> Steps[None]:
-        yield from ()
+    async def upkeep(*_: Any) -> None:
+        await gather()
 
     with mock.patch.object(sweep, "_remembered", remembered), mock.patch.object(carry, "upkeep", upkeep):
         yield
@@ -69,16 +70,16 @@ def _tombstones_name_nothing() -> Iterator[None]:
 def _no_fence() -> Iterator[None]:
     """Orphans are deleted without a version that fences it, by the age that they have now."""
 
-    def fence(target: Any, known: Any, commit_id: str) -> Steps[Any]:
-        yield from ()
+    async def fence(target: Any, known: Any, commit_id: str) -> Any:
+        await gather()
         return known
 
-    def delete(_target: Any, doomed: Sequence[Any], fence: int, grace: float) -> Steps[Any]:
-        yield (Put(_NOW, b""),)
-        now = yield from ask(Head(_NOW))
+    async def delete(_target: Any, doomed: Sequence[Any], fence: int, grace: float) -> Any:
+        await outcomes_of((Put(_NOW, b""),))
+        now = await Head(_NOW)
         old = tuple(info.key for info in doomed if now.last_modified - info.last_modified >= grace)
         if old:
-            yield from ask(Delete(old))
+            await Delete(old)
         return orphans.Removed(len(old), 0, len(doomed) - len(old), fence)
 
     with mock.patch.object(orphans, "_fence", fence), mock.patch.object(orphans, "_delete", delete):
@@ -92,12 +93,12 @@ _NOW = "_datashard/now"
 def _no_age_check() -> Iterator[None]:
     """Files are named as new however old they are."""
 
-    def young(target: Any, location: str, files: Sequence[Any], against: int) -> Steps[list[Any]]:
-        yield from ()
+    async def young(target: Any, location: str, files: Sequence[Any], against: int) -> list[Any]:
+        await gather()
         return list(files)
 
-    def young_own(target: Any, body: Any, own: Mapping[str, Any]) -> Steps[Mapping[str, Any]]:
-        yield from ()
+    async def young_own(target: Any, body: Any, own: Mapping[str, Any]) -> Mapping[str, Any]:
+        await gather()
         return own
 
     with mock.patch.object(fold, "young", young), mock.patch.object(carry, "young_own", young_own):
@@ -108,8 +109,8 @@ def _no_age_check() -> Iterator[None]:
 def _staged_descriptions_not_read() -> Iterator[None]:
     """Files that staged appends describe are orphans like others, and their age is not asked."""
 
-    def described(target: Any) -> Steps[Any]:
-        yield from ()
+    async def described(target: Any) -> Any:
+        await gather()
         return orphans._Described(set())
 
     with _no_age_check(), mock.patch.object(orphans, "_described", described):

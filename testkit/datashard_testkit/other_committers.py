@@ -16,7 +16,8 @@ from datashard_core.commit.core.next_version import NewManifest, manifest_of, ne
 from datashard_core.commit.core.version_file import VersionBody
 from datashard_core.format.manifests.manifest import DELETED, ManifestEntry, ManifestFile, decode_manifest, encode_manifest_list
 from datashard_core.format.metadata.snapshot import Snapshot
-from datashard_core.storage.requests import Get, Now, Put, Steps, Unique, ask, each
+from datashard_core.effects.requests import Get, Now, Put, Unique
+from datashard_core.effects.tasks import gather
 from datashard_testkit.history import ROOT
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 PATIENT = 60.0
 
 
-def add_a_column(target: Target) -> Steps[bool]:
+async def add_a_column(target: Target) -> bool:
     """Add an optional column, while rows of older schemas are on their way; whether it was done."""
-    return (yield from commit_external(target, _with_a_column, PATIENT)) is not None
+    return (await commit_external(target, _with_a_column, PATIENT)) is not None
 
 
 def _with_a_column(newest: VersionBody) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def _with_a_column(newest: VersionBody) -> dict[str, Any]:
     }
 
 
-def delete_a_file(target: Target, seen: Seen, choices: random.Random, tried: dict[int, str]) -> Steps[bool]:
+async def delete_a_file(target: Target, seen: Seen, choices: random.Random, tried: dict[int, str]) -> bool:
     """Delete the rows of one data file; whether that is known to be done.
 
     Args:
@@ -54,11 +55,11 @@ def delete_a_file(target: Target, seen: Seen, choices: random.Random, tried: dic
         choices: chooses the file.
         tried: gets the snapshot that deletes the file, before anything is sent.
     """
-    listed, holder, entries = yield from _some_manifest(seen, choices)
+    listed, holder, entries = await _some_manifest(seen, choices)
     if holder is None:
         return False
     gone = choices.choice(entries)
-    unique: str = yield from ask(Unique())
+    unique: str = await Unique()
     snapshot_id = snapshot_id_from(unique)
     left = [
         replace(entry, status=DELETED, snapshot_id=snapshot_id) if entry is gone else as_existing(entry)
@@ -69,49 +70,49 @@ def delete_a_file(target: Target, seen: Seen, choices: random.Random, tried: dic
     tried[snapshot_id] = key_of(gone.data_file.file_path, table.location, ROOT)
     written = manifest.listed(table.location, table.last_sequence_number + 1)
     after = [written if one is holder else one for one in listed]
-    return (yield from _commit(target, seen, manifest, after, "delete"))
+    return (await _commit(target, seen, manifest, after, "delete"))
 
 
-def name_again(target: Target, seen: Seen, choices: random.Random, tried: dict[int, list[str]]) -> Steps[bool]:
+async def name_again(target: Target, seen: Seen, choices: random.Random, tried: dict[int, list[str]]) -> bool:
     """Add a live data file again, once or twice, as PyIceberg does with ``check_duplicate_files=False``.
 
     Every engine reads its rows once more for each time it is named. The arguments are those of :func:`delete_a_file`,
     but that a snapshot may name several files.
     """
-    listed, holder, entries = yield from _some_manifest(seen, choices)
+    listed, holder, entries = await _some_manifest(seen, choices)
     if holder is None:
         return False
     named = [choices.choice(entries).data_file for _ in range(choices.choice((1, 2)))]
     if choices.random() < 0.3:  # the same place, as another engine spells it
         named[0] = replace(named[0], file_path=named[0].file_path.replace("s3://", "s3a://"))
-    unique: str = yield from ask(Unique())
+    unique: str = await Unique()
     table = seen.body.table
     manifest = new_manifest(unique, table, named, table.schema)
     tried[manifest.snapshot_id] = [key_of(file.file_path, table.location, ROOT) for file in named]
     written = manifest.listed(table.location, table.last_sequence_number + 1)
-    return (yield from _commit(target, seen, manifest, [*listed, written], "append"))
+    return (await _commit(target, seen, manifest, [*listed, written], "append"))
 
 
-def _some_manifest(
+async def _some_manifest(
     seen: Seen, choices: random.Random
-) -> Steps[tuple[list[ManifestFile], ManifestFile | None, list[ManifestEntry]]]:
+) -> tuple[list[ManifestFile], ManifestFile | None, list[ManifestEntry]]:
     """The data manifests of a version, and one of them with its live entries; None where there is none."""
     table = seen.body.table
-    listed = [one for one in (yield from manifests_of(ROOT, table.location, table.current_snapshot)) if not one.content]
+    listed = [one for one in (await manifests_of(ROOT, table.location, table.current_snapshot)) if not one.content]
     if not listed:
         return listed, None, []
     holder = choices.choice(listed)
-    stored = yield from ask(Get(key_of(holder.manifest_path, table.location, ROOT)))
+    stored = await Get(key_of(holder.manifest_path, table.location, ROOT))
     entries = [entry for entry in decode_manifest(stored.body, holder) if entry.status != DELETED]
     return listed, holder if entries else None, entries
 
 
-def _commit(
+async def _commit(
     target: Target, seen: Seen, manifest: NewManifest, after: list[ManifestFile], operation: str
-) -> Steps[bool]:
+) -> bool:
     """Commit a manifest list through our commit point, if the version seen is still the newest."""
     table = seen.body.table
-    now, for_list = yield from each((Now(), Unique()))
+    now, for_list = await gather(Now(), Unique())
     key = f"metadata/manifests/manifest_list_{for_list}.avro"
     snapshot = Snapshot(
         snapshot_id=manifest.snapshot_id,
@@ -128,7 +129,7 @@ def _commit(
         parent_snapshot_id=snapshot.parent_snapshot_id,
         sequence_number=snapshot.sequence_number,
     )
-    yield from each((Put(manifest.key, manifest.data), Put(key, encoded)))
+    await gather(Put(manifest.key, manifest.data), Put(key, encoded))
 
     def build(newest: VersionBody) -> dict[str, Any] | None:
         if newest.version != seen.body.version:
@@ -137,5 +138,5 @@ def _commit(
         raw: dict[str, Any] = msgspec.json.decode(changed.to_json())
         return raw
 
-    made = yield from commit_external(target, build, PATIENT)
+    made = await commit_external(target, build, PATIENT)
     return made is not None and made.body.table.current_snapshot_id == snapshot.snapshot_id

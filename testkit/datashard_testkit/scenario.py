@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,8 @@ from datashard_core.errors import (
     NoSuchTableError,
 )
 from datashard_core.format.rows.digest import id_digest
-from datashard_core.storage.requests import Now, Sleep, Steps, ask
+from datashard_core.effects.requests import Now, Sleep
+from datashard_core.effects.tasks import start
 from datashard_testkit.actors import start_others
 from datashard_testkit.appends import Written, encode_large, item_of, write_large
 from datashard_testkit.history import ROOT, Archive, tags_in
@@ -82,7 +83,7 @@ class Scenario:
         self.processes.append(process)
         return process
 
-    def _at_once(self, steps: Steps[Any]) -> Any:
+    def _at_once(self, steps: Coroutine[Any, Any, Any]) -> Any:
         results: list[Any] = []
         self.simulation.start(steps, self._process("alone"), results.append)
         self.simulation.run()
@@ -100,7 +101,7 @@ class Scenario:
             self.launch(self._reader(number), f"reader {number}")
         start_others(self)
 
-    def launch(self, steps: Steps[None], name: str, again: Callable[[], None] | None = None) -> None:
+    def launch(self, steps: Coroutine[Any, Any, None], name: str, again: Callable[[], None] | None = None) -> None:
         def ended(result: Any) -> None:
             if isinstance(result, Crashed):
                 if again is not None:
@@ -110,40 +111,40 @@ class Scenario:
 
         self.simulation.start(steps, self._process(name), ended)
 
-    def _writer(self, number: int, name: str) -> Steps[None]:
+    async def _writer(self, number: int, name: str) -> None:
         mix, choices = self.mix, random.Random(self.choices.random())
         seen = self.seen
         for turn in range(mix.appends):
-            yield from ask(Sleep(choices.expovariate(1.0 / mix.think) if mix.think else 0.0))
+            await Sleep(choices.expovariate(1.0 / mix.think) if mix.think else 0.0)
             count = 3 if choices.random() < mix.grouped else 1
             tags = [f"{number}/{turn}" + (f"+{index}" if index else "") for index in range(count)]
             handed_in = choices.random() < mix.handed_in
             fresh = choices.random() < mix.fresh
             if fresh:
-                seen = yield from self.loaded()
+                seen = await self.loaded()
             if handed_in and choices.random() < mix.twins:
                 self.launch(self._twin(tags[:1], choices.expovariate(1.0 / mix.late)), f"twin of {tags[0]}")
             self.under_way[name] = tuple(tags) if handed_in else ()
             if choices.random() < mix.deferred:
                 if fresh and not handed_in:
-                    seen = yield from self.loaded(find_hinted)
-                seen = yield from self._defer(tags[0], handed_in, seen, choices)
+                    seen = await self.loaded(find_hinted)
+                seen = await self._defer(tags[0], handed_in, seen, choices)
             else:
                 large = choices.random() < mix.large
-                seen = yield from self._append(tags, handed_in, large, seen, choices)
+                seen = await self._append(tags, handed_in, large, seen, choices)
             if choices.random() < mix.flushes:
-                seen = yield from self._flush(seen)
+                seen = await self._flush(seen)
 
-    def loaded(self, find: Callable[[str], Steps[Found | None]] = find_current) -> Steps[Seen]:
+    async def loaded(self, find: Callable[[str], Coroutine[Any, Any, Found | None]] = find_current) -> Seen:
         """Open the table as a new process does, patiently."""
         while True:
             try:
-                found = yield from find(ROOT)
+                found = await find(ROOT)
             except DataShardError:
                 found = None
             if found is not None and found.newest.state == "table":
                 return Seen(found.newest, None, found.hint)
-            yield from ask(Sleep(1.0))
+            await Sleep(1.0)
 
     def _run_again(self, name: str) -> None:
         """A process died: an orchestrator runs what it was about again, under the same ids."""
@@ -154,17 +155,17 @@ class Scenario:
             self.under_way[other] = tags
             self.launch(self._twin(tags, 1.0), other, again=partial(self._run_again, other))
 
-    def _twin(self, tags: Sequence[str], delay: float) -> Steps[None]:
+    async def _twin(self, tags: Sequence[str], delay: float) -> None:
         """The same appends run again by another process, as an orchestrator does."""
-        yield from ask(Sleep(delay))
-        seen = yield from self.loaded()
+        await Sleep(delay)
+        seen = await self.loaded()
         running = self.told[seen.body.table.table_uuid][tags[0]].running
         self.counts["run by another process while the first lives"] += bool(running)
-        yield from self._append(tags, True, False, seen, random.Random(tags[0]))
+        await self._append(tags, True, False, seen, random.Random(tags[0]))
 
-    def _append(
+    async def _append(
         self, tags: Sequence[str], handed_in: bool, large: bool, seen: Seen, choices: random.Random
-    ) -> Steps[Seen]:
+    ) -> Seen:
         target = self.target_of(seen)
         bases: dict[str, int | None] = dict.fromkeys(tags, None if handed_in else seen.body.version)
         told = {tag: self.told[target.uuid][tag] for tag in tags}
@@ -173,19 +174,19 @@ class Scenario:
             told[tag].running += 1
             told[tag].handed_in |= handed_in
             if large:
-                written[tag] = yield from encode_large(tag, seen)
+                written[tag] = await encode_large(tag, seen)
                 if choices.random() < 0.5:
-                    written[tag] = yield from write_large(written[tag])
-        begun = (yield from ask(Now())).monotonic
+                    written[tag] = await write_large(written[tag])
+        begun = (await Now()).monotonic
         for turn in range(4):
             # Who asks again hands the id in, also one that the library had made.
             items = {tag: item_of(tag, handed_in or turn > 0, base, written.get(tag)) for tag, base in bases.items()}
             self.counts["file sent beside the first look"] += sum(bool(item.unsent) for item in items.values())
             self.counts["large append" if large else "direct append"] += len(items)
             self.counts["grouped append"] += len(items) > 1
-            results, known = yield from append(list(items.values()), target, seen, self.mix.give_up)
+            results, known = await append(list(items.values()), target, seen, self.mix.give_up)
             seen = known or seen
-            took = (yield from ask(Now())).monotonic - begun
+            took = (await Now()).monotonic - begun
             for tag, item in items.items():
                 again = self._note(told[tag], results[item.id], took, begun)
                 bases.pop(tag)
@@ -196,12 +197,12 @@ class Scenario:
                 break
             written = {tag: replace(one, unsent=(), on=-1) for tag, one in written.items()}
             if choices.random() < 0.5:  # by another table object, which has seen what others have committed since
-                yield from ask(Sleep(choices.expovariate(1.0)))
-                newer = yield from self.loaded()
+                await Sleep(choices.expovariate(1.0))
+                newer = await self.loaded()
                 seen = newer if newer.body.table.table_uuid == target.uuid else seen
         for tag in tags:
             told[tag].running -= 1
-        return seen if seen.body.state == "table" else (yield from self.loaded())
+        return seen if seen.body.state == "table" else (await self.loaded())
 
     def _note(self, told: Told, result: Any, took: float, begun: float) -> bool:
         """Note what a caller was told; whether it may ask again."""
@@ -235,14 +236,14 @@ class Scenario:
         told.failed += 1
         return False
 
-    def _defer(self, tag: str, handed_in: bool, seen: Seen, choices: random.Random) -> Steps[Seen]:
+    async def _defer(self, tag: str, handed_in: bool, seen: Seen, choices: random.Random) -> Seen:
         target = self.target_of(seen)
         item = item_of(tag, handed_in, None if handed_in else seen.body.version)
         told = self.told[target.uuid][tag]
         told.running += 1
         told.handed_in |= handed_in
         try:
-            result, seen = yield from defer(item, target, seen)
+            result, seen = await defer(item, target, seen)
         except CommitStateUnknownError:
             told.unknown += 1
         except DataShardError:
@@ -252,7 +253,7 @@ class Scenario:
                 told.deferred += 1
                 self.counts["deferred append"] += 1
                 if result.commits or choices.random() < self.mix.backlogs:
-                    seen = yield from self._commit_backlog(target, seen)
+                    seen = await self._commit_backlog(target, seen)
             elif isinstance(result, Committed):
                 told.committed.append(result.version)
             else:
@@ -260,16 +261,16 @@ class Scenario:
         told.running -= 1
         return seen
 
-    def _commit_backlog(self, target: Target, seen: Seen) -> Steps[Seen]:
+    async def _commit_backlog(self, target: Target, seen: Seen) -> Seen:
         try:
-            return (yield from commit_backlog(target, seen, self.mix.give_up))
+            return (await commit_backlog(target, seen, self.mix.give_up))
         except DataShardError:
             return seen  # what is staged stays staged
 
-    def _flush(self, seen: Seen) -> Steps[Seen]:
+    async def _flush(self, seen: Seen) -> Seen:
         sure = self._sure(seen.body.table.table_uuid, deferred=True)
         try:
-            known = yield from flush(self.target_of(seen), seen, self.mix.give_up)
+            known = await flush(self.target_of(seen), seen, self.mix.give_up)
         except DataShardError:
             return seen  # what is staged stays staged
         rows = self._rows(known)
@@ -278,18 +279,18 @@ class Scenario:
         self.errors += [f"append {tag} was staged before a flush that left it out" for tag in missing]
         return known
 
-    def _reader(self, number: int) -> Steps[None]:
+    async def _reader(self, number: int) -> None:
         """Reads the newest version, by turns with and without what is staged, and holds it against what is sure."""
         choices = random.Random(self.choices.random())
         seen = self.seen
         for turn in range(self.mix.reads):
-            yield from ask(Sleep(choices.expovariate(1.0)))
+            await Sleep(choices.expovariate(1.0))
             staged = (number + turn) % 2 == 0
             uuid = seen.body.table.table_uuid
             sure = self._sure(uuid, deferred=staged)
             try:
                 if staged:
-                    read = yield from read_with_staged(self.target_of(seen), seen)
+                    read = await read_with_staged(self.target_of(seen), seen)
                     seen = read.seen
                     rows = self._rows(seen)
                     for table in read.rows:
@@ -297,10 +298,10 @@ class Scenario:
                     for file in read.files:
                         rows += tags_in(self.simulation.store.kept[file.file_path.removeprefix(f"{ROOT}/")])
                 else:
-                    seen = yield from self.loaded()
+                    seen = await self.loaded()
                     rows = self._rows(seen)
             except NoSuchTableError:
-                seen = yield from self.loaded()
+                seen = await self.loaded()
                 continue
             except DataShardError:
                 continue
@@ -408,9 +409,9 @@ class Scenario:
             self.launch(self._twin([tag], 1.0 + self.choices.random()), f"{tag}, long after")
         self.simulation.run()
 
-    def _last_flush(self) -> Steps[Seen]:
-        made = yield from create(ROOT, "t", self.mix.first, CALM)  # a dropper may have died half way
-        return (yield from flush(self.target_of(made.seen), None, CALM))
+    async def _last_flush(self) -> Seen:
+        made = await create(ROOT, "t", self.mix.first, CALM)  # a dropper may have died half way
+        return (await flush(self.target_of(made.seen), None, CALM))
 
 
 def run_seed(

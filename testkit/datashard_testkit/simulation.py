@@ -17,7 +17,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,23 +25,8 @@ from datashard_core.commit.staging.key import PREFIX as STAGED
 from datashard_core.commit.core.version_file import HINT_KEY
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError, StoredObject
-from datashard_core.storage.requests import (
-    Delete,
-    Get,
-    Head,
-    Instant,
-    KeepsVersions,
-    ListPage,
-    Now,
-    Put,
-    PutIfAbsent,
-    Random,
-    Replace,
-    Request,
-    Sleep,
-    Steps,
-    Unique,
-)
+from datashard_core.effects.requests import Delete, Get, Head, Instant, KeepsVersions, ListPage, Now, Put, PutIfAbsent, Random, Replace, Request, Sleep, Unique
+from datashard_core.effects.tasks import start
 from datashard_testkit.model_store import ModelStore
 
 START_MS = 1_700_000_000_000
@@ -57,7 +42,7 @@ class Latency:
     list: float = 0.045
     delete: float = 0.030
 
-    def of(self, request: Request) -> float:
+    def of(self, request: Request[Any]) -> float:
         """The median for a request."""
         if isinstance(request, (Get, Head)):
             return self.get
@@ -133,7 +118,7 @@ class Process:
 
 @dataclass(slots=True)
 class _Running:
-    steps: Steps[Any]
+    steps: Coroutine[Any, Any, Any]
     process: Process
     done: Callable[[Any], None]
     outcomes: list[Any] = field(default_factory=list)
@@ -196,7 +181,7 @@ class Simulation:
         """Do something at a time."""
         heapq.heappush(self._events, (max(when, self.now), next(self._order), action))
 
-    def start(self, steps: Steps[Any], process: Process, done: Callable[[Any], None]) -> None:
+    def start(self, steps: Coroutine[Any, Any, Any], process: Process, done: Callable[[Any], None]) -> None:
         """Begin to run a generator in a process; ``done`` gets its result, its error or a Crashed."""
         self._advance(_Running(steps, process, done), None)
 
@@ -242,7 +227,7 @@ class Simulation:
         for index, request in enumerate(batch):
             self._send(running, index, request)
 
-    def _send(self, running: _Running, index: int, request: Request) -> None:
+    def _send(self, running: _Running, index: int, request: Request[Any]) -> None:
         process = running.process
         local = self._local(request, process)
         if local is not _REMOTE:
@@ -261,7 +246,7 @@ class Simulation:
         took = self._sample(request)
         self._fate(running, index, request, process.cpu_free, took)
 
-    def _local(self, request: Request, process: Process) -> Any:
+    def _local(self, request: Request[Any], process: Process) -> Any:
         if isinstance(request, Now):
             return Instant(int(START_MS + (self.now + process.skew) * 1000), self.now)
         if isinstance(request, Unique):
@@ -272,7 +257,7 @@ class Simulation:
             return self.store.keeps_versions
         return _REMOTE
 
-    def _fate(self, running: _Running, index: int, request: Request, sent: float, took: float) -> None:
+    def _fate(self, running: _Running, index: int, request: Request[Any], sent: float, took: float) -> None:
         """Decide what becomes of a request, and schedule its effect and its answer."""
         faults, effect, reply = self.faults, sent + took * 0.5, sent + took
         if (self.throttle is not None and not self.throttle.admits(request, effect)) or self._in_burst(effect):
@@ -317,7 +302,7 @@ class Simulation:
 
         self.at(effect, write)
 
-    def _apply(self, request: Request, answer: tuple[_Running, int, float] | None, *, again: bool = False) -> None:
+    def _apply(self, request: Request[Any], answer: tuple[_Running, int, float] | None, *, again: bool = False) -> None:
         outcome = self._perform(request)
         self.counts["taken by oneself"] += again and isinstance(outcome, PreconditionFailedError)
         if self.trace is not None:
@@ -326,7 +311,7 @@ class Simulation:
             running, index, reply = answer
             self._answer(running, index, outcome, reply)
 
-    def _perform(self, request: Request) -> Any:
+    def _perform(self, request: Request[Any]) -> Any:
         if isinstance(request, Delete) and self._happens(self.faults.lost_delete):
             self.counts["delete lost"] += 1
             return None
@@ -368,7 +353,7 @@ class Simulation:
         self.counts["process crashes"] += process.alive
         process.alive = False
 
-    def _sample(self, request: Request) -> float:
+    def _sample(self, request: Request[Any]) -> float:
         return self.latency.of(request) * math.exp(self.random.gauss(0.0, SIGMA))
 
     def _happens(self, probability: float) -> bool:
@@ -399,7 +384,7 @@ class Throttle:
     refused: int = 0
     _level: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def admits(self, request: Request, when: float) -> bool:
+    def admits(self, request: Request[Any], when: float) -> bool:
         """Whether a token bucket of one second has room for the request at that time."""
         kind, rate = ("get", self.gets) if isinstance(request, (Get, Head)) else ("put", self.puts)
         level, last = self._level.get(kind, (0.0, when))
@@ -414,7 +399,7 @@ class Throttle:
 _REMOTE = object()
 
 
-def _failed(request: Request, why: str, *, throttled: bool = False) -> StorageError:
+def _failed(request: Request[Any], why: str, *, throttled: bool = False) -> StorageError:
     key = getattr(request, "key", "")
     if isinstance(request, (PutIfAbsent, Replace)):
         return OutcomeUnknownError(f"{why}: {key}", key=key)

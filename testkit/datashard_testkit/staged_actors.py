@@ -21,7 +21,7 @@ from datashard_core.commit.core.state import Seen
 from datashard_core.errors import AppendRefusedError, AppendSetAsideError, DataShardError
 from datashard_core.format.rows.digest import id_digest
 from datashard_core.format.parquet.parquet import encode_parquet
-from datashard_core.storage.requests import Put, PutData, Sleep, Steps, Unique, ask
+from datashard_core.effects.requests import Put, PutData, Sleep, Unique
 from datashard_testkit.history import ROOT, SCHEMA
 from datashard_testkit.other_committers import add_a_column
 
@@ -100,82 +100,82 @@ def start_staged(scenario: Scenario) -> None:
         scenario.launch(_newcomer(scenario, f"newer {number}"), f"newcomer {number}")
 
 
-def _crafter(scenario: Scenario, name: str) -> Steps[None]:
+async def _crafter(scenario: Scenario, name: str) -> None:
     """Somebody hostile, or a disk that is: malformed objects, some under names that mean nothing."""
     choices = random.Random(scenario.choices.random())
     for turn in range(ROUNDS):
-        yield from ask(Sleep(choices.expovariate(1.0)))
-        seen = yield from scenario.loaded()
+        await Sleep(choices.expovariate(1.0))
+        seen = await scenario.loaded()
         own = f"{name}/{turn}"
         try:
-            yield from _stage(scenario, seen, own, choices.choice(MALFORMED)(seen, own), choices)
+            await _stage(scenario, seen, own, choices.choice(MALFORMED)(seen, own), choices)
             scenario.counts["malformed object staged"] += 1
             if choices.random() < 0.3:
-                yield from ask(Put(f"{PREFIX}{choices.choice(('0', '!', 'x'))}{own}", b"no append"))
+                await Put(f"{PREFIX}{choices.choice(('0', '!', 'x'))}{own}", b"no append")
                 scenario.counts["other object among the staged appends"] += 1
         except DataShardError:
             continue
 
 
-def _newcomer(scenario: Scenario, name: str) -> Steps[None]:
+async def _newcomer(scenario: Scenario, name: str) -> None:
     """A writer that knows more than those who commit, or says so."""
     choices = random.Random(scenario.choices.random())
     for turn in range(ROUNDS):
-        yield from ask(Sleep(choices.expovariate(1.0)))
-        seen = yield from scenario.loaded()
+        await Sleep(choices.expovariate(1.0))
+        seen = await scenario.loaded()
         own = f"{name}/{turn}"
         try:
             kind = choices.choice(("schema", "format", "base", "schema to come", "schema to come"))
             if kind == "schema to come":
-                yield from _schema_to_come(scenario, seen, own, choices)
+                await _schema_to_come(scenario, seen, own, choices)
                 continue
             changes = {"schema": {"schema-id": FAR}, "format": {"format": FORMAT + 1}, "base": {}}[kind]
             ahead = FAR if kind == "base" else 0
-            yield from _stage(scenario, seen, own, sealed(_header(seen, own, **changes), _rows(own)), choices, ahead)
+            await _stage(scenario, seen, own, sealed(_header(seen, own, **changes), _rows(own)), choices, ahead)
             scenario.counts[f"staged ahead of us: {kind}"] += 1
         except DataShardError:
             continue
 
 
-def _schema_to_come(scenario: Scenario, seen: Seen, own: str, choices: random.Random) -> Steps[None]:
+async def _schema_to_come(scenario: Scenario, seen: Seen, own: str, choices: random.Random) -> None:
     """Rows of a schema that the committers do not know yet: once they do, the rows are in the table."""
     table = seen.body.table
     number = max(schema.schema_id for schema in table.schemas) + 1
     body = sealed(_header(seen, own, **{"schema-id": number}), _rows(own))
     told = scenario.told[table.table_uuid][own]
     told.unknown += 1  # from now on the row may be in the table
-    key = yield from _stage(scenario, seen, own, body, choices)
-    yield from ask(Sleep(choices.expovariate(2.0)))
+    key = await _stage(scenario, seen, own, body, choices)
+    await Sleep(choices.expovariate(2.0))
     while True:
         with suppress(DataShardError):  # whether it was committed or not, the next look tells
-            yield from add_a_column(scenario.target_of(seen))
-        newer = yield from scenario.loaded()
+            await add_a_column(scenario.target_of(seen))
+        newer = await scenario.loaded()
         if newer.body.table.table_uuid != table.table_uuid:
             return
         if any(schema.schema_id == number for schema in newer.body.table.schemas):
             break
-        yield from ask(Sleep(1.0))
+        await Sleep(1.0)
     if not scenario.mix.retention:  # else maintenance may have removed it meanwhile
         scenario.crafted.pop(id_digest(f"id of {own}"), None)
         told.deferred += 1
     scenario.counts["staged before its schema was known"] += bool(key)
 
 
-def _stage(scenario: Scenario, seen: Seen, own: str, body: bytes, choices: random.Random, ahead: int = 0) -> Steps[str]:
-    unique: str = yield from ask(Unique())
+async def _stage(scenario: Scenario, seen: Seen, own: str, body: bytes, choices: random.Random, ahead: int = 0) -> str:
+    unique: str = await Unique()
     digest = id_digest(f"id of {own}")
     name = StagedName(seen.body.version + ahead, "w" if choices.random() < 0.5 else "d", digest, unique)
     if choices.random() < 0.7:
         key, encoded = _file(own)
-        yield from ask(PutData(key, encoded.data))
+        await PutData(key, encoded.data)
     scenario.crafted[digest] = name.key
-    yield from ask(Put(name.key, body))
+    await Put(name.key, body)
     return name.key
 
 
-def remove_what_is_set_aside(scenario: Scenario, target: Any, seen: Seen) -> Steps[None]:
+async def remove_what_is_set_aside(scenario: Scenario, target: Any, seen: Seen) -> None:
     """The part of ``maintain()`` that clears away what nobody took."""
-    done, _ = yield from remove_abandoned(target, seen, scenario.mix.grace)
+    done, _ = await remove_abandoned(target, seen, scenario.mix.grace)
     scenario.counts["abandoned object removed"] += len(done.removed)
 
 

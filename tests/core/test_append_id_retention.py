@@ -26,7 +26,7 @@ from datashard_core.commit.staging.key import StagedName
 from datashard_core.errors import CommitStateUnknownError, ConfigurationError
 from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.if_match import IfMatch
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table

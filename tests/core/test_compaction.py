@@ -17,7 +17,7 @@ from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, ManifestEntry, decode_manifest
 from datashard_core.format.metadata.table_metadata import new_table_metadata
 from datashard_core.storage.base import Version
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -213,8 +213,8 @@ def test_row_level_deletes_of_another_engine_stop_it(monkeypatch: pytest.MonkeyP
     _append(table, 0, 9)
     real = compaction.manifests_of
 
-    def with_deletes(*arguments: Any) -> Any:
-        listed = yield from real(*arguments)
+    async def with_deletes(*arguments: Any) -> Any:
+        listed = await real(*arguments)
         return (*listed, replace(listed[0], content=1, manifest_path=f"{table.uri}/metadata/deletes.avro"))
 
     monkeypatch.setattr(compaction, "manifests_of", with_deletes)

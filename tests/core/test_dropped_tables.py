@@ -8,7 +8,7 @@ under the same id, and is refused for a body that nobody can commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Coroutine, Callable
 from typing import Any
 
 import pytest
@@ -22,9 +22,9 @@ from datashard_core.commit.staging.key import PREFIX, StagedName
 from datashard_core.commit.core.state import Append, Committed, Seen
 from datashard_core.errors import DataShardError, NoSuchTableError
 from datashard_core.format.rows.digest import id_digest, rows_digest
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
-from datashard_core.storage.requests import Steps
+from datashard_core.effects.tasks import outcomes_of
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 
@@ -139,25 +139,25 @@ def test_an_append_to_a_table_that_another_of_its_name_came_after_is_not_said_to
     assert told == {NoSuchTableError, Committed}
 
 
-Calls = Callable[[Table, Any], Steps[Any]]
+Calls = Callable[[Table, Any], Coroutine[Any, Any, Any]]
 
 
-def _append(table: Table, seen: Any) -> Steps[Any]:
-    results, _ = yield from append([_item("a")], table._target, seen, 10.0)
+async def _append(table: Table, seen: Any) -> Any:
+    results, _ = await append([_item("a")], table._target, seen, 10.0)
     return results[id_digest("a")]
 
 
-def _defer(table: Table, seen: Any) -> Steps[Any]:
-    result, _ = yield from defer(_item("a"), table._target, seen or table._seen)
+async def _defer(table: Table, seen: Any) -> Any:
+    result, _ = await defer(_item("a"), table._target, seen or table._seen)
     return result
 
 
-def _flush(table: Table, seen: Any) -> Steps[Any]:
-    return (yield from flush(table._target, seen, 10.0))
+async def _flush(table: Table, seen: Any) -> Any:
+    return (await flush(table._target, seen, 10.0))
 
 
-def _read(table: Table, seen: Any) -> Steps[Any]:
-    return (yield from read_with_staged(table._target, seen))
+async def _read(table: Table, seen: Any) -> Any:
+    return (await read_with_staged(table._target, seen))
 
 
 @pytest.mark.parametrize("knows", ["nothing", "the newest version", "an old version"])
@@ -196,7 +196,7 @@ def test_whoever_is_at_work_while_a_table_is_purged_learns_that_it_is_gone(
     assert told <= {NoSuchTableError, Committed, Deferred, Seen, WithStaged}
 
 
-def _before(k: int, steps: Steps[Any], storage: Any, happens: Callable[[], Any]) -> tuple[Any, int]:
+def _before(k: int, steps: Coroutine[Any, Any, Any], storage: Any, happens: Callable[[], Any]) -> tuple[Any, int]:
     """Run steps, something else happening before the k-th request; how they ended, and how many requests there were."""
     count, outcomes = 0, None
     try:
@@ -215,7 +215,7 @@ def _before(k: int, steps: Steps[Any], storage: Any, happens: Callable[[], Any])
 
 
 def _perform(request: Any, storage: Any) -> Any:
-    def one() -> Steps[Any]:
-        return (yield (request,))
+    async def one() -> Any:
+        return (await outcomes_of((request,)))
 
     return run(one(), storage)[0]

@@ -17,7 +17,7 @@ from datashard_core.commit.core.next_version import first_version
 from datashard_core.commit.core.version_file import VersionBody
 from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError, UnsupportedTableError
 from datashard_core.format.types.schema import Schema
-from datashard_core.storage.requests import Sleep, Steps, ask
+from datashard_core.effects.requests import Sleep
 from datashard_testkit.history import ROOT, History
 from datashard_testkit.workloads import mix_for
 from datashard_testkit.model_store import ModelStore
@@ -34,25 +34,25 @@ def marked(parent: VersionBody, *, mark: str) -> Mapping[str, Any]:
     return {**raw, "properties": {**kept, mark: "1"}}
 
 
-def external(scenario: Scenario, name: str, told: dict[str, str]) -> Steps[None]:
+async def external(scenario: Scenario, name: str, told: dict[str, str]) -> None:
     """A process that commits marks, each try under a mark of its own, and notes what it was told."""
     for turn in range(5):
-        yield from ask(Sleep(0.2))
+        await Sleep(0.2)
         for attempt in range(12):
             mark = f"mark/{name}/{turn}/{attempt}"
             told[mark] = "unknown"  # should the process die
             try:
-                seen = yield from commit_external(scenario.target, partial(marked, mark=mark), 20.0)
+                seen = await commit_external(scenario.target, partial(marked, mark=mark), 20.0)
             except CommitStateUnknownError:
                 break
             except StorageError:
                 told[mark] = "not committed"
-                yield from ask(Sleep(0.5))
+                await Sleep(0.5)
                 continue
             told[mark] = "committed" if seen is not None else "not committed"
             if seen is not None:
                 break
-            yield from ask(Sleep(0.1))
+            await Sleep(0.1)
 
 
 @pytest.mark.parametrize("seed", (*range(12), 29, 31, 32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Coroutine, Callable
 from typing import Any
 
 import pytest
@@ -22,9 +22,10 @@ from datashard_core.errors import (
     StorageError,
 )
 from datashard_core.format.rows.digest import id_digest, rows_digest
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
-from datashard_core.storage.requests import Put, PutIfAbsent, Steps
+from datashard_core.effects.requests import Put, PutIfAbsent
+from datashard_core.effects.tasks import outcomes_of
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 
@@ -120,7 +121,7 @@ def test_a_base_that_is_too_new_fails_that_append_alone(table: Table) -> None:
     assert _numbers(table) == [0, 2]
 
 
-def _answered(steps: Steps[Any], storage: MemoryStorage, answer: Callable[[Any], Any]) -> Any:
+def _answered(steps: Coroutine[Any, Any, Any], storage: MemoryStorage, answer: Callable[[Any], Any]) -> Any:
     """Run steps; ``answer`` may take a request over, by returning an outcome for it."""
     outcomes: Any = None
     try:
@@ -135,8 +136,8 @@ def _answered(steps: Steps[Any], storage: MemoryStorage, answer: Callable[[Any],
 
 
 def _perform(request: Any, storage: MemoryStorage) -> Any:
-    def one() -> Steps[Any]:
-        return (yield (request,))
+    async def one() -> Any:
+        return (await outcomes_of((request,)))
 
     return run(one(), storage)[0]
 

@@ -34,7 +34,7 @@ from datashard_core.format.manifests.manifest import (
 from datashard_core.format.manifests.manifest_scan import Pruning, indexed_files, live_files
 from datashard_core.format.metadata.partition import PartitionSpec
 from datashard_core.format.expressions.pruning import Known, holds_whole, might_match, possible, presence
-from datashard_core.storage import driver
+from datashard_core.effects import driver
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.cache import ObjectCache, small_files
 from datashard_core.storage.local import LocalStorage

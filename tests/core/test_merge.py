@@ -19,7 +19,7 @@ from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, M
 from datashard_core.format.manifests.partition_summary import united
 from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
 from datashard_core.format.types.types import DecimalType, PrimitiveType
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse

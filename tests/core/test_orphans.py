@@ -18,7 +18,7 @@ from datashard_core.errors import AppendRefusedError, ConfigurationError, Corrup
 from datashard_core.format.rows.digest import id_digest
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.storage.base import PreconditionFailedError, Storage, Version
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse

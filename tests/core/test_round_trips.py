@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import datashard_core as ds
-from datashard_core.storage import driver
-from datashard_core.storage.requests import Now, Random, Request, Unique
+from datashard_core.effects import driver
+from datashard_core.effects.requests import Now, Random, Request, Unique
 from datashard_core.table import append
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -24,7 +24,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     seen: list[set[str]] = []
     perform = driver._perform_all
 
-    def noted(batch: Sequence[Request], *rest: Any) -> list[Any]:
+    def noted(batch: Sequence[Request[Any]], *rest: Any) -> list[Any]:
         if asked := {type(request).__name__ for request in batch if not isinstance(request, QUICK)}:
             seen.append(asked)
         return perform(batch, *rest)

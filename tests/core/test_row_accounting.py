@@ -33,7 +33,7 @@ from datashard_core.format.manifests.manifest import (
     encode_manifest_list,
 )
 from datashard_core.format.metadata.snapshot import Snapshot
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -222,13 +222,13 @@ def test_a_copy_that_is_taken_away_before_the_commit_stops_the_compaction(monkey
     expected = _rows(table)
     real, done = compaction._commit, []
 
-    def commit(target: Any, state: Any, rewrite: Any, deadline: float) -> Any:
+    async def commit(target: Any, state: Any, rewrite: Any, deadline: float) -> Any:
         if not done:
             done.append(True)
             listed = _listed(table)
             manifest, snapshot_id = _new_manifest(table, [(DELETED, file)])
             _commit(table, [*listed[:-1], manifest], snapshot_id, "delete")
-        return (yield from real(target, state, rewrite, deadline))
+        return (await real(target, state, rewrite, deadline))
 
     monkeypatch.setattr(compaction, "_commit", commit)
     # The version that it was planned on is not the newest any more, so it has to look whether all its sources live.

@@ -12,7 +12,7 @@ import pytest
 
 from datashard_core import Schema
 from datashard_core.config import S3Config
-from datashard_core.storage import driver
+from datashard_core.effects import driver
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table import parquet_rows, streaming
 from datashard_core.table.parquet_rows import FileRows

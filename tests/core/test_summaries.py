@@ -27,7 +27,7 @@ from datashard_core.format.manifests.manifest import ADDED, ManifestEntry, encod
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.metadata.partition import PartitionSpec
 from datashard_core.format.metadata.snapshot import Snapshot, append_summary
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.plan import Planner
 

@@ -12,7 +12,7 @@ from datashard_core.commit.core.state import read_version
 from datashard_core.commit.core.version_file import VersionBody, parse_version, tombstone, version_key
 from datashard_core.errors import CorruptTableError
 from datashard_core.format.rows.digest import id_digest
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse

@@ -19,7 +19,7 @@ from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, ManifestEntry, ManifestFile
 from datashard_core.format.metadata.snapshot import TOTALS, Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
-from datashard_core.storage.driver import run
+from datashard_core.effects.driver import run
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse

@@ -28,7 +28,8 @@ from datashard_core.commit.core.version_file import VersionBody
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.rows.python_rows import Rows
-from datashard_core.storage.requests import Get, Request, Steps, together, value
+from datashard_core.effects.requests import Get, Request
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +69,17 @@ def within_limits(names: Sequence[StagedName], size: int, count: int) -> list[St
     return chosen
 
 
-def judge_listed(
+async def judge_listed(
     target: Target, body: VersionBody, listed: Sequence[StagedName], own: Mapping[str, Append]
-) -> Steps[Judged]:
+) -> Judged:
     """Base rule and delete rule over a listing, reading what of the history they need."""
-    known, said = yield from said_of(target, body, listed)
+    known, said = await said_of(target, body, listed)
     return judge(known, said, body.version, frozenset(own), body.first)
 
 
-def said_of(
+async def said_of(
     target: Target, body: VersionBody, listed: Sequence[StagedName]
-) -> Steps[tuple[Sequence[StagedName], Mapping[str, Named]]]:
+) -> tuple[Sequence[StagedName], Mapping[str, Named]]:
     """What the history says of the listed appends, each after its own base.
 
     Returns:
@@ -87,7 +88,7 @@ def said_of(
     """
     below = [name for name in listed if name.base <= body.version]
     try:
-        return below, (yield from _look_up(target, body, below))
+        return below, (await _look_up(target, body, below))
     except (StorageError, CorruptTableError, ForgottenError) as error:
         floor = lowest_told(body) - 1
         if isinstance(error, ForgottenError):
@@ -100,14 +101,14 @@ def said_of(
             min(name.base for name in below) + 1,
             error,
         )
-        return told, (yield from _look_up(target, body, told))
+        return told, (await _look_up(target, body, told))
 
 
-def _look_up(target: Target, body: VersionBody, names: Sequence[StagedName]) -> Steps[dict[str, Named]]:
+async def _look_up(target: Target, body: VersionBody, names: Sequence[StagedName]) -> dict[str, Named]:
     if not names:
         return {}
     return (
-        yield from look_up(
+        await look_up(
             frozenset(name.id for name in names),
             body,
             above=min(name.base for name in names),
@@ -117,14 +118,14 @@ def _look_up(target: Target, body: VersionBody, names: Sequence[StagedName]) -> 
     )
 
 
-def take(
+async def take(
     target: Target,
     state: Seen,
     chosen: Sequence[StagedName],
     load: Load,
     others: Mapping[str, Sequence[StagedName]] | None = None,
     exists: int | None = None,
-) -> Steps[Seen]:
+) -> Seen:
     """Read the staged bodies, and beside them what is not known of the live manifests.
 
     Args:
@@ -138,13 +139,13 @@ def take(
     """
     others = others or {}
     against = state.body.version if exists is None else exists
-    outcomes, state = yield from together(_outcomes([Get(name.key) for name in chosen]), learn(target, state))
-    examined = yield from _examine(target, state.body, chosen, outcomes, against)
+    outcomes, state = await gather(_outcomes([Get(name.key) for name in chosen]), learn(target, state))
+    examined = await _examine(target, state.body, chosen, outcomes, against)
     doubtful = [first for first in chosen if isinstance(examined[first], (Refusal, Aside))]
     more = [name for first in doubtful for name in others.get(first.id, ())]
     if more:
-        outcomes = yield [Get(name.key) for name in more]
-        examined.update((yield from _examine(target, state.body, more, outcomes, against)))
+        outcomes = await outcomes_of([Get(name.key) for name in more])
+        examined.update((await _examine(target, state.body, more, outcomes, against)))
     load.aside.update({name: one for name, one in examined.items() if isinstance(one, Aside)})
     for first in chosen:
         tries = (first, *others.get(first.id, ()))
@@ -169,19 +170,19 @@ def _verdict(examined: Sequence[Examined]) -> Examined:
     return good if good is not None else unknown
 
 
-def _outcomes(requests: Sequence[Request]) -> Steps[Sequence[Any]]:
-    return (yield requests) if requests else ()
+async def _outcomes(requests: Sequence[Request[Any]]) -> Sequence[Any]:
+    return (await outcomes_of(requests)) if requests else ()
 
 
-def _examine(
+async def _examine(
     target: Target, body: VersionBody, names: Sequence[StagedName], outcomes: Sequence[Any], against: int
-) -> Steps[dict[StagedName, Examined]]:
+) -> dict[StagedName, Examined]:
     """What the bodies hold; files that they describe have to be as described, and old ones are copied."""
     examined = opened(target, body, names, outcomes)
     described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
     if described:
         files = [file for good in described.values() for file in good.files]
-        checked, named = yield from together(check_files(described), young(target, body.table.location, files, against))
+        checked, named = await gather(check_files(described), young(target, body.table.location, files, against))
         outcome = iter(named)
         for name, good in described.items():
             mine = [next(outcome) for _ in good.files]
@@ -192,7 +193,7 @@ def _examine(
 def _with_files(checked: Examined, outcomes: Sequence[DataFile | DataShardError]) -> Examined:
     if not isinstance(checked, Good) or any(isinstance(outcome, DataShardError) for outcome in outcomes):
         return checked if not isinstance(checked, Good) else None
-    return replace(checked, files=tuple(value(outcome) for outcome in outcomes))
+    return replace(checked, files=tuple(result_of(outcome) for outcome in outcomes))
 
 
 def take_own(append: Append, body: VersionBody, target: Target, load: Load) -> None:

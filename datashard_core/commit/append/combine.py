@@ -17,7 +17,8 @@ from datashard_core.commit.core.current_version import Hint
 from datashard_core.commit.core.state import Seen, Target
 from datashard_core.commit.core.vanished import VanishedTableError
 from datashard_core.errors import DataShardError
-from datashard_core.storage.requests import Instant, Now, Steps, ask, rest
+from datashard_core.effects.requests import Instant, Now
+from datashard_core.effects.tasks import join
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ TERM = 0.5
 """Seconds for which a committer goes on for others after its own rows are committed."""
 
 
-def finish(target: Target, outcome: Outcome, deadline: float) -> Steps[Seen]:
+async def finish(target: Target, outcome: Outcome, deadline: float) -> Seen:
     """After a commit: go on with those who wait, then do what is left to do.
 
     Args:
@@ -41,12 +42,12 @@ def finish(target: Target, outcome: Outcome, deadline: float) -> Steps[Seen]:
         VanishedTableError: the rows were committed on top of nothing.
     """
     created, chores = _made(outcome)
-    begun: Instant = yield from ask(Now())
+    begun: Instant = await Now()
     until = min(deadline, begun.monotonic + TERM)
     while outcome.following is not None:
-        now: Instant = yield from ask(Now())
+        now: Instant = await Now()
         try:
-            outcome = yield from carry(
+            outcome = await carry(
                 target,
                 replace(created, known=outcome.following.known),
                 outcome.following.load,
@@ -62,7 +63,7 @@ def finish(target: Target, outcome: Outcome, deadline: float) -> Steps[Seen]:
             break  # another was faster, or nobody knows: those who wait find out
         _check(chores)
         created, chores = _made(outcome)
-    yield from rest(chores)
+    await join(chores)
     _check(chores)
     return replace(created, hint=chores.outcome if isinstance(chores.outcome, Hint) else None)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
+
+from collections.abc import Coroutine, Mapping
 
 from msgspec import Struct, field
 
@@ -27,21 +29,8 @@ from datashard_core.errors import (
     StorageError,
 )
 from datashard_core.storage.base import ObjectInfo
-from datashard_core.storage.requests import (
-    Get,
-    Instant,
-    ListPage,
-    Now,
-    Put,
-    Random,
-    Sleep,
-    Steps,
-    Unique,
-    ask,
-    each,
-    together,
-    value,
-)
+from datashard_core.effects.requests import Get, Instant, ListPage, Now, Put, Random, Sleep, Unique
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 
 ONE_IN = 128
 """One of so many deferred appends commits what is staged, so the backlog stays bounded.
@@ -69,7 +58,7 @@ class Deferred(Struct, frozen=True):
     commits: bool
 
 
-def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Result, Seen]]:
+async def defer(item: Append, target: Target, seen: Seen) -> tuple[Deferred | Result, Seen]:
     """Stage an append and return.
 
     Args:
@@ -89,10 +78,10 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
     if item.base is None or item.digest:  # a caller's id
         above = -1 if item.base is None else item.base
 
-        def asked(newest: Seen) -> Steps[Remembered]:
+        def asked(newest: Seen) -> Coroutine[Any, Any, Remembered]:
             return recall(frozenset({item.id}), newest.body, above=above, bodies={}, history=target.history)
 
-        state, told = yield from on_newest(target, seen, asked)
+        state, told = await on_newest(target, seen, asked)
         word = told.words.get(item.id)
         if word is None and item.base is not None and 0 <= item.base < told.since - 1:
             return unknown(target, item, item.base, ForgottenError(told.since, target.root)), state
@@ -104,9 +93,9 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
             return Committed(word.version, None, already_appended=True), state
     base = state.body.version if item.base is None else min(item.base, state.body.version)
     base = max(base, state.body.first)  # a caller's base may be one of an earlier table of this name
-    nonce: str = yield from ask(Unique())
+    nonce: str = await Unique()
     name = StagedName(base, "d", item.id, nonce)
-    outcomes = yield (Put(name.key, encode_body(body_of(item, state))),)
+    outcomes = await outcomes_of((Put(name.key, encode_body(body_of(item, state))),))
     if isinstance(outcomes[0], StorageError) and outcomes[0].reason == "not-found":
         raise outcomes[0]  # the folder is gone, and is not made again for a staged append
     if isinstance(outcomes[0], DataShardError):
@@ -121,7 +110,7 @@ def defer(item: Append, target: Target, seen: Seen) -> Steps[tuple[Deferred | Re
     return Deferred(base, commits=int(nonce[:8], 16) % ONE_IN == 0), state
 
 
-def commit_backlog(target: Target, seen: Seen, timeout: float) -> Steps[Seen]:
+async def commit_backlog(target: Target, seen: Seen, timeout: float) -> Seen:
     """Commit what is staged, once: the duty of one deferred append in :data:`ONE_IN`.
 
     Whoever loses the race leaves it at that, for the winner carried the same appends. A table that
@@ -135,15 +124,15 @@ def commit_backlog(target: Target, seen: Seen, timeout: float) -> Steps[Seen]:
     Raises:
         StorageError: the store failed; what is staged stays staged.
     """
-    found, page, now = yield from together(find_current(target.root, seen.body), first_page(target.root), ask(Now()))
+    found, page, now = await gather(find_current(target.root, seen.body), first_page(target.root), Now())
     state = settle(found, seen, target)
     listed = eligible(target.root, state.body, parse_listed(page.infos))
     if len(listed) < MUCH and abs(now.wall_ms - state.body.table.last_updated_ms) < RECENT_MS:
         return state
-    outcome = yield from commit(target, state, listed, {})
+    outcome = await commit(target, state, listed, {})
     if outcome.created is None:
         return state
-    return (yield from finish(target, outcome, now.monotonic + timeout))
+    return (await finish(target, outcome, now.monotonic + timeout))
 
 
 class _Backlog(Struct):
@@ -168,7 +157,7 @@ class _Backlog(Struct):
     aside: dict[StagedName, Aside] = field(default_factory=dict)
 
 
-def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
+async def flush(target: Target, seen: Seen | None, timeout: float) -> Seen:
     """Commit everything that is staged now; when it returns, all of it is in the table.
 
     Raises:
@@ -178,13 +167,13 @@ def flush(target: Target, seen: Seen | None, timeout: float) -> Steps[Seen]:
         CommitTimeoutError: the deadline passed; what is staged stays staged.
         StorageError: the store failed until then, likewise.
     """
-    state, error = yield from flush_all(target, seen, timeout)
+    state, error = await flush_all(target, seen, timeout)
     if error is not None:
         raise error
     return state
 
 
-def flush_all(target: Target, seen: Seen | None, timeout: float) -> Steps[tuple[Seen, DataShardError | None]]:
+async def flush_all(target: Target, seen: Seen | None, timeout: float) -> tuple[Seen, DataShardError | None]:
     """Commit everything that is staged now, and tell of what is not in the table then.
 
     Returns:
@@ -196,46 +185,46 @@ def flush_all(target: Target, seen: Seen | None, timeout: float) -> Steps[tuple[
     """
     from datashard_core.commit.append.leftover import error_of
 
-    now: Instant = yield from ask(Now())
+    now: Instant = await Now()
     backlog = _Backlog(target, now.monotonic + timeout, seen)
     done = False
     while not done:
         try:
-            done = yield from _commit_left(backlog)
+            done = await _commit_left(backlog)
         except StorageError as error:
-            yield from _breathe(error, backlog)
+            await _breathe(error, backlog)
     assert backlog.state is not None
     return backlog.state, error_of(target, backlog.refused, backlog.forgotten, backlog.aside)
 
 
-def _commit_left(backlog: _Backlog) -> Steps[bool]:
+async def _commit_left(backlog: _Backlog) -> bool:
     """One try of a flush: strike out what is named by now, and commit the rest; whether nothing was left."""
     target, seen = backlog.target, backlog.state
     if backlog.left is None:
         # Before the version is read: what was carried and deleted since is in a version that is read then.
-        infos = yield from staged_objects()
+        infos = await staged_objects()
         backlog.left = set(parse_listed(infos))
         from datashard_core.commit.append.leftover import warn_of_strangers
 
         warn_of_strangers(target, infos)
     names = backlog.left
-    backlog.state, _ = yield from on_newest(target, seen, lambda state: _strike_named(backlog, names, state))
+    backlog.state, _ = await on_newest(target, seen, lambda state: _strike_named(backlog, names, state))
     _set_aside(backlog, {name: aside_by_name(target.root, name, backlog.state.body) for name in names})
     if not backlog.left:
-        yield from _strike_named_of_aside(backlog, backlog.state)
+        await _strike_named_of_aside(backlog, backlog.state)
         return True
-    _check(backlog, (yield from ask(Now())))
-    outcome = yield from commit(target, backlog.state, sorted(backlog.left), {})
+    _check(backlog, (await Now()))
+    outcome = await commit(target, backlog.state, sorted(backlog.left), {})
     _set_aside(backlog, outcome.aside)
     if outcome.created is not None:
-        backlog.state = yield from finish(target, outcome, backlog.deadline)
+        backlog.state = await finish(target, outcome, backlog.deadline)
     elif outcome.nothing:
         # Their bodies were not to be had: gone (so named in a newer version), or not just now.
-        there = {name.key for name in (yield from staged_names())}
+        there = {name.key for name in (await staged_names())}
         backlog.left = {name for name in backlog.left if name.key in there}
         if not backlog.left:  # what is shown has to be as new as what took them
-            backlog.state = yield from newest(target, backlog.state)
-        yield from ask(Sleep(PAUSE if backlog.left else 0.0))
+            backlog.state = await newest(target, backlog.state)
+        await Sleep(PAUSE if backlog.left else 0.0)
     return False
 
 
@@ -246,41 +235,41 @@ def _set_aside(backlog: _Backlog, found: Mapping[StagedName, Aside | None]) -> N
     backlog.left = (backlog.left or set()) - aside.keys()
 
 
-def _strike_named_of_aside(backlog: _Backlog, state: Seen) -> Steps[None]:
+async def _strike_named_of_aside(backlog: _Backlog, state: Seen) -> None:
     """Forget of what is set aside what a version names all the same, by another body of the same id."""
     names = set(backlog.aside)
-    yield from _strike_named(backlog, names, state)
+    await _strike_named(backlog, names, state)
     backlog.aside = {name: why for name, why in backlog.aside.items() if name in names}
 
 
-def staged_objects() -> Steps[list[ObjectInfo]]:
+async def staged_objects() -> list[ObjectInfo]:
     """Everything that lies where appends are staged, every page."""
     infos: list[ObjectInfo] = []
     while True:
-        page = yield from ask(ListPage(PREFIX, infos[-1].key if infos else None))
+        page = await ListPage(PREFIX, infos[-1].key if infos else None)
         infos += page
         if len(page) < ListPage(PREFIX).limit:
             return infos
 
 
-def staged_names() -> Steps[list[StagedName]]:
+async def staged_names() -> list[StagedName]:
     """Everything that is staged, every page."""
-    return parse_listed((yield from staged_objects()))
+    return parse_listed((await staged_objects()))
 
 
-def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Steps[None]:
+async def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> None:
     """Take out of ``left`` what a version after its base names or whose table is no more; note what is refused."""
     left -= {name for name in left if name.base < state.body.first}
     below = [name.base for name in left if name.base < state.body.version]
     if not below:
         return
     try:
-        words = yield from _words(backlog.target, left, state, min(below))
+        words = await _words(backlog.target, left, state, min(below))
     except ForgottenError as error:
         old = {name for name in left if name.base < error.until - 1}
         backlog.forgotten |= old
         left -= old
-        words = yield from _words(backlog.target, left, state, error.until - 1)
+        words = await _words(backlog.target, left, state, error.until - 1)
     for name in list(left):
         word = words.get(name.id)
         if word is None or word.version <= name.base:
@@ -289,22 +278,22 @@ def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> Step
         if isinstance(word.record, Refusal):
             reason = word.record.reason
             if reason == REFUSED_EARLIER:
-                reason = yield from _reason_of(state, name)
+                reason = await _reason_of(state, name)
             backlog.refused[name.id] = reason
 
 
-def _words(target: Target, left: set[StagedName], state: Seen, above: int) -> Steps[dict[str, Named]]:
+async def _words(target: Target, left: set[StagedName], state: Seen, above: int) -> dict[str, Named]:
     ids = frozenset(name.id for name in left)
-    return (yield from look_up(ids, state.body, above=above, bodies={}, history=target.history))
+    return (await look_up(ids, state.body, above=above, bodies={}, history=target.history))
 
 
-def _reason_of(state: Seen, name: StagedName) -> Steps[str]:
+async def _reason_of(state: Seen, name: StagedName) -> str:
     """Why a version that only an id node tells of refused an append: what lies there may still show it."""
-    outcomes = yield (Get(name.key),)
+    outcomes = await outcomes_of((Get(name.key),))
     if not isinstance(outcomes[0], StorageError):
         try:
             table = state.body.table
-            decode_body(value(outcomes[0]).body, name, table.table_uuid, table.schemas)
+            decode_body(result_of(outcomes[0]).body, name, table.table_uuid, table.schemas)
         except UnreadableBodyError as error:
             return str(error)
         except NewerBodyError:
@@ -312,11 +301,11 @@ def _reason_of(state: Seen, name: StagedName) -> Steps[str]:
     return REFUSED_EARLIER
 
 
-def _breathe(error: StorageError, backlog: _Backlog) -> Steps[None]:
-    fraction, now = yield from each((Random(), Now()))
+async def _breathe(error: StorageError, backlog: _Backlog) -> None:
+    fraction, now = await gather(Random(), Now())
     if now.monotonic > backlog.deadline or error.reason in LASTING:
         raise error
-    yield from ask(Sleep((0.5 + fraction) * (2.0 if error.reason == "throttled" else 0.3)))
+    await Sleep((0.5 + fraction) * (2.0 if error.reason == "throttled" else 0.3))
 
 
 def _check(backlog: _Backlog, now: Instant) -> None:

@@ -18,7 +18,8 @@ from datashard_core.commit.core.version_file import VersionBody, version_key
 from datashard_core.errors import CorruptTableError, DataShardError
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Head, PutData, Steps, Unique, value
+from datashard_core.effects.requests import Get, Head, PutData, Unique
+from datashard_core.effects.tasks import outcomes_of, result_of
 
 SHORTEST_GRACE = 3600.0
 """Seconds that every orphan is left alone at least."""
@@ -26,9 +27,9 @@ YOUNG = SHORTEST_GRACE / 2
 """Seconds up to which a file is named as it is. The other half is for the commit."""
 
 
-def young(
+async def young(
     target: Target, location: str, files: Sequence[DataFile], against: int
-) -> Steps[list[DataFile | DataShardError]]:
+) -> list[DataFile | DataShardError]:
     """Files as the next version may name them.
 
     Args:
@@ -44,11 +45,11 @@ def young(
     Raises:
         StorageError: the age of the version could not be learnt.
     """
-    newest, *infos = yield [
+    newest, *infos = await outcomes_of([
         Head(version_key(against)),
         *(Head(key_of(file.file_path, location, target.root)) for file in files),
-    ]
-    now = value(newest).last_modified
+    ])
+    now = result_of(newest).last_modified
     named: list[DataFile | DataShardError] = []
     for file, info in zip(files, infos, strict=True):
         if isinstance(info, DataShardError):
@@ -56,34 +57,34 @@ def young(
         elif now - info.last_modified < YOUNG:
             named.append(file)
         else:
-            named.append((yield from _copied(target, location, file)))
+            named.append((await _copied(target, location, file)))
     return named
 
 
-def is_young(target: Target, location: str, file: DataFile, against: int) -> Steps[bool]:
+async def is_young(target: Target, location: str, file: DataFile, against: int) -> bool:
     """Whether a file is there, and may be named on top of a version as it is.
 
     Raises:
         StorageError: that could not be learnt.
     """
-    newest, info = yield (Head(version_key(against)), Head(key_of(file.file_path, location, target.root)))
+    newest, info = await outcomes_of((Head(version_key(against)), Head(key_of(file.file_path, location, target.root))))
     if isinstance(info, ObjectNotFoundError):
         return False
-    return bool(value(newest).last_modified - value(info).last_modified < YOUNG)
+    return bool(result_of(newest).last_modified - result_of(info).last_modified < YOUNG)
 
 
-def _copied(target: Target, location: str, file: DataFile) -> Steps[DataFile | DataShardError]:
-    outcomes = yield (Get(key_of(file.file_path, location, target.root)), Unique())
+async def _copied(target: Target, location: str, file: DataFile) -> DataFile | DataShardError:
+    outcomes = await outcomes_of((Get(key_of(file.file_path, location, target.root)), Unique()))
     if isinstance(outcomes[0], DataShardError):
         return outcomes[0]
     key = f"data/auto_{outcomes[1]}.parquet"
-    written = yield (PutData(key, value(outcomes[0]).body),)
+    written = await outcomes_of((PutData(key, result_of(outcomes[0]).body),))
     if isinstance(written[0], DataShardError):
         return written[0]
     return replace(file, file_path=f"{location}/{key}")
 
 
-def young_own(target: Target, body: VersionBody, own: Mapping[str, Append]) -> Steps[Mapping[str, Append]]:
+async def young_own(target: Target, body: VersionBody, own: Mapping[str, Append]) -> Mapping[str, Append]:
     """A committer's own appends, with files that the version after ``body`` may name.
 
     A file that was begun when ``body`` or a later version was known is younger than that version, and
@@ -97,7 +98,7 @@ def young_own(target: Target, body: VersionBody, own: Mapping[str, Append]) -> S
     if not doubtful:
         return own
     files = [file for one in doubtful.values() for file in one.files]
-    named = iter((yield from young(target, body.table.location, files, body.version)))
+    named = iter((await young(target, body.table.location, files, body.version)))
     renewed = dict(own)
     for key, one in doubtful.items():
         mine: list[DataFile] = []
@@ -108,6 +109,6 @@ def young_own(target: Target, body: VersionBody, own: Mapping[str, Append]) -> S
                     f"table {target.name}: {file.file_path}, written for append {one.append_id!r}, is gone: orphans "
                     "were removed before it was committed. Append the rows again."
                 ) from outcome
-            mine.append(value(outcome))
+            mine.append(result_of(outcome))
         renewed[key] = replace(one, files=tuple(mine))
     return renewed

@@ -19,7 +19,8 @@ from datashard_core.commit.core.vanished import VanishedTableError
 from datashard_core.commit.append.outcome import Result, conflict, refusal_of, unknown
 from datashard_core.commit.core.version_file import VersionBody
 from datashard_core.errors import CommitTimeoutError, CorruptTableError, DataShardError, StorageError, StorageReason
-from datashard_core.storage.requests import Instant, Now, Random, Sleep, Steps, ask, each
+from datashard_core.effects.requests import Instant, Now, Random, Sleep
+from datashard_core.effects.tasks import gather
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +74,16 @@ class GaveUpError(DataShardError):
         self.cause = cause
 
 
-def read_on(group: Group, *, whole: bool = True) -> Steps[bool]:
+async def read_on(group: Group, *, whole: bool = True) -> bool:
     """Look for newer versions, and for our ids in every one of them; whether there was any."""
     state, items = group.known, dict(group.waiting)
-    found = yield from (find_current if whole else read_next)(group.target.root, state.body)
+    found = await (find_current if whole else read_next)(group.target.root, state.body)
     if found is None or found.newest.version == state.body.version:
         return False
     if found.newest.state == "table" or found.newest.uuid != group.target.uuid:
         settle(found, state, group.target)  # the history of a table made again says nothing of ours, nor its end
     try:
-        words = yield from look_up(
+        words = await look_up(
             frozenset(group.waiting),
             found.newest,
             above=min(group.bases.values(), default=state.body.version),
@@ -91,21 +92,21 @@ def read_on(group: Group, *, whole: bool = True) -> Steps[bool]:
         )
     except CorruptTableError:
         # A purge may have taken the history of a dropped table, tombstones that of a version long past.
-        newer = yield from newest(group.target, settle(found, state, group.target))
+        newer = await newest(group.target, settle(found, state, group.target))
         if newer.body.version == found.newest.version:
             raise
-        return (yield from read_on(group))
-    yield from finish_named(group, words, found, before=False)
+        return (await read_on(group))
+    await finish_named(group, words, found, before=False)
     group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
     if group.waiting or found.newest.state == "table":
         group.state = settle(found, state, group.target)
     if not group.waiting and group.tried and found.newest.state == "table":
         # It may have been our own try that landed, with nobody to move the hint after it.
-        yield from follow_with_hint(group, items, state.body.version)
+        await follow_with_hint(group, items, state.body.version)
     return True
 
 
-def follow_with_hint(group: Group, items: Mapping[str, Append], parent: int) -> Steps[None]:
+async def follow_with_hint(group: Group, items: Mapping[str, Append], parent: int) -> None:
     """Move the hint to the version that the group knows, after appends that versions before it name.
 
     Args:
@@ -115,7 +116,7 @@ def follow_with_hint(group: Group, items: Mapping[str, Append], parent: int) -> 
     """
     known = group.known
     try:
-        hint = yield from move_hint(known.body.version, known.hint, group.target.root, parent=parent)
+        hint = await move_hint(known.body.version, known.hint, group.target.root, parent=parent)
         group.state = replace(known, hint=hint)
     except VanishedTableError as error:
         doubt(group, items, error)
@@ -129,7 +130,7 @@ def doubt(group: Group, items: Mapping[str, Append], error: VanishedTableError) 
             group.results[own] = unknown(group.target, item, group.base_of(item), error)
 
 
-def finish_named(group: Group, words: Mapping[str, Named], found: Found, *, before: bool) -> Steps[None]:
+async def finish_named(group: Group, words: Mapping[str, Named], found: Found, *, before: bool) -> None:
     """Appends that the history names are over: committed (by whomever), refused, or in conflict."""
     for own, word in words.items():
         item = group.waiting.get(own)
@@ -142,17 +143,17 @@ def finish_named(group: Group, words: Mapping[str, Named], found: Found, *, befo
         elif item.digest and word.record and word.record != item.digest:
             group.results[own] = conflict(group.target, item, word)
         else:
-            snapshot_id = yield from _snapshot_of(group, word.version, found)
+            snapshot_id = await _snapshot_of(group, word.version, found)
             group.results[own] = Committed(word.version, snapshot_id, already_appended=before)
         del group.waiting[own]
 
 
-def _snapshot_of(group: Group, version: int, found: Found) -> Steps[int | None]:
+async def _snapshot_of(group: Group, version: int, found: Found) -> int | None:
     """The snapshot of a version that names an append: what is committed is so, also if this cannot be read now."""
     body: VersionBody | None = found.bodies.get(version)
     if body is None:
         try:
-            body = yield from read_version(group.target.root, version)
+            body = await read_version(group.target.root, version)
         except (StorageError, CorruptTableError) as error:
             log.info("table %s: the snapshot of version %d is not told: %s", group.target.name, version, error)
             return None
@@ -173,16 +174,16 @@ def endure(group: Group, error: StorageError) -> None:
         raise GaveUpError(error) from error
 
 
-def breathe(group: Group, error: StorageError) -> Steps[None]:
+async def breathe(group: Group, error: StorageError) -> None:
     """Wait out a failure; a store that says it is overloaded is left alone for longer each time."""
     endure(group, error)
-    fraction, now = yield from each((Random(), Now()))
+    fraction, now = await gather(Random(), Now())
     check_deadline(group, now)
     if error.reason == "throttled":
         group.throttled = min(max(SLOW, 2 * group.throttled), SLOWEST)
     say(group, now)
     pause = (0.5 + fraction) * max(group.throttled, 0.3)
-    yield from ask(Sleep(min(pause, group.deadline - now.monotonic)))
+    await Sleep(min(pause, group.deadline - now.monotonic))
 
 
 def check_deadline(group: Group, now: Instant) -> None:

@@ -17,12 +17,13 @@ from datashard_core.commit.core.totals import gap
 from datashard_core.commit.core.next_version import NewManifest, NextVersion
 from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
 from datashard_core.format.manifests.manifest import ManifestEntry, ManifestFile, decode_manifest
-from datashard_core.storage.requests import Get, Steps, value
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import outcomes_of, result_of
 
 log = logging.getLogger(__name__)
 
 
-def learn(target: Target, state: Seen) -> Steps[Seen]:
+async def learn(target: Target, state: Seen) -> Seen:
     """Read what is not known yet: the manifest list, the manifests that the next commit merges or leaves out,
     and those that tell the totals which another engine left out of its snapshot.
 
@@ -36,7 +37,7 @@ def learn(target: Target, state: Seen) -> Steps[Seen]:
     """
     table = state.body.table
     if state.manifests is None:
-        listed = yield from manifests_of(target.root, table.location, table.current_snapshot)
+        listed = await manifests_of(target.root, table.location, table.current_snapshot)
         state = replace(state, manifests=listed)
     manifests = state.manifests or ()
     wanted = (*merge.sources(manifests, table, settings_of(table.properties)), *merge.empty(manifests))
@@ -44,20 +45,20 @@ def learn(target: Target, state: Seen) -> Steps[Seen]:
     missing = gap(table, manifests)
     if missing is not None:
         chosen |= {one.manifest_path: one for one in missing.manifests}
-    return (yield from learn_entries(target, state, tuple(chosen.values())))
+    return (await learn_entries(target, state, tuple(chosen.values())))
 
 
-def learn_entries(target: Target, state: Seen, manifests: Sequence[ManifestFile]) -> Steps[Seen]:
+async def learn_entries(target: Target, state: Seen, manifests: Sequence[ManifestFile]) -> Seen:
     """Read those manifests that are not known; what cannot be read is left out, and logged."""
     missing = [manifest for manifest in manifests if state.known.of(manifest) is None]
     if not missing:
         return state
     location = state.body.table.location
-    outcomes = yield [Get(key_of(manifest.manifest_path, location, target.root)) for manifest in missing]
+    outcomes = await outcomes_of([Get(key_of(manifest.manifest_path, location, target.root)) for manifest in missing])
     learnt: dict[str, Entries] = {}
     for manifest, outcome in zip(missing, outcomes, strict=True):
         try:
-            learnt[manifest.manifest_path] = tuple(decode_manifest(value(outcome).body, manifest))
+            learnt[manifest.manifest_path] = tuple(decode_manifest(result_of(outcome).body, manifest))
         except (StorageError, CorruptTableError, UnsupportedTableError) as error:
             log.warning("table %s: a manifest is left as it is: %s", target.name, error)
     # All of them, however many: what is worth keeping is decided after the commit.

@@ -48,17 +48,8 @@ from datashard_core.errors import (
     StorageError,
 )
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import (
-    Beside,
-    Instant,
-    Now,
-    Sleep,
-    Steps,
-    ask,
-    rest,
-    together,
-    with_beside,
-)
+from datashard_core.effects.requests import Instant, Now, Sleep
+from datashard_core.effects.tasks import Task, gather, join, outcomes_of, start
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +58,9 @@ CROWD = 8  # appends that wait: a newcomer gets in line instead of racing them
 CROWD_SECONDS = 60.0  # what was staged longer ago waits for nobody
 
 
-def append(
+async def append(
     appends: Sequence[Append], target: Target, seen: Seen | None, timeout: float
-) -> Steps[tuple[dict[str, Result], Seen | None]]:
+) -> tuple[dict[str, Result], Seen | None]:
     """Append rows: each append exactly once, or an error that says what is known of it.
 
     Args:
@@ -82,7 +73,7 @@ def append(
         For each digest of append id where it was committed, or the error that it ended with; and
         the newest version now known.
     """
-    now: Instant = yield from ask(Now())
+    now: Instant = await Now()
     group = Group(
         target,
         deadline=now.monotonic + timeout,
@@ -92,7 +83,7 @@ def append(
         state=seen,
     )
     try:
-        yield from _append(group, seen, now)
+        await _append(group, seen, now)
     except GaveUpError as gave_up:
         for own, item in group.waiting.items():
             group.results[own] = unknown(group.target, item, group.base_of(item), gave_up.cause)
@@ -105,51 +96,51 @@ def append(
     return group.results, seen if group.vanished else group.state
 
 
-def _append(group: Group, seen: Seen | None, now: Instant) -> Steps[None]:
+async def _append(group: Group, seen: Seen | None, now: Instant) -> None:
     hot = seen is not None and is_hot(seen.body, now.wall_ms)
-    draft: Beside[Draft] | None = None
-    sent = Beside(_send_files(group))
+    draft: Task[Draft] | None = None
+    sent = await start(_send_files(group))
     if seen is not None and hot and _based_by(group, seen.body.version):
         # Many are writing: whoever reads and lists first only loses the race later.
-        yield from _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
-        yield from _all_sent(group, sent)
+        await _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
+        await _all_sent(group, sent)
     else:
         if seen is not None and not seen.contested:
             # Most tables are quiet: the files are on their way while we look whether this one is.
-            draft = Beside(draft_alone(group.target, seen, dict(group.waiting)))
+            draft = await start(draft_alone(group.target, seen, dict(group.waiting)))
         expected, items = frozenset(group.waiting), dict(group.waiting)
-        listed = yield from with_beside(_arrived(group, seen), sent, *([draft] if draft is not None else []))
-        yield from _all_sent(group, sent)
+        listed = await with_beside(_arrived(group, seen), sent, *([draft] if draft is not None else []))
+        await _all_sent(group, sent)
         if not group.waiting:
             done = [group.results.get(own) for own in items]
             if seen is not None and any(isinstance(one, Committed) and one.version > seen.body.version for one in done):
                 # A second try, committed since we looked: the first may have had nobody to move the hint.
-                yield from follow_with_hint(group, items, seen.body.version)
+                await follow_with_hint(group, items, seen.body.version)
             return
         root, body = group.target.root, group.known.body
         alone = seen is not None and body.version == seen.body.version and not eligible(root, body, listed)
         group.state = replace(group.known, contested=not alone)
         if not alone or frozenset(group.waiting) != expected:
             draft = None  # its files stay, named by nothing
-        now = yield from ask(Now())
+        now = await Now()
         crowded = len(alive(root, body, listed, now.wall_ms / 1000, CROWD_SECONDS)) > CROWD
         if not (crowded or is_hot(group.known.body, now.wall_ms)):
-            yield from _try(group, listed, draft)
+            await _try(group, listed, draft)
     if group.waiting:
-        yield from stage(group)
-        yield from ask(Sleep(BEFORE_FIRST_LISTING))
+        await stage(group)
+        await Sleep(BEFORE_FIRST_LISTING)
     while group.waiting:
-        turn = yield from turn_in_line(group)
+        turn = await turn_in_line(group)
         if turn is not None:
-            yield from _try(group, turn)
+            await _try(group, turn)
 
 
-def _send_files(group: Group) -> Steps[dict[str, DataShardError]]:
+async def _send_files(group: Group) -> dict[str, DataShardError]:
     """Write the data files that are not in the store yet; for each digest of append id the error, if there was one."""
     failed: dict[str, DataShardError] = {}
     unsent = [(own, put) for own, item in group.waiting.items() for put in item.unsent]
     while unsent:
-        outcomes = yield [put for _, put in unsent]
+        outcomes = await outcomes_of([put for _, put in unsent])
         again, overload = [], None
         for (own, put), outcome in zip(unsent, outcomes, strict=True):
             if isinstance(outcome, StorageError) and outcome.reason == "throttled":
@@ -158,14 +149,14 @@ def _send_files(group: Group) -> Steps[dict[str, DataShardError]]:
             elif isinstance(outcome, DataShardError):
                 failed[own] = outcome
         if overload is not None:
-            yield from breathe(group, overload)
+            await breathe(group, overload)
         unsent = again
     return failed
 
 
-def _all_sent(group: Group, sent: Beside[dict[str, DataShardError]]) -> Steps[None]:
+async def _all_sent(group: Group, sent: Task[dict[str, DataShardError]]) -> None:
     """Nothing may name a file before it is in the store: an append whose files are not ends here."""
-    yield from rest(sent)
+    await join(sent)
     if isinstance(sent.outcome, DataShardError):
         raise sent.outcome
     for own, error in (sent.outcome or {}).items():
@@ -183,48 +174,48 @@ def _based_by(group: Group, version: int) -> bool:
     return all(item.base is not None and item.base <= version for item in group.waiting.values())
 
 
-def _arrived(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
+async def _arrived(group: Group, seen: Seen | None) -> list[StagedName]:
     """Arrive, however often the store says that it is overloaded."""
     while True:
         try:
-            return (yield from _arrive(group, seen))
+            return (await _arrive(group, seen))
         except StorageError as error:
-            yield from breathe(group, error)
+            await breathe(group, error)
 
 
-def _arrive(group: Group, seen: Seen | None) -> Steps[list[StagedName]]:
+async def _arrive(group: Group, seen: Seen | None) -> list[StagedName]:
     """Read the newest version and the line, and look the callers' ids up, all beside each other."""
-    found, page, words = yield from together(
+    found, page, words = await gather(
         find_current(group.target.root, seen.body if seen is not None else None),
         first_page(group.target.root),
         _words_early(group, seen),
     )
     state = settle(found, seen, group.target)
     try:
-        yield from _enter(group, state, found, seen if words is not None else None, words)
+        await _enter(group, state, found, seen if words is not None else None, words)
     except CorruptTableError:
         # Damaged is what is so in the newest version: the table may have been dropped and purged meanwhile.
-        newer = yield from newest(group.target, state)
+        newer = await newest(group.target, state)
         if newer.body.version == state.body.version:
             raise
-        return (yield from _arrive(group, newer))
+        return (await _arrive(group, newer))
     return parse_listed(page.infos)
 
 
-def _words_early(group: Group, seen: Seen | None) -> Steps[Remembered | None]:
+async def _words_early(group: Group, seen: Seen | None) -> Remembered | None:
     """What is said of the ids up to the version last seen; None where that can only be asked of a newer one."""
     try:
-        return (yield from _words(group, seen, group.lowest_base))
+        return (await _words(group, seen, group.lowest_base))
     except CorruptTableError:
         return None  # whoever slept may find its versions purged, or replaced by tombstones
 
 
-def _words(group: Group, state: Seen | None, above: int, found: Found | None = None) -> Steps[Remembered]:
+async def _words(group: Group, state: Seen | None, above: int, found: Found | None = None) -> Remembered:
     """What versions above one say of the group's ids, up to one that is known."""
     if state is None:
         return Remembered({}, 0)
     return (
-        yield from recall(
+        await recall(
             frozenset(group.waiting),
             state.body,
             above=above,
@@ -234,9 +225,9 @@ def _words(group: Group, state: Seen | None, above: int, found: Found | None = N
     )
 
 
-def _enter(
+async def _enter(
     group: Group, state: Seen, found: Found, earlier: Seen | None = None, words: Remembered | None = None
-) -> Steps[None]:
+) -> None:
     """Base of every append: the newest version known, once the ids are known to be unnamed up to it.
 
     Args:
@@ -256,9 +247,9 @@ def _enter(
             )
             del group.waiting[own]
     above = group.lowest_base if earlier is None else max(group.lowest_base, earlier.body.version)
-    later = yield from _words(group, state, above, found)
+    later = await _words(group, state, above, found)
     told = later if words is None else _joined(words, later, above)
-    yield from finish_named(group, told.words, found, before=True)
+    await finish_named(group, told.words, found, before=True)
     for own, item in list(group.waiting.items()):
         if item.base is not None and item.base >= 0 and item.digest and item.base < told.since - 1:
             # A caller's second try, so late that nobody remembers the first one.
@@ -276,53 +267,53 @@ def _joined(earlier: Remembered, later: Remembered, above: int) -> Remembered:
     return Remembered({**earlier.words, **later.words}, since)
 
 
-def _try(group: Group, listed: Sequence[StagedName], draft: Beside[Draft] | None = None) -> Steps[None]:
+async def _try(group: Group, listed: Sequence[StagedName], draft: Task[Draft] | None = None) -> None:
     """Commit once, by a draft if there is one; whoever loses reads on, and finds itself carried or not."""
-    check_deadline(group, (yield from ask(Now())))
+    check_deadline(group, (await Now()))
     try:
         group.tried = True
         staged = tuple(group.staged.values())
-        outcome = (yield from _by_draft(group, draft)) if draft is not None else None
+        outcome = (await _by_draft(group, draft)) if draft is not None else None
         if outcome is None:
-            outcome = yield from commit(group.target, group.known, listed, group.waiting, staged, leads=True)
+            outcome = await commit(group.target, group.known, listed, group.waiting, staged, leads=True)
         if outcome.created is not None:
-            yield from _finish(group, outcome, outcome.created)
+            await _finish(group, outcome, outcome.created)
             return
         if outcome.cause is not None:
             group.sent = True
             group.cause = outcome.cause
-        yield from read_on(group)
+        await read_on(group)
     except (StorageError, CorruptTableError) as error:
-        yield from _after_failure(group, error)
+        await _after_failure(group, error)
 
 
-def _after_failure(group: Group, error: StorageError | CorruptTableError) -> Steps[None]:
+async def _after_failure(group: Group, error: StorageError | CorruptTableError) -> None:
     """What is gone or cannot be read may have been expired under a sleeper, who starts over; else it is an error."""
     try:
-        if isinstance(error, (ObjectNotFoundError, CorruptTableError)) and (yield from read_on(group)):
+        if isinstance(error, (ObjectNotFoundError, CorruptTableError)) and (await read_on(group)):
             return
     except StorageError as failed:
         error = failed
     if isinstance(error, CorruptTableError):
         raise error
-    yield from breathe(group, error)
+    await breathe(group, error)
 
 
-def _by_draft(group: Group, draft: Beside[Draft]) -> Steps[Outcome | None]:
+async def _by_draft(group: Group, draft: Task[Draft]) -> Outcome | None:
     """Create the version that was drafted; None if its files could not be written."""
-    yield from rest(draft)
+    await join(draft)
     if isinstance(draft.outcome, Draft):
-        return (yield from create(group.target, draft.outcome, ()))
+        return (await create(group.target, draft.outcome, ()))
     log.info("table %s: its files are written again: %s", group.target.name, draft.outcome)
     return None
 
 
-def _finish(group: Group, outcome: Outcome, created: Seen) -> Steps[None]:
+async def _finish(group: Group, outcome: Outcome, created: Seen) -> None:
     """The appends are committed; do what is left to do, by which it is seen whether there still is a table."""
     items = dict(group.waiting)
     _all_committed(group, created)
     try:
-        group.state = yield from finish(group.target, outcome, group.deadline)
+        group.state = await finish(group.target, outcome, group.deadline)
     except VanishedTableError as error:
         doubt(group, items, error)
     except BrokenChainError as error:

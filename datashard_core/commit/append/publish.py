@@ -40,31 +40,15 @@ from datashard_core.errors import DataShardError, StorageError
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.rows.python_rows import joined_rows
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
-from datashard_core.storage.requests import (
-    Beside,
-    Delete,
-    ListPage,
-    Now,
-    Put,
-    PutData,
-    PutIfAbsent,
-    Request,
-    Steps,
-    Unique,
-    ask,
-    each,
-    joined,
-    rest,
-    together,
-    value,
-)
+from datashard_core.effects.requests import Delete, ListPage, Now, Put, PutData, PutIfAbsent, Request, Unique
+from datashard_core.effects.tasks import Task, gather, join, outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
 MERGES = 4
 """Files that a commit writes if it merges manifests: data file, two manifests, manifest list."""
 
-Chores = Beside[Hint | None]
+Chores = Task[Hint | None]
 """What follows a commit and can fail without harm: the hint, spent objects, id nodes."""
 
 
@@ -122,9 +106,9 @@ class Draft(Struct, frozen=True):
     created: Seen
     carried: frozenset[StagedName]
     chores: Chores | None
-    hint: Beside[Hint | None] | None
-    beside: tuple[Beside[Any], ...]
-    following: Beside[Following | None] | None
+    hint: Task[Hint | None] | None
+    beside: tuple[Task[Any], ...]
+    following: Task[Following | None] | None
     swept: Sweep | None
 
 
@@ -134,7 +118,7 @@ class _Line(Struct):
     waiting: list[StagedName] = field(default_factory=list)
 
 
-def commit(
+async def commit(
     target: Target,
     state: Seen,
     listed: Sequence[StagedName],
@@ -142,7 +126,7 @@ def commit(
     staged: Sequence[StagedName] = (),
     *,
     leads: bool = False,
-) -> Steps[Outcome]:
+) -> Outcome:
     """Try once to create the version after ``state``.
 
     Args:
@@ -156,24 +140,24 @@ def commit(
     own_id = next(iter(own), None)
     root, body = target.root, state.body
     looked = eligible(root, body, listed) if own_id is None else worth_a_look(root, body, listed, own_id)
-    judged = yield from judge_listed(target, body, looked, own)
+    judged = await judge_listed(target, body, looked, own)
     chosen = within_limits(judged.allowed, sum(size_of(append) for append in own.values()), len(own))
     load = Load()
-    state, own = yield from together(
+    state, own = await gather(
         take(target, state, chosen, load, judged.others), young_own(target, state.body, own)
     )
     for append in own.values():
         take_own(append, state.body, target, load)
     if not load.names:
-        yield from _clean(judged.spent)
+        await _clean(judged.spent)
         return Outcome(nothing=True, aside=load.aside)
     company = leads and any(name.kind == "w" and name.id not in own for name in looked)
     spent = (*judged.spent, *staged)
-    outcome = yield from carry(target, state, load, spent, own_id, company=company, leads=leads)
+    outcome = await carry(target, state, load, spent, own_id, company=company, leads=leads)
     return replace(outcome, aside=load.aside)
 
 
-def carry(
+async def carry(
     target: Target,
     state: Seen,
     load: Load,
@@ -183,7 +167,7 @@ def carry(
     company: bool = False,
     leads: bool = False,
     chores: Chores | None = None,
-) -> Steps[Outcome]:
+) -> Outcome:
     """Write the files of the version after ``state`` and create it.
 
     Args:
@@ -196,11 +180,11 @@ def carry(
         leads: and read their rows, to go on with them.
         chores: what is left to do of the commit before.
     """
-    draft = yield from _write(target, state, load, own_id, company=company, leads=leads, chores=chores)
-    return (yield from create(target, draft, spent))
+    draft = await _write(target, state, load, own_id, company=company, leads=leads, chores=chores)
+    return (await create(target, draft, spent))
 
 
-def draft_alone(target: Target, state: Seen, own: Mapping[str, Append]) -> Steps[Draft]:
+async def draft_alone(target: Target, state: Seen, own: Mapping[str, Append]) -> Draft:
     """Write the files of the version after ``state`` for own appends alone, before anything was looked at.
 
     Args:
@@ -210,13 +194,13 @@ def draft_alone(target: Target, state: Seen, own: Mapping[str, Append]) -> Steps
             they are unnamed up to ``state``.
     """
     load = Load()
-    state, young = yield from together(learn(target, state), young_own(target, state.body, own))
+    state, young = await gather(learn(target, state), young_own(target, state.body, own))
     for append in young.values():
         take_own(append, state.body, target, load)
-    return (yield from _write(target, state, load, next(iter(own)), company=False, leads=False, chores=None))
+    return (await _write(target, state, load, next(iter(own)), company=False, leads=False, chores=None))
 
 
-def _write(
+async def _write(
     target: Target,
     state: Seen,
     load: Load,
@@ -225,19 +209,19 @@ def _write(
     company: bool,
     leads: bool,
     chores: Chores | None,
-) -> Steps[Draft]:
+) -> Draft:
     """Write the files of the version after ``state``; the arguments are those of :func:`carry`."""
-    prepared, puts, known = yield from _prepare(target, state, load, own_id)
+    prepared, puts, known = await _prepare(target, state, load, own_id)
     line = _Line()
     created = Seen(prepared.body, prepared.manifests, state.hint, known, state.contested)
-    following = Beside(_follow(target, state, created, load, line, leads)) if company else None
-    hint = Beside(read_hint()) if chores is None and _is_behind(state) else None
+    following = await start(_follow(target, state, created, load, line, leads)) if company else None
+    hint = await start(read_hint()) if chores is None and _is_behind(state) else None
     old = due(state.body) if len(puts) < MERGES else None  # a merge is enough for one commit
-    sweep = Beside(look(target, state.body, old)) if old is not None else None
+    sweep = await start(look(target, state.body, old)) if old is not None else None
     beside = tuple(one for one in (chores, following, hint) if one is not None)
-    for outcome in (yield from joined(puts, *beside, *([sweep] if sweep is not None else []))):
-        value(outcome)
-    swept = yield from _swept(target, sweep)
+    for outcome in (await joined(puts, *beside, *([sweep] if sweep is not None else []))):
+        result_of(outcome)
+    swept = await _swept(target, sweep)
     if swept is not None:
         prepared = noted(prepared, swept)
     if line.waiting:
@@ -247,7 +231,7 @@ def _write(
     return Draft(state.body, prepared, created, frozenset(load.carried), chores, hint, beside, goes_on, swept)
 
 
-def create(target: Target, draft: Draft, spent: Sequence[StagedName]) -> Steps[Outcome]:
+async def create(target: Target, draft: Draft, spent: Sequence[StagedName]) -> Outcome:
     """The conditional put of a version whose files are written.
 
     Args:
@@ -256,29 +240,29 @@ def create(target: Target, draft: Draft, spent: Sequence[StagedName]) -> Steps[O
         spent: staged objects that a version up to its parent names.
     """
     prepared = draft.prepared
-    outcomes = yield from joined((PutIfAbsent(version_key(prepared.version), prepared.data),), *draft.beside)
+    outcomes = await joined((PutIfAbsent(version_key(prepared.version), prepared.data),), *draft.beside)
     if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
         return Outcome(cause=outcomes[0])
-    value(outcomes[0])
-    yield from rest(*draft.beside)
+    result_of(outcomes[0])
+    await join(*draft.beside)
     hint = _newest_hint(draft.created.hint, draft.chores, draft.hint)
     created = replace(draft.created, body=prepared.body, hint=hint)
     return Outcome(
         created=created,
-        chores=Beside(_chores(target, draft.parent, created, {*spent, *draft.carried}, draft.swept)),
+        chores=await start(_chores(target, draft.parent, created, {*spent, *draft.carried}, draft.swept)),
         following=_usable(draft.following),
     )
 
 
-def _prepare(
+async def _prepare(
     target: Target, state: Seen, load: Load, own_id: str | None
-) -> Steps[tuple[NextVersion, list[Request], Known]]:
+) -> tuple[NextVersion, list[Request[Any]], Known]:
     """Data file, manifests and manifest list under fresh names, to be written side by side."""
-    now, for_data, for_manifest, for_merged, for_list, for_commit = yield from each(
-        (Now(), Unique(), Unique(), Unique(), Unique(), Unique())
+    now, for_data, for_manifest, for_merged, for_list, for_commit = await gather(
+        Now(), Unique(), Unique(), Unique(), Unique(), Unique()
     )
     table = state.body.table
-    puts: list[Request] = []
+    puts: list[Request[Any]] = []
     files = list(load.files)
     if load.tables:
         key = f"data/auto_{for_data}.parquet"
@@ -310,20 +294,20 @@ def _prepare(
     return prepared, puts, known_after(state.known, prepared, written)
 
 
-def _follow(
+async def _follow(
     target: Target, state: Seen, created: Seen, load: Load, line: _Line, leads: bool
-) -> Steps[Following | None]:
+) -> Following | None:
     """List who has staged since; judge them by the history and by what is about to be committed."""
-    listed = parse_listed((yield from ask(ListPage(PREFIX))))
+    listed = parse_listed((await ListPage(PREFIX)))
     root, others = target.root, [name for name in listed if name.id not in load.names]
     line.waiting = [name for name in alive(root, state.body, others) if not _tells(state.body, name)]
     if not (leads and line.waiting):
         return None
     looked = worth_a_look(root, state.body, others, next(iter(load.names)))
-    judged = yield from judge_listed(target, state.body, looked, {})
+    judged = await judge_listed(target, state.body, looked, {})
     theirs = Load()
     chosen = within_limits(judged.allowed, 0, 0)
-    state = yield from take(target, created, chosen, theirs, judged.others, exists=state.body.version)
+    state = await take(target, created, chosen, theirs, judged.others, exists=state.body.version)
     return Following(theirs, judged.spent, state.known) if theirs.names else None
 
 
@@ -333,7 +317,7 @@ def _tells(body: VersionBody, name: StagedName) -> bool:
     return any(version > name.base and name.id in names for version, names in told.items())
 
 
-def _usable(following: Beside[Following | None] | None) -> Following | None:
+def _usable(following: Task[Following | None] | None) -> Following | None:
     """What can be gone on with; a failure to read it leaves it to the next commit."""
     outcome = following.outcome if following is not None else None
     if isinstance(outcome, DataShardError):
@@ -342,11 +326,11 @@ def _usable(following: Beside[Following | None] | None) -> Following | None:
     return outcome
 
 
-def _swept(target: Target, sweep: Beside[Sweep] | None) -> Steps[Sweep | None]:
+async def _swept(target: Target, sweep: Task[Sweep] | None) -> Sweep | None:
     """What the look at old versions has found; a failure of it is no failure of the commit."""
     if sweep is None:
         return None
-    yield from rest(sweep)
+    await join(sweep)
     if isinstance(sweep.outcome, DataShardError):
         log.info("table %s: old versions are looked at again later: %s", target.name, sweep.outcome)
         return None
@@ -358,18 +342,18 @@ def _is_behind(state: Seen) -> bool:
     return state.hint is None or state.hint.number != state.body.version
 
 
-def _newest_hint(before: Hint | None, chores: Chores | None, read: Beside[Hint | None] | None) -> Hint | None:
+def _newest_hint(before: Hint | None, chores: Chores | None, read: Task[Hint | None] | None) -> Hint | None:
     for beside in (chores, read):
         if beside is not None and isinstance(beside.outcome, Hint):
             return beside.outcome
     return before
 
 
-def _chores(
+async def _chores(
     target: Target, parent: VersionBody, created: Seen, named: set[StagedName], swept: Sweep | None
-) -> Steps[Hint | None]:
+) -> Hint | None:
     version = created.body.version
-    hint, *_ = yield from together(
+    hint, *_ = await gather(
         move_hint(version, created.hint, target.root, own=created.body),
         _clean(tuple(sorted(named))),
         upkeep(version, parent, target.history),
@@ -379,12 +363,12 @@ def _chores(
     return moved
 
 
-def _clean(names: Sequence[StagedName]) -> Steps[None]:
+async def _clean(names: Sequence[StagedName]) -> None:
     """Delete staged objects that a version after their base names; a failure costs only time."""
     if not names:
         return
-    outcomes = yield (Delete(tuple(name.key for name in names)),)
+    outcomes = await outcomes_of((Delete(tuple(name.key for name in names)),))
     if isinstance(outcomes[0], StorageError):
         log.warning("staged objects that are committed were not deleted, and the next commit tries: %s", outcomes[0])
     else:
-        value(outcomes[0])
+        result_of(outcomes[0])

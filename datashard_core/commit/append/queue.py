@@ -17,7 +17,8 @@ from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
 from datashard_core.commit.core.state import Append, Seen
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo
-from datashard_core.storage.requests import Get, Instant, ListPage, Now, Put, Random, Sleep, Steps, Unique, ask
+from datashard_core.effects.requests import Get, Instant, ListPage, Now, Put, Random, Sleep, Unique
+from datashard_core.effects.tasks import outcomes_of
 
 SHORTEST_LOOK = 0.1  # seconds between two looks for the next version
 WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
@@ -29,16 +30,16 @@ SAMPLE = 8  # bodies of those before us that are looked at where no version come
 LIST_AFTER = 4  # versions that came without us before we look whether our object is still there
 
 
-def stage(group: Group) -> Steps[None]:
+async def stage(group: Group) -> None:
     """Put the rows beside the table, for the next commit to carry, whoever makes it."""
     missing = [own for own in group.waiting if own not in group.staged]
-    nonces = yield [Unique() for _ in missing]
+    nonces = await outcomes_of([Unique() for _ in missing])
     names, puts = [], []
     for own, nonce in zip(missing, nonces, strict=True):
         name = StagedName(group.bases[own], "w", own, nonce)
         names.append(name)
         puts.append(Put(name.key, encode_body(body_of(group.waiting[own], group.known))))
-    outcomes = yield puts
+    outcomes = await outcomes_of(puts)
     for own, name, outcome in zip(missing, names, outcomes, strict=True):
         if not isinstance(outcome, StorageError) or outcome.reason not in LASTING:
             # A failed one may have landed all the same: the next listing tells, and whatever lies
@@ -62,7 +63,7 @@ def body_of(item: Append, state: Seen) -> StagedBody:
     )
 
 
-def turn_in_line(group: Group) -> Steps[list[StagedName] | None]:
+async def turn_in_line(group: Group) -> list[StagedName] | None:
     """One stay in line: wait to be carried, or list, find one's place, and wait.
 
     Returns:
@@ -72,31 +73,31 @@ def turn_in_line(group: Group) -> Steps[list[StagedName] | None]:
     turn = newest.next
     if turn and turn not in group.waiting and group.unlisted < LIST_AFTER:
         group.unlisted += 1
-        if (yield from _watch(group, newest.line, PATIENCE)):
+        if (await _watch(group, newest.line, PATIENCE)):
             return None
     group.unlisted = 0
     try:
-        page = yield from first_page(group.target.root)
+        page = await first_page(group.target.root)
         listed = parse_listed(page.infos)
         if _is_gone(group, page):
             # Judged on a version read after the listing: whoever deleted it had to name it first.
-            yield from read_on(group)
+            await read_on(group)
             if group.waiting:
-                yield from _stage_again(group, listed)
+                await _stage_again(group, listed)
             return None
-        rank = 0 if turn in group.waiting else (yield from _rank(group, listed))
+        rank = 0 if turn in group.waiting else (await _rank(group, listed))
     except StorageError as error:
-        yield from breathe(group, error)
+        await breathe(group, error)
         return None
     patience = PATIENCE * math.log2(1 + rank)
     if rank > SAMPLE and not group.throttled:
         # So many that are alive would have committed by now: see whether the first of them can.
-        if (yield from _watch(group, rank, PATIENCE)):
+        if (await _watch(group, rank, PATIENCE)):
             return None
-        if (yield from _none_can_commit(group, listed)):
+        if (await _none_can_commit(group, listed)):
             return listed
         patience -= PATIENCE
-    waited = rank > 0 and (yield from _watch(group, rank, patience))
+    waited = rank > 0 and (await _watch(group, rank, patience))
     return None if waited else listed
 
 
@@ -112,7 +113,7 @@ class Page(Struct, frozen=True):
     last: str | None
 
 
-def first_page(root: str) -> Steps[Page]:
+async def first_page(root: str) -> Page:
     """List what is staged: as much as a commit can carry, so nearly always one page.
 
     Args:
@@ -120,7 +121,7 @@ def first_page(root: str) -> Steps[Page]:
     """
     infos: list[ObjectInfo] = []
     for _ in range(MOST_PAGES):
-        page: list[ObjectInfo] = yield from ask(ListPage(PREFIX, infos[-1].key if infos else None))
+        page: list[ObjectInfo] = await ListPage(PREFIX, infos[-1].key if infos else None)
         infos += page
         if len(page) < ListPage(PREFIX).limit:
             return Page(infos, None)
@@ -140,30 +141,30 @@ def _is_gone(group: Group, page: Page) -> bool:
     )
 
 
-def _stage_again(group: Group, listed: Sequence[StagedName]) -> Steps[None]:
+async def _stage_again(group: Group, listed: Sequence[StagedName]) -> None:
     """Our object is gone and no version names us: same id, new nonce, newer base."""
     there = {name.key for name in listed}
     for own in list(group.waiting):
         if group.staged[own].key not in there:
             del group.staged[own]
             group.bases[own] = group.known.body.version
-    yield from stage(group)
+    await stage(group)
 
 
-def _rank(group: Group, listed: Sequence[StagedName]) -> Steps[int]:
+async def _rank(group: Group, listed: Sequence[StagedName]) -> int:
     """How many wait before the first of ours."""
-    return len((yield from _before(group, listed)))
+    return len((await _before(group, listed)))
 
 
-def _none_can_commit(group: Group, listed: Sequence[StagedName]) -> Steps[bool]:
+async def _none_can_commit(group: Group, listed: Sequence[StagedName]) -> bool:
     """Whether the first of those before us hold bodies that are refused or set aside: nobody waits for those."""
-    first = (yield from _before(group, listed))[:SAMPLE]
-    outcomes = yield [Get(name.key) for name in first]
+    first = (await _before(group, listed))[:SAMPLE]
+    outcomes = await outcomes_of([Get(name.key) for name in first])
     examined = opened(group.target, group.known.body, first, outcomes)
     return all(isinstance(one, (Refusal, Aside)) for one in examined.values())
 
 
-def _before(group: Group, listed: Sequence[StagedName]) -> Steps[list[StagedName]]:
+async def _before(group: Group, listed: Sequence[StagedName]) -> list[StagedName]:
     """Those who wait before the first of ours.
 
     Names that are committed already, that nobody can judge or commit, or whose owners seem to be dead hold no place.
@@ -171,28 +172,28 @@ def _before(group: Group, listed: Sequence[StagedName]) -> Steps[list[StagedName
     mine = min(group.staged[own] for own in group.waiting)
     waiting = alive(group.target.root, group.known.body, listed)
     before = [name for name in waiting if name < mine and name.id not in group.waiting]
-    known, words = yield from said_of(group.target, group.known.body, before)
+    known, words = await said_of(group.target, group.known.body, before)
     return [name for name in known if not (name.id in words and words[name.id].version > name.base)]
 
 
-def _watch(group: Group, line: int, patience: float) -> Steps[bool]:
+async def _watch(group: Group, line: int, patience: float) -> bool:
     """Look for new versions for as long as the place in line demands; whether one came.
 
     Where the store is overloaded, commits take longer, and whoever commits beside those before it makes them
     take longer yet: so patience grows with the pause that the store is given.
     """
-    begun: Instant = yield from ask(Now())
+    begun: Instant = await Now()
     while True:
-        fraction: float = yield from ask(Random())
+        fraction: float = await Random()
         pause = max(SHORTEST_LOOK, line / WRITERS_PER_SECOND, group.throttled)
-        yield from ask(Sleep(pause * (0.75 + 0.5 * fraction)))
+        await Sleep(pause * (0.75 + 0.5 * fraction))
         try:
-            if (yield from _look(group)):
+            if (await _look(group)):
                 return True
             group.throttled *= EASED
         except StorageError as error:
-            yield from breathe(group, error)
-        now: Instant = yield from ask(Now())
+            await breathe(group, error)
+        now: Instant = await Now()
         check_deadline(group, now)
         say(group, now, f"{line} in line before them; ")
         # Whoever would give up before its turn comes tries it half-way: those before it may be long gone.
@@ -201,8 +202,8 @@ def _watch(group: Group, line: int, patience: float) -> Steps[bool]:
             return False
 
 
-def _look(group: Group) -> Steps[bool]:
+async def _look(group: Group) -> bool:
     """Look for the next version as one of those who wait: one read, more once we have fallen behind."""
-    newer: bool = yield from read_on(group, whole=group.behind)
+    newer: bool = await read_on(group, whole=group.behind)
     group.behind = newer
     return newer

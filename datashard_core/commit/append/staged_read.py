@@ -25,7 +25,8 @@ from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.rows.python_rows import arrow_of
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Steps, value
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import outcomes_of, result_of, start
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +51,7 @@ class WithStaged(Struct, frozen=True):
     files: tuple[DataFile, ...]
 
 
-def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
+async def read_with_staged(target: Target, seen: Seen | None) -> WithStaged:
     """Read the newest version and the staged appends that it does not hold.
 
     Raises:
@@ -58,25 +59,25 @@ def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
         StorageError: a read failed, or objects went away without being committed.
     """
     for _ in range(TRIES):
-        names = yield from staged_names()
-        seen = yield from newest(target, seen)
+        names = await staged_names()
+        seen = await newest(target, seen)
         bodies: dict[StagedName, Good | None] = {}
         while True:
             # A body that cannot be shown gives way to another of the same id.
             wanted = [name for name in names if bodies.get(name, name) is not None]
             try:
-                left = yield from _unnamed(target, seen, wanted)
+                left = await _unnamed(target, seen, wanted)
             except CorruptTableError:
-                newer = yield from newest(target, seen)
+                newer = await newest(target, seen)
                 if newer.body.version == seen.body.version:
                     raise
                 seen = newer  # the other was purged, or is long past
                 continue
             if all(name in bodies for name in left):
                 return _shown(seen, [body for name in left if (body := bodies[name]) is not None])
-            if not (yield from _read(target, seen, [name for name in left if name not in bodies], bodies)):
+            if not (await _read(target, seen, [name for name in left if name not in bodies], bodies)):
                 continue
-            newer = yield from newest(target, seen)
+            newer = await newest(target, seen)
             if newer.body.version == seen.body.version:
                 break  # gone, and no version names it: the listing was stale, or somebody cleans up
             seen = newer
@@ -87,37 +88,37 @@ def read_with_staged(target: Target, seen: Seen | None) -> Steps[WithStaged]:
     )
 
 
-def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[tuple[StagedName, ...]]:
+async def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> tuple[StagedName, ...]:
     """One name for each id that no version after its base names."""
     below = eligible(target.root, seen.body, names)
     if not below:
         return ()
     try:
-        said = yield from _said(target, seen, below)
+        said = await _said(target, seen, below)
     except ForgottenError as error:
         # Left alone by every commit: nobody knows whether the version holds them already.
         log.warning("table %s: staged appends of before version %d are not shown: %s", target.name, error.until, error)
         below = [name for name in below if name.base >= error.until - 1]
-        said = yield from _said(target, seen, below)
+        said = await _said(target, seen, below)
     return judge(below, said, seen.body.version, frozenset(), seen.body.first).allowed
 
 
-def _said(target: Target, seen: Seen, names: Sequence[StagedName]) -> Steps[dict[str, Named]]:
+async def _said(target: Target, seen: Seen, names: Sequence[StagedName]) -> dict[str, Named]:
     above = min((name.base for name in names), default=seen.body.version)
     ids = frozenset(name.id for name in names)
-    return (yield from look_up(ids, seen.body, above=above, bodies={}, history=target.history))
+    return (await look_up(ids, seen.body, above=above, bodies={}, history=target.history))
 
 
-def _read(
+async def _read(
     target: Target, seen: Seen, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
-) -> Steps[bool]:
+) -> bool:
     """Read staged bodies; whether one of them is gone. A body that cannot be shown counts as None."""
     gone = False
     for start in range(0, len(wanted), BODIES_AT_ONCE):
         batch = wanted[start : start + BODIES_AT_ONCE]
         there: list[StagedName] = []
         outcomes: list[Any] = []
-        for name, outcome in zip(batch, (yield [Get(name.key) for name in batch]), strict=True):
+        for name, outcome in zip(batch, (await outcomes_of([Get(name.key) for name in batch])), strict=True):
             if isinstance(outcome, ObjectNotFoundError):
                 gone = True
             else:
@@ -125,10 +126,10 @@ def _read(
                 outcomes.append(outcome)
         examined = opened(target, seen.body, there, outcomes)
         described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
-        examined.update((yield from check_files(described)))
+        examined.update((await check_files(described)))
         for outcome, (name, one) in zip(outcomes, examined.items(), strict=True):
             if one is None:
-                value(outcome)  # rows that are promised are not left out in silence
+                result_of(outcome)  # rows that are promised are not left out in silence
                 raise StorageError(
                     f"table {target.name}: a data file that {name.key} describes could not be looked at; scan again",
                     key=name.key,

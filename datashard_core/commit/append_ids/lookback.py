@@ -16,7 +16,8 @@ from datashard_core.commit.core.recorded_ids import BLOCK, Record, Refusal
 from datashard_core.commit.core.version_file import VersionBody, parse_version, version_key
 from datashard_core.errors import CorruptTableError, DataShardError
 from datashard_core.storage.base import ObjectNotFoundError, StoredObject
-from datashard_core.storage.requests import Get, Steps, value
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import outcomes_of, result_of, start
 
 MAX_READS = 16
 
@@ -69,9 +70,9 @@ class Named(Struct, frozen=True):
         return not isinstance(self.record, Refusal)
 
 
-def look_back(
+async def look_back(
     ids: frozenset[str], newest: VersionBody, *, above: int, bodies: Mapping[int, VersionBody], root: str
-) -> Steps[dict[str, Named]]:
+) -> dict[str, Named]:
     """The last word on each id in the versions ``(above, newest]``, out of the versions themselves.
 
     Args:
@@ -95,18 +96,18 @@ def look_back(
             found.setdefault(append_id, Named(version, names[append_id]))
         return len(found) < len(ids)
 
-    yield from walk_back(newest, above=above, bodies=bodies, root=root, visit=visit)
+    await walk_back(newest, above=above, bodies=bodies, root=root, visit=visit)
     return found
 
 
-def walk_back(
+async def walk_back(
     newest: VersionBody,
     *,
     above: int,
     bodies: Mapping[int, VersionBody],
     root: str,
     visit: Callable[[int, Mapping[str, Record]], bool],
-) -> Steps[int]:
+) -> int:
     """Visit the names of the versions from ``newest`` down to ``above`` + 1.
 
     Args:
@@ -128,7 +129,7 @@ def walk_back(
     while version > max(above, told_by.first - 1):
         names = told(version, told_by)
         if names is None:
-            if version not in known and not (yield from _read_back(version, above, known, root)):
+            if version not in known and not (await _read_back(version, above, known, root)):
                 break  # another engine began the table with the version after this one
             if known[version].state == "dropped":
                 break  # an earlier table of this name ended here
@@ -159,7 +160,7 @@ def lowest_told(body: VersionBody) -> int:
     return version
 
 
-def _read_back(version: int, above: int, known: dict[int, VersionBody], root: str) -> Steps[bool]:
+async def _read_back(version: int, above: int, known: dict[int, VersionBody], root: str) -> bool:
     """Read a version, and beside it the ends of the blocks before it, which tell the most.
 
     Returns:
@@ -171,29 +172,29 @@ def _read_back(version: int, above: int, known: dict[int, VersionBody], root: st
         if block_end not in known:
             wanted.append(block_end)
         block_end -= BLOCK
-    outcomes = yield [Get(version_key(number)) for number in wanted]
+    outcomes = await outcomes_of([Get(version_key(number)) for number in wanted])
     for number, outcome in zip(wanted, outcomes, strict=True):
         where = f"{root}/{version_key(number)}"
         if isinstance(outcome, ObjectNotFoundError):
             if number == version:
-                if (yield from _begins(version + 1, known, root)):
+                if (await _begins(version + 1, known, root)):
                     return False
                 raise CorruptTableError(
                     f"{where} is missing, so it cannot be said which appends are in the table already. "
                     "Restore it; old versions of this table must not be deleted."
                 ) from outcome
             continue
-        known[number] = parse_version(value(outcome).body, number, where)
+        known[number] = parse_version(result_of(outcome).body, number, where)
         check_neighbours(known, number, root)
     return True
 
 
-def _begins(version: int, known: dict[int, VersionBody], root: str) -> Steps[bool]:
+async def _begins(version: int, known: dict[int, VersionBody], root: str) -> bool:
     """Whether a version that exists is the first of its table."""
     if version not in known:
-        outcomes = yield (Get(version_key(version)),)
+        outcomes = await outcomes_of((Get(version_key(version)),))
         if isinstance(outcomes[0], ObjectNotFoundError):
             return False  # both are gone
-        stored: StoredObject = value(outcomes[0])
+        stored: StoredObject = result_of(outcomes[0])
         known[version] = parse_version(stored.body, version, f"{root}/{version_key(version)}")
     return known[version].is_a_beginning

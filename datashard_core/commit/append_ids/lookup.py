@@ -39,7 +39,7 @@ from datashard_core.commit.append_ids.segment import NodeName
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.state import History
 from datashard_core.commit.core.version_file import VersionBody
-from datashard_core.storage.requests import Steps, together
+from datashard_core.effects.tasks import gather
 
 SHORT_RANGE = 2 * BLOCK
 FIRST_NODES = 4
@@ -59,14 +59,14 @@ class Remembered(Struct, frozen=True):
     since: int
 
 
-def look_up(
+async def look_up(
     ids: frozenset[str],
     newest: VersionBody,
     *,
     above: int,
     bodies: Mapping[int, VersionBody],
     history: History,
-) -> Steps[dict[str, Named]]:
+) -> dict[str, Named]:
     """The last word on each id in the versions ``(above, newest]``, however old they are.
 
     Args:
@@ -82,23 +82,23 @@ def look_up(
     Raises:
         ForgottenError: some of it is not remembered any more.
     """
-    remembered = yield from _from(ids, newest, above, bodies, history, None)
+    remembered = await _from(ids, newest, above, bodies, history, None)
     return dict(remembered.words)
 
 
-def recall(
+async def recall(
     ids: frozenset[str],
     newest: VersionBody,
     *,
     above: int,
     bodies: Mapping[int, VersionBody],
     history: History,
-) -> Steps[Remembered]:
+) -> Remembered:
     """The last word on each id in the versions ``(above, newest]``, as far back as ids are remembered.
 
     The arguments are those of :func:`look_up`.
     """
-    return (yield from _from(ids, newest, above, bodies, history, horizon_ms(newest)))
+    return (await _from(ids, newest, above, bodies, history, horizon_ms(newest)))
 
 
 def horizon_ms(newest: VersionBody) -> int:
@@ -108,14 +108,14 @@ def horizon_ms(newest: VersionBody) -> int:
     return newest.metadata.last_updated_ms - settings_of(newest.metadata.properties).id_retention_ms
 
 
-def _from(
+async def _from(
     ids: frozenset[str],
     newest: VersionBody,
     above: int,
     bodies: Mapping[int, VersionBody],
     history: History,
     horizon: int | None,
-) -> Steps[Remembered]:
+) -> Remembered:
     low = lowest_told(newest)
     # Where the names of a block do not all fit one version's property, a walk over the blocks before it takes a
     # round trip for every few versions; their nodes take one.
@@ -123,15 +123,15 @@ def _from(
     near = low - 1 <= max(above, newest.first - 1) or (newest.version - above <= SHORT_RANGE and not cut_short)
     boundary = 0 if near or not ids else low - low % BLOCK
     try:
-        return (yield from _look_up(ids, newest, boundary, above, bodies, history, horizon))
+        return (await _look_up(ids, newest, boundary, above, bodies, history, horizon))
     except TombstoneMetError as met:
         # Maintenance came by since the newest version was read. Before it replaces a version it makes
         # sure of the node at the end of the version's block.
         boundary = met.version - met.version % BLOCK + BLOCK
-        return (yield from _look_up(ids, newest, boundary, above, bodies, history, horizon))
+        return (await _look_up(ids, newest, boundary, above, bodies, history, horizon))
 
 
-def _look_up(
+async def _look_up(
     ids: frozenset[str],
     newest: VersionBody,
     boundary: int,
@@ -139,12 +139,12 @@ def _look_up(
     bodies: Mapping[int, VersionBody],
     history: History,
     horizon: int | None,
-) -> Steps[Remembered]:
+) -> Remembered:
     """Out of the versions from ``boundary`` on, a multiple of 16, and of the nodes for those before it."""
     if boundary == 0:
-        return Remembered((yield from look_back(ids, newest, above=above, bodies=bodies, root=history.root)), above + 1)
+        return Remembered((await look_back(ids, newest, above=above, bodies=bodies, root=history.root)), above + 1)
     wanted = nodes.needed_below(boundary, max(above, newest.first - 1))
-    recent, older = yield from together(
+    recent, older = await gather(
         look_back(ids, newest, above=max(above, boundary - 1), bodies=bodies, root=history.root),
         _in_nodes(ids, wanted, newest, history, horizon),
     )
@@ -152,16 +152,16 @@ def _look_up(
     return Remembered(words, max(older.since, above + 1))
 
 
-def _in_nodes(
+async def _in_nodes(
     ids: frozenset[str], wanted: Iterator[NodeName], newest: VersionBody, history: History, horizon: int | None
-) -> Steps[Remembered]:
+) -> Remembered:
     found: dict[str, Named] = {}
     many = FIRST_NODES
     while names := list(islice(wanted, many)):
-        opened = yield from open_nodes(names, history)
+        opened = await open_nodes(names, history)
         for name, node in zip(names, opened, strict=True):
             try:
-                words = yield from _in_node(ids, name, node, newest, history)
+                words = await _in_node(ids, name, node, newest, history)
             except ForgottenError as error:
                 if horizon is None:
                     raise
@@ -186,29 +186,29 @@ def _ends(node: Opened, horizon: int | None) -> bool:
     return horizon is not None and last_ms is not None and node.name.level == nodes.TOP_LEVEL and last_ms < horizon
 
 
-def _in_node(
+async def _in_node(
     ids: frozenset[str], name: NodeName, node: Opened | None, newest: VersionBody, history: History
-) -> Steps[dict[str, Named]]:
+) -> dict[str, Named]:
     """What a node says, or, where it is missing, what it would say."""
     if node is not None:
-        return (yield from words_in(ids, node, newest.version))
+        return (await words_in(ids, node, newest.version))
     try:
-        made = yield from make_node(name, newest, history)
+        made = await make_node(name, newest, history)
         if made is not None:
             return last_words(ids, made.records, newest.version)
-        return (yield from _in_parts(ids, name, newest, history))
+        return (await _in_parts(ids, name, newest, history))
     except NodeLostError:
-        later = yield from stand_in(name, history)
+        later = await stand_in(name, history)
         if later is None:
             raise
-        return (yield from words_in(ids, later, newest.version))
+        return (await words_in(ids, later, newest.version))
 
 
-def _in_parts(ids: frozenset[str], name: NodeName, newest: VersionBody, history: History) -> Steps[dict[str, Named]]:
+async def _in_parts(ids: frozenset[str], name: NodeName, newest: VersionBody, history: History) -> dict[str, Named]:
     """What a node would say that only maintenance writes, being too large for a commit."""
-    found = last_words(ids, (yield from names_of(name, newest, history)), newest.version)
+    found = last_words(ids, (await names_of(name, newest, history)), newest.version)
     parts = [part for part in name.parts if part.until > newest.first]
-    for part, node in zip(parts, (yield from open_nodes(parts, history)), strict=True):
-        for own, word in (yield from _in_node(ids, part, node, newest, history)).items():
+    for part, node in zip(parts, (await open_nodes(parts, history)), strict=True):
+        for own, word in (await _in_node(ids, part, node, newest, history)).items():
             found.setdefault(own, word)
     return found

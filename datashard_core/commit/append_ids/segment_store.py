@@ -22,7 +22,8 @@ from datashard_core.commit.core.version_file import VersionBody, version_key
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
 from datashard_core.format.metadata.data_file import Count
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Put, Steps, ask, each, value
+from datashard_core.effects.requests import Get, Put
+from datashard_core.effects.tasks import gather, outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +70,17 @@ class Made(Struct, frozen=True):
     last_ms: int
 
 
-def open_nodes(names: Sequence[NodeName], history: History) -> Steps[list[Opened | None]]:
+async def open_nodes(names: Sequence[NodeName], history: History) -> list[Opened | None]:
     """Read the beginning of nodes, side by side; None for one that is missing."""
     if not names:
         return []
-    outcomes = yield [Get(name.key, (0, nodes.WINDOW)) for name in names]
+    outcomes = await outcomes_of([Get(name.key, (0, nodes.WINDOW)) for name in names])
     found: list[Opened | None] = []
     for name, outcome in zip(names, outcomes, strict=True):
         if isinstance(outcome, ObjectNotFoundError):
             found.append(None)
             continue
-        data: bytes = value(outcome).body
+        data: bytes = result_of(outcome).body
         header = nodes.decode_header(data, f"{history.root}/{name.key}", history.uuid)
         if header is not None and (header.since, header.until) != (name.since, name.until):
             raise CorruptTableError(
@@ -90,7 +91,7 @@ def open_nodes(names: Sequence[NodeName], history: History) -> Steps[list[Opened
     return found
 
 
-def words_in(ids: frozenset[str], node: Opened, newest: int) -> Steps[dict[str, Named]]:
+async def words_in(ids: frozenset[str], node: Opened, newest: int) -> dict[str, Named]:
     """The last word on each id, by versions up to ``newest``, that a node holds: of a large one a range is read."""
     if node.header is None:
         return {}
@@ -99,16 +100,16 @@ def words_in(ids: frozenset[str], node: Opened, newest: int) -> Steps[dict[str, 
     key, count = node.name.key, node.count
     held = range(node.header.since, node.header.until)
     ranges = {own: nodes.window(own, count) for own in sorted(ids)}
-    parts = yield [Get(key, span) for span in ranges.values()]
+    parts = await outcomes_of([Get(key, span) for span in ranges.values()])
     words: dict[str, Named] = {}
     whole: bytes | None = None
     for (own, (start, end)), part in zip(ranges.items(), parts, strict=True):
-        body = value(part).body
+        body = result_of(part).body
         if nodes.encloses(body, start, end, own, count):
             word = nodes.records_in(body, own, newest, held)
         else:
             if whole is None:
-                whole = (yield from ask(Get(key))).body
+                whole = (await Get(key)).body
                 if len(whole) != nodes.size_of(count):
                     raise CorruptTableError(f"{key} is cut short: delete it, it is made again from the history")
             word = nodes.records_in(whole[nodes.header_size() :], own, newest, held)
@@ -126,9 +127,9 @@ def last_words(ids: frozenset[str], records: Records, newest: int) -> dict[str, 
     return words
 
 
-def make_node(
+async def make_node(
     name: NodeName, near: VersionBody, history: History, most: int | None = nodes.TOO_LARGE
-) -> Steps[Made | None]:
+) -> Made | None:
     """Make a node of what it is made of, and write it.
 
     Args:
@@ -151,18 +152,18 @@ def make_node(
             "again."
         )
     parts = [part for part in name.parts if part.until > near.first]
-    opened = yield from open_nodes(parts, history)
+    opened = await open_nodes(parts, history)
     if _is_more(sum(node.count for node in opened if node is not None), most):
         return None
     lists: list[Records] = []
     last_ms, sure = 0, True
     if name.level == 1:
-        last_ms, sure, named = yield from _names_between(
+        last_ms, sure, named = await _names_between(
             max(name.until - BLOCK, near.first), name.until, near, history.root
         )
         lists.append(named)
     for part, node in zip(parts, opened, strict=True):
-        made = (yield from _whole(node)) if node is not None else (yield from make_node(part, near, history, most))
+        made = (await _whole(node)) if node is not None else (await make_node(part, near, history, most))
         if made is None:
             return None
         lists.append(made.records)
@@ -172,22 +173,22 @@ def make_node(
         return None
     if sure:
         data = nodes.encode_node(history.uuid, name.since, name.until, last_ms, records)
-        outcomes = yield (Put(name.key, data),)
+        outcomes = await outcomes_of((Put(name.key, data),))
         if isinstance(outcomes[0], StorageError):
             # Whoever needs it next makes it again.
             log.info("id node %s was not written: %s", name.key, outcomes[0])
     return Made(records, last_ms)
 
 
-def names_of(name: NodeName, near: VersionBody, history: History) -> Steps[Records]:
+async def names_of(name: NodeName, near: VersionBody, history: History) -> Records:
     """What a node of level 1 holds besides its parts: the names of its last 16 versions."""
     if name.level > 1:
         return ()
-    _, _, records = yield from _names_between(max(name.until - BLOCK, near.first), name.until, near, history.root)
+    _, _, records = await _names_between(max(name.until - BLOCK, near.first), name.until, near, history.root)
     return records
 
 
-def stand_in(name: NodeName, history: History) -> Steps[Opened | None]:
+async def stand_in(name: NodeName, history: History) -> Opened | None:
     """What a missing node's names are to be asked of, where they cannot be read from versions any more.
 
     Returns:
@@ -197,12 +198,12 @@ def stand_in(name: NodeName, history: History) -> Steps[Opened | None]:
         ForgottenError: maintenance has removed it, for its versions are out of the retention.
     """
     # The mark is written before anything is removed, and nobody removes what a cover lacks.
-    covers = yield from open_nodes(name.covers, history)
+    covers = await open_nodes(name.covers, history)
     found = next((node for node in covers if node is not None and node.header is not None), None)
     if found is None:
-        outcomes = yield (Get(nodes.MARK),)
+        outcomes = await outcomes_of((Get(nodes.MARK),))
         if not isinstance(outcomes[0], ObjectNotFoundError):
-            until = forgotten_before(value(outcomes[0]).body, history)
+            until = forgotten_before(result_of(outcomes[0]).body, history)
             if name.until <= until:
                 raise ForgottenError(until, history.root)
     return found
@@ -230,11 +231,11 @@ def mark_of(until: int, history: History) -> bytes:
     return msgspec.json.encode({"table": history.uuid, "until": until})
 
 
-def upkeep(version: int, parent: VersionBody, history: History) -> Steps[None]:
+async def upkeep(version: int, parent: VersionBody, history: History) -> None:
     """After a commit: write the nodes that are due, but for large ones. A failure costs only time later on."""
     try:
         for name in nodes.due_after(version):
-            yield from make_node(name, parent, history)
+            await make_node(name, parent, history)
     except DataShardError as error:
         log.info("id nodes after version %d of %s were not written: %s", version, history.root, error)
 
@@ -243,17 +244,17 @@ def _is_more(count: int, most: int | None) -> bool:
     return most is not None and nodes.size_of(count) > most
 
 
-def _whole(node: Opened) -> Steps[Made]:
+async def _whole(node: Opened) -> Made:
     if node.header is None:
         return Made((), 0)
     data = node.data
     if not node.whole:
-        (stored,) = yield from each((Get(node.name.key),))
+        (stored,) = await gather(Get(node.name.key),)
         data = stored.body
     return Made(nodes.decode_records(data, node.name.key), node.header.last_ms)
 
 
-def _names_between(since: int, until: int, near: VersionBody, root: str) -> Steps[tuple[int, bool, Records]]:
+async def _names_between(since: int, until: int, near: VersionBody, root: str) -> tuple[int, bool, Records]:
     """Names of the versions [since, until), when the last was committed, and whether that is the very time."""
     records: list[tuple[str, Named]] = []
 
@@ -262,7 +263,7 @@ def _names_between(since: int, until: int, near: VersionBody, root: str) -> Step
             records.extend(nodes.records_of(version, names))
         return True
 
-    last = near if near.version == until - 1 else (yield from read_version(root, until - 1))
+    last = near if near.version == until - 1 else (await read_version(root, until - 1))
     if last.state == "tombstone" and told(last.version, near) is None:
         raise NodeLostError(
             f"{root}/{version_key(last.version)} is a tombstone, and the id node that holds its names is missing: "
@@ -271,7 +272,7 @@ def _names_between(since: int, until: int, near: VersionBody, root: str) -> Step
     bodies = {last.version: last}
     begin = last if last.state == "table" or told(last.version, last) else near
     try:
-        yield from walk_back(begin, above=since - 1, bodies=bodies, root=root, visit=visit)
+        await walk_back(begin, above=since - 1, bodies=bodies, root=root, visit=visit)
     except TombstoneMetError as met:
         raise NodeLostError(str(met)) from met
     if last.metadata is not None:

@@ -23,7 +23,8 @@ from datashard_core.commit.core.version_file import HINT_KEY, MAX_VERSION, Versi
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.metadata.json_text import whole_number
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
-from datashard_core.storage.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace, Steps, ask, value
+from datashard_core.effects.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace
+from datashard_core.effects.tasks import outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class _Search(Struct):
         return max(self.bodies, default=-1)
 
 
-def find_current(root: str, seen: VersionBody | None = None) -> Steps[Found | None]:
+async def find_current(root: str, seen: VersionBody | None = None) -> Found | None:
     """Find the newest version.
 
     Args:
@@ -84,27 +85,27 @@ def find_current(root: str, seen: VersionBody | None = None) -> Steps[Found | No
     hint: Hint | None = None
     if seen is not None:
         search.bodies[seen.version] = seen
-        yield from _read_on(search, stride=1)
+        await _read_on(search, stride=1)
     else:
-        hint = yield from read_hint()
+        hint = await read_hint()
         if hint is not None and hint.number >= 0:
-            yield from _read(search, [hint.number, hint.number + 1])
+            await _read(search, [hint.number, hint.number + 1])
         if not search.bodies:
-            yield from _without_hint(search)
+            await _without_hint(search)
         if not search.bodies:
             return None
         if hint is None or search.highest != hint.number:
-            yield from _read_on(search, stride=1)
+            await _read_on(search, stride=1)
     newest = search.bodies[search.highest]
     if newest.state == "tombstone":
         raise CorruptTableError(
             f"{root}: the newest version, {newest.version}, is a tombstone, and nothing follows it. "
             "Versions after it were removed by hand: restore them."
         )
-    return Found((yield from with_origin(newest, search.bodies, root)), search.bodies, hint)
+    return Found((await with_origin(newest, search.bodies, root)), search.bodies, hint)
 
 
-def find_hinted(root: str) -> Steps[Found | None]:
+async def find_hinted(root: str) -> Found | None:
     """A recent version of a table by the hint alone: one read fewer, for those who need not see the newest.
 
     Rows that are staged on top of it are judged by whoever carries them. A hint that leads to no table, or to
@@ -112,65 +113,65 @@ def find_hinted(root: str) -> Steps[Found | None]:
 
     Returns, raises: as :func:`find_current`.
     """
-    hint = yield from read_hint()
+    hint = await read_hint()
     hinted: VersionBody | None = None
     if hint is not None and hint.number >= 0:
         search = _Search(root)
-        yield from _read(search, [hint.number])
+        await _read(search, [hint.number])
         hinted = search.bodies.get(hint.number)
         if hinted is not None and hinted.state == "table":
-            now = yield from ask(Now())
+            now = await Now()
             recent = TRUSTED * settings_of(hinted.table.properties).id_retention_ms
             if abs(now.wall_ms - hinted.table.last_updated_ms) < recent:
-                return Found((yield from with_origin(hinted, search.bodies, root)), search.bodies, hint)
-    return (yield from find_current(root, hinted))
+                return Found((await with_origin(hinted, search.bodies, root)), search.bodies, hint)
+    return (await find_current(root, hinted))
 
 
-def read_next(root: str, seen: VersionBody) -> Steps[Found | None]:
+async def read_next(root: str, seen: VersionBody) -> Found | None:
     """The version after one that is known, if it exists: one read, for those who look often."""
     search = _Search(root)
-    yield from _read(search, [seen.version + 1])
+    await _read(search, [seen.version + 1])
     if not search.bodies:
         return None
     following = search.bodies[search.highest]
     check_link(seen, following, root)
     if following.state == "tombstone":  # we have slept for days
-        return (yield from find_current(root, seen))
-    following = yield from with_origin(following, {seen.version: seen}, root)
+        return (await find_current(root, seen))
+    following = await with_origin(following, {seen.version: seen}, root)
     return Found(following, {following.version: following, seen.version: seen})
 
 
-def _read(search: _Search, versions: Sequence[int]) -> Steps[int]:
+async def _read(search: _Search, versions: Sequence[int]) -> int:
     """Read versions in parallel; how many of them exist."""
-    outcomes = yield [Get(version_key(version)) for version in versions]
+    outcomes = await outcomes_of([Get(version_key(version)) for version in versions])
     present = 0
     for version, outcome in zip(versions, outcomes, strict=True):
         if isinstance(outcome, ObjectNotFoundError):
             continue
-        search.keep(version, value(outcome))
+        search.keep(version, result_of(outcome))
         present += 1
     return present
 
 
-def _read_on(search: _Search, stride: int) -> Steps[None]:
+async def _read_on(search: _Search, stride: int) -> None:
     """Read the versions that follow until one is absent, doubling the stride when far behind."""
     total = 0
     while True:
         low = search.highest
         wanted = [version for version in range(low + 1, low + stride + 1)]
-        present = yield from _read(search, wanted)
+        present = await _read(search, wanted)
         total += present
         # A name may appear while its neighbour is read, so only an absent last one ends it.
         if search.highest < wanted[-1]:
             return
         if total > 4 * MAX_STRIDE:
-            newest = yield from _gallop(search.highest)
+            newest = await _gallop(search.highest)
             if newest > search.highest:
-                yield from _read(search, [newest])
+                await _read(search, [newest])
         stride = min(stride * 2, MAX_STRIDE)
 
 
-def _gallop(low: int) -> Steps[int]:
+async def _gallop(low: int) -> int:
     """Highest version that exists, given that ``low`` does; by looks in parallel, without bodies."""
     step = 1
     while True:
@@ -178,7 +179,7 @@ def _gallop(low: int) -> Steps[int]:
         while len(probes) < 8:
             probes.append(low + step)
             step *= 2
-        present = yield from _present(probes)
+        present = await _present(probes)
         if len(present) < len(probes):
             break
         low, step = probes[-1], min(step, MAX_GALLOP)
@@ -187,33 +188,33 @@ def _gallop(low: int) -> Steps[int]:
     while high - low > 1:
         width = max(1, (high - low) // 8)
         probes = list(range(low + width, high, width))[:8]
-        present = yield from _present(probes)
+        present = await _present(probes)
         low = max(present, default=low)
         high = min((probe for probe in probes if probe > low), default=high)
     return low
 
 
-def _present(versions: Sequence[int]) -> Steps[set[int]]:
-    outcomes = yield [Head(version_key(version)) for version in versions]
+async def _present(versions: Sequence[int]) -> set[int]:
+    outcomes = await outcomes_of([Head(version_key(version)) for version in versions])
     found = set()
     for version, outcome in zip(versions, outcomes, strict=True):
         if not isinstance(outcome, ObjectNotFoundError):
-            value(outcome)
+            result_of(outcome)
             found.add(version)
     return found
 
 
-def _without_hint(search: _Search) -> Steps[None]:
+async def _without_hint(search: _Search) -> None:
     """The hint is absent or names an absent version: start from v0, or from one listing."""
-    yield from _read(search, [0, 1])
+    await _read(search, [0, 1])
     if search.bodies:
-        newest = yield from _gallop(search.highest)
+        newest = await _gallop(search.highest)
         if newest > search.highest:
-            yield from _read(search, [newest])
+            await _read(search, [newest])
         return
-    listed = yield from _listed()
+    listed = await _listed()
     if listed:
-        yield from _read(search, sorted({min(listed), max(listed)}))
+        await _read(search, sorted({min(listed), max(listed)}))
         _check_founded(search)
 
 
@@ -235,12 +236,12 @@ def _check_founded(search: _Search) -> None:
     )
 
 
-def _listed() -> Steps[set[int]]:
+async def _listed() -> set[int]:
     """The one listing: a table made by another engine need not begin with v0."""
     listed: set[int] = set()
     after: str | None = None
     while True:
-        page = yield from ask(ListPage("metadata/v", after))
+        page = await ListPage("metadata/v", after)
         matches = [VERSION_NAME.fullmatch(info.key) for info in page]
         numbers = [whole_number(match[1], MAX_VERSION) for match in matches if match is not None]
         listed.update(number for number in numbers if number is not None)
@@ -249,17 +250,17 @@ def _listed() -> Steps[set[int]]:
         after = page[-1].key
 
 
-def read_hint() -> Steps[Hint | None]:
+async def read_hint() -> Hint | None:
     """The hint, or None where there is none."""
     try:
-        stored: StoredObject = yield from ask(Get(HINT_KEY))
+        stored: StoredObject = await Get(HINT_KEY)
     except ObjectNotFoundError:
         return None
     number = hinted_version(stored.body)
     return Hint(-1 if number is None else number, stored.version)
 
 
-def move_hint(
+async def move_hint(
     to: int,
     seen: Hint | None,
     root: str,
@@ -267,7 +268,7 @@ def move_hint(
     absent: bool = False,
     own: VersionBody | None = None,
     parent: int | None = None,
-) -> Steps[Hint | None]:
+) -> Hint | None:
     """Move the hint on to version ``to``, never backwards.
 
     A hint that cannot be moved never fails a commit: it is logged, and the next commit moves it.
@@ -296,25 +297,25 @@ def move_hint(
     try:
         for attempt in range(HINT_TRIES):
             if (seen is None and not absent) or attempt:
-                seen = yield from read_hint()
-                yield from _check_hint(to, seen, own, parent, before, root)
+                seen = await read_hint()
+                await _check_hint(to, seen, own, parent, before, root)
             if seen is not None and seen.number >= to:
                 return seen
             request: Any = PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)
             try:
-                return Hint(to, (yield from ask(request)))
+                return Hint(to, (await request))
             except PreconditionFailedError:
                 continue
             except StorageError as error:
                 if error.reason != "unsupported" or seen is None:
                     raise
-                seen = yield from read_hint()
-                yield from _check_hint(to, seen, own, parent, before, root)
+                seen = await read_hint()
+                await _check_hint(to, seen, own, parent, before, root)
                 if seen is not None and seen.number >= to:
                     return seen
                 # Without If-Match: look, and write. Of two writers at once the slower may set the hint back; then it
                 # lags until the next commit, which moves it on.
-                return Hint(to, (yield from ask(Put(HINT_KEY, data))))
+                return Hint(to, (await Put(HINT_KEY, data)))
     except BrokenChainError:
         raise
     except StorageError as error:
@@ -324,17 +325,17 @@ def move_hint(
     return None
 
 
-def _check_hint(
+async def _check_hint(
     to: int, seen: Hint | None, own: VersionBody | None, parent: int | None, before: int, root: str
-) -> Steps[None]:
+) -> None:
     """What the hint, read after a version was created, says of that version and of the ones before it."""
     if parent is not None and (seen is None or seen.number < before):
-        yield from check_still_there(root, to, (parent, before))
+        await check_still_there(root, to, (parent, before))
     if own is not None and seen is not None and seen.number == own.version:
-        check_own(own, (yield from _read_again(own, root)), root)
+        check_own(own, (await _read_again(own, root)), root)
 
 
-def _read_again(own: VersionBody, root: str) -> Steps[VersionBody]:
+async def _read_again(own: VersionBody, root: str) -> VersionBody:
     key = version_key(own.version)
-    stored: StoredObject = yield from ask(Get(key))
+    stored: StoredObject = await Get(key)
     return parse_version(stored.body, own.version, f"{root}/{key}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Coroutine, Callable
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from datashard_core.format.manifests.manifest import ManifestFile, decode_manife
 from datashard_core.format.rows.python_rows import Rows
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.metadata.snapshot import Snapshot
-from datashard_core.storage.requests import Get, PutData, Steps, ask
+from datashard_core.effects.requests import Get, PutData
 
 HOT_MS = 3000
 
@@ -134,17 +134,17 @@ def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
     return Seen(newest, None, found.hint or seen.hint, seen.known, seen.contested)
 
 
-def newest(target: Target, seen: Seen | None) -> Steps[Seen]:
+async def newest(target: Target, seen: Seen | None) -> Seen:
     """The newest version.
 
     Raises:
         NoSuchTableError: the table was dropped.
     """
-    found = yield from find_current(target.root, seen.body if seen is not None else None)
+    found = await find_current(target.root, seen.body if seen is not None else None)
     return settle(found, seen, target)
 
 
-def on_newest(target: Target, seen: Seen | None, look: Callable[[Seen], Steps[Answer]]) -> Steps[tuple[Seen, Answer]]:
+async def on_newest(target: Target, seen: Seen | None, look: Callable[[Seen], Coroutine[Any, Any, Answer]]) -> tuple[Seen, Answer]:
     """Look at something on the newest version: what is found damaged there counts if that is still the newest.
 
     Between the two, the table can be dropped and purged, and versions become tombstones under a sleeper.
@@ -158,12 +158,12 @@ def on_newest(target: Target, seen: Seen | None, look: Callable[[Seen], Steps[An
         CorruptTableError: it is damaged.
         NoSuchTableError: the table was dropped.
     """
-    state = yield from newest(target, seen)
+    state = await newest(target, seen)
     while True:
         try:
-            return state, (yield from look(state))
+            return state, (await look(state))
         except CorruptTableError:
-            newer = yield from newest(target, state)
+            newer = await newest(target, state)
             if newer.body.version == state.body.version:
                 raise
             state = newer
@@ -179,15 +179,15 @@ def is_hot(body: VersionBody, now_ms: int) -> bool:
     return abs(now_ms - body.metadata.last_updated_ms) < HOT_MS
 
 
-def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> Steps[tuple[ManifestFile, ...]]:
+async def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> tuple[ManifestFile, ...]:
     """The manifest list of a snapshot; empty for a table that has none."""
     if snapshot is None:
         return ()
-    stored = yield from ask(Get(key_of(snapshot.manifest_list, location, root)))
+    stored = await Get(key_of(snapshot.manifest_list, location, root))
     return tuple(decode_manifest_list(stored.body))
 
 
-def read_version(root: str, version: int) -> Steps[VersionBody]:
+async def read_version(root: str, version: int) -> VersionBody:
     """One version by its number."""
-    stored = yield from ask(Get(version_key(version)))
+    stored = await Get(version_key(version))
     return parse_version(stored.body, version, f"{root}/{version_key(version)}")

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 
 from datashard_core.commit.core.version_file import VersionBody, parse_version, uuid_in, version_key
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Steps, value
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import outcomes_of, result_of
 
 AT_ONCE = 16
 
 
-def with_origin(newest: VersionBody, bodies: Mapping[int, VersionBody], root: str) -> Steps[VersionBody]:
+async def with_origin(newest: VersionBody, bodies: Mapping[int, VersionBody], root: str) -> VersionBody:
     """The same version, knowing which one created its table.
 
     Args:
@@ -30,7 +31,7 @@ def with_origin(newest: VersionBody, bodies: Mapping[int, VersionBody], root: st
         return newest
     first = _told(newest, bodies)
     if first is None:
-        first = yield from _read_back(newest, root)
+        first = await _read_back(newest, root)
     return replace(newest, origin=first)
 
 
@@ -51,15 +52,15 @@ def _first_by(body: VersionBody, uuid: str) -> int | None:
     return body.names.first if body.names is not None else body.origin
 
 
-def _read_back(newest: VersionBody, root: str) -> Steps[int]:
+async def _read_back(newest: VersionBody, root: str) -> int:
     """Read earlier versions until one tells; v0 beside the first, for most tables begin there."""
     uuid, wanted = newest.table.table_uuid, sorted({newest.version - 1, 0}, reverse=True)
     while wanted:
-        outcomes = yield [Get(version_key(version)) for version in wanted]
+        outcomes = await outcomes_of([Get(version_key(version)) for version in wanted])
         for version, outcome in zip(wanted, outcomes, strict=True):
             if isinstance(outcome, ObjectNotFoundError):
                 continue
-            data: bytes = value(outcome).body
+            data: bytes = result_of(outcome).body
             if version == 0 and uuid_in(data) == uuid:
                 return 0
             first = _first_by(parse_version(data, version, f"{root}/{version_key(version)}"), uuid)

@@ -14,14 +14,15 @@ from collections.abc import Iterable
 from datashard_core.commit.core.version_file import HINT_KEY, version_key
 from datashard_core.errors import CorruptTableError
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Head, Steps, value
+from datashard_core.effects.requests import Head
+from datashard_core.effects.tasks import outcomes_of, result_of
 
 
 class VanishedTableError(CorruptTableError):
     """The version hint is gone or went back, and versions that have to be there are gone."""
 
 
-def check_still_there(root: str, created: int, known: Iterable[int]) -> Steps[None]:
+async def check_still_there(root: str, created: int, known: Iterable[int]) -> None:
     """After the hint was found to be gone, or older than it was: the versions that this process has seen must be there.
 
     Args:
@@ -34,7 +35,7 @@ def check_still_there(root: str, created: int, known: Iterable[int]) -> Steps[No
         StorageError: that could not be learnt.
     """
     versions = sorted({version for version in known if version >= 0})
-    outcomes = yield [Head(version_key(version)) for version in versions]
+    outcomes = await outcomes_of([Head(version_key(version)) for version in versions])
     for version, outcome in zip(versions, outcomes, strict=True):
         if isinstance(outcome, ObjectNotFoundError):
             raise VanishedTableError(
@@ -43,4 +44,4 @@ def check_still_there(root: str, created: int, known: Iterable[int]) -> Steps[No
                 "of nothing, and nothing was removed. Move the folder back, or restore it from a backup, beside what "
                 "is there now; or remove what is left of it and create the table again"
             )
-        value(outcome)
+        result_of(outcome)

@@ -22,18 +22,8 @@ from datashard_core.errors import CommitStateUnknownError, DataShardError, Stora
 from datashard_core.format.types.distinct import check_distinct
 from datashard_core.format.metadata.table_metadata import TableMetadata, metadata_from
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
-from datashard_core.storage.requests import (
-    Instant,
-    Now,
-    PutIfAbsent,
-    Random,
-    Sleep,
-    Steps,
-    Unique,
-    ask,
-    each,
-    together,
-)
+from datashard_core.effects.requests import Instant, Now, PutIfAbsent, Random, Sleep, Unique
+from datashard_core.effects.tasks import gather, outcomes_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +33,7 @@ Build = Callable[[VersionBody], Mapping[str, Any] | None]
 """Makes the next version's metadata of the newest version; None: nothing is to change."""
 
 
-def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen | None]:
+async def commit_external(target: Target, build: Build, timeout: float) -> Seen | None:
     """Commit the metadata that ``build`` makes on top of the newest version, if nobody is faster.
 
     Args:
@@ -63,18 +53,18 @@ def commit_external(target: Target, build: Build, timeout: float) -> Steps[Seen 
         CorruptTableError: its rows do not add up, or a manifest of it is damaged.
         CommitStateUnknownError: whether it was committed could not be learnt in time.
     """
-    now, commit_id = yield from each((Now(), Unique()))
+    now, commit_id = await gather(Now(), Unique())
     instant: Instant = now
-    found = yield from find_current(target.root)
+    found = await find_current(target.root)
     state = settle(found, None, target)
     raw = build(state.body)
     if raw is None:
         return state
     body = following_version(state.body, raw, commit_id, target.root)
-    yield from check_files(target, state.body, body)
-    if not (yield from _create(target, body, commit_id, instant.monotonic + timeout)):
+    await check_files(target, state.body, body)
+    if not (await _create(target, body, commit_id, instant.monotonic + timeout)):
         return None
-    hint, _ = yield from together(
+    hint, _ = await gather(
         move_hint(body.version, state.hint, target.root, own=body), upkeep(body.version, state.body, target.history)
     )
     return Seen(body, None, hint)
@@ -165,19 +155,19 @@ def _moved_forward(raw: Mapping[str, Any], parent: TableMetadata) -> dict[str, A
     }
 
 
-def _create(target: Target, body: VersionBody, commit_id: str, deadline: float) -> Steps[bool]:
+async def _create(target: Target, body: VersionBody, commit_id: str, deadline: float) -> bool:
     """Create the version, or learn that another has its name. The same bytes may be sent again: they are one commit."""
     data = body.table.to_json()
     unknown: DataShardError | None = None
     while True:
-        outcomes = yield (PutIfAbsent(version_key(body.version), data),)
+        outcomes = await outcomes_of((PutIfAbsent(version_key(body.version), data),))
         outcome: Any = outcomes[0]
         if not isinstance(outcome, DataShardError):
             return True
         if isinstance(outcome, PreconditionFailedError):
             # Taken, maybe by us: the reply was lost, or the client sent it twice.
             try:
-                taken = yield from read_version(target.root, body.version)
+                taken = await read_version(target.root, body.version)
             except StorageError as error:
                 outcome = error
             else:
@@ -185,7 +175,7 @@ def _create(target: Target, body: VersionBody, commit_id: str, deadline: float) 
         elif not isinstance(outcome, OutcomeUnknownError) and unknown is None:
             raise outcome  # refused before anything was sent
         unknown = outcome
-        fraction, now = yield from each((Random(), Now()))
+        fraction, now = await gather(Random(), Now())
         if now.monotonic > deadline:
             raise CommitStateUnknownError(
                 f"table {target.name}: it is not known whether version {body.version} was committed ({unknown}). Look "
@@ -193,4 +183,4 @@ def _create(target: Target, body: VersionBody, commit_id: str, deadline: float) 
                 append_id=commit_id,
                 table=target.root,
             ) from unknown
-        yield from ask(Sleep(0.05 + fraction * MAX_PAUSE))
+        await Sleep(0.05 + fraction * MAX_PAUSE)

@@ -17,13 +17,14 @@ from datashard_core.commit.core.version_file import VersionBody, version_key
 from datashard_core.errors import CommitTimeoutError
 from datashard_core.format.manifests.manifest import ADDED, ManifestEntry, ManifestFile, decode_manifest
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Head, Steps, each, value
+from datashard_core.effects.requests import Get, Head
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 
 FOLDER = "data/"
 """Files elsewhere are never taken for orphans."""
 
 
-def check_files(target: Target, parent: VersionBody, body: VersionBody) -> Steps[None]:
+async def check_files(target: Target, parent: VersionBody, body: VersionBody) -> None:
     """Refuse a version that names files as new which may be deleted, or are, or that loses rows of its parent.
 
     Args:
@@ -37,14 +38,14 @@ def check_files(target: Target, parent: VersionBody, body: VersionBody) -> Steps
         StorageError: a manifest or the age of a file could not be read.
         UnsupportedTableError: a file lies outside the table's folder.
     """
-    keys = yield from _new_files(target, parent, body)
+    keys = await _new_files(target, parent, body)
     if not keys:
         return
-    newest, *infos = yield [Head(version_key(parent.version)), *map(Head, keys)]
-    now = value(newest).last_modified
+    newest, *infos = await outcomes_of([Head(version_key(parent.version)), *map(Head, keys)])
+    now = result_of(newest).last_modified
     for key, info in zip(keys, infos, strict=True):
         gone = isinstance(info, ObjectNotFoundError)
-        if gone or now - value(info).last_modified >= YOUNG:
+        if gone or now - result_of(info).last_modified >= YOUNG:
             raise CommitTimeoutError(
                 f"table {target.name}: nothing was committed. {target.root}/{key} "
                 f"{'is gone' if gone else f'is more than {YOUNG / 60:.0f} minutes older than the newest version'}: it "
@@ -53,7 +54,7 @@ def check_files(target: Target, parent: VersionBody, body: VersionBody) -> Steps
             )
 
 
-def _new_files(target: Target, parent: VersionBody, body: VersionBody) -> Steps[list[str]]:
+async def _new_files(target: Target, parent: VersionBody, body: VersionBody) -> list[str]:
     """Keys of the data files that the version's own snapshots add; what those replace has to add up."""
     location = body.table.location
     before = {snapshot.snapshot_id: snapshot for snapshot in parent.table.snapshots}
@@ -62,19 +63,19 @@ def _new_files(target: Target, parent: VersionBody, body: VersionBody) -> Steps[
     for snapshot in body.table.snapshots:
         if snapshot.snapshot_id in before:
             continue
-        listed = lists[snapshot.snapshot_id] = yield from manifests_of(target.root, location, snapshot)
+        listed = lists[snapshot.snapshot_id] = await manifests_of(target.root, location, snapshot)
         built_on = snapshot.parent_snapshot_id
         if built_on is not None and built_on not in lists and built_on in before:
-            lists[built_on] = yield from manifests_of(target.root, location, before[built_on])
+            lists[built_on] = await manifests_of(target.root, location, before[built_on])
         own = [one for one in listed if one.added_snapshot_id == snapshot.snapshot_id and not one.content]
         known = lists.get(built_on)  # None: it was built on what is not kept any more
         gone, new = ([one for one in side if not one.content] for side in gone_and_new(known or (), listed))
-        read = yield from _entries(target, location, [*own, *(new if known is not None else ())])
+        read = await _entries(target, location, [*own, *(new if known is not None else ())])
         if known is not None:
             where = f"table {target.name} at {target.root}, version {body.version}"
             entries = [entry for one in new for entry in read[one.manifest_path]]
             if not adds_up(snapshot.snapshot_id, gone, entries):
-                were = yield from _entries(target, location, gone)
+                were = await _entries(target, location, gone)
                 lost = [entry for one in gone for entry in were[one.manifest_path]]
                 check_rewritten(where, snapshot.snapshot_id, lost, entries)
         added = (entry for one in own for entry in read[one.manifest_path] if entry.status == ADDED)
@@ -82,10 +83,10 @@ def _new_files(target: Target, parent: VersionBody, body: VersionBody) -> Steps[
     return [key for key in dict.fromkeys(keys) if key.startswith(FOLDER)]
 
 
-def _entries(
+async def _entries(
     target: Target, location: str, manifests: Sequence[ManifestFile]
-) -> Steps[dict[str, Sequence[ManifestEntry]]]:
+) -> dict[str, Sequence[ManifestEntry]]:
     """The entries of manifests, by their paths."""
     each_once = list({one.manifest_path: one for one in manifests}.values())
-    stored = yield from each([Get(key_of(one.manifest_path, location, target.root)) for one in each_once])
+    stored = await gather(*[Get(key_of(one.manifest_path, location, target.root)) for one in each_once])
     return {one.manifest_path: decode_manifest(found.body, one) for one, found in zip(each_once, stored, strict=True)}

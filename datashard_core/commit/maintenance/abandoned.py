@@ -22,7 +22,8 @@ from datashard_core.commit.core.state import Seen, Target, newest
 from datashard_core.commit.core.next_version import next_version
 from datashard_core.commit.core.version_file import version_key
 from datashard_core.storage.base import ObjectInfo
-from datashard_core.storage.requests import Delete, Get, Head, Now, Steps, Unique, ask, each
+from datashard_core.effects.requests import Delete, Get, Head, Now, Unique
+from datashard_core.effects.tasks import gather, outcomes_of, start
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Abandoned(Struct, frozen=True):
     left: tuple[str, ...]
 
 
-def remove_abandoned(target: Target, seen: Seen | None, grace: float) -> Steps[tuple[Abandoned, Seen]]:
+async def remove_abandoned(target: Target, seen: Seen | None, grace: float) -> tuple[Abandoned, Seen]:
     """Delete what lies among the staged appends and has been set aside for too long.
 
     Args:
@@ -53,20 +54,20 @@ def remove_abandoned(target: Target, seen: Seen | None, grace: float) -> Steps[t
     Raises:
         StorageError: the store failed.
     """
-    infos = yield from staged_objects()
-    state = yield from newest(target, seen)
-    found = yield from _set_aside(target, state, infos)
+    infos = await staged_objects()
+    state = await newest(target, seen)
+    found = await _set_aside(target, state, infos)
     if not found:
         return Abandoned((), ()), state
     limit = settings_of(state.body.table.properties).id_retention_ms / 1000 + grace
-    now, clock = yield from each((Head(version_key(state.body.version)), Now()))
+    now, clock = await gather(Head(version_key(state.body.version)), Now())
     seem_old = [info for info in found if clock.wall_ms / 1000 - info.last_modified >= limit]
     if any(now.last_modified - info.last_modified < limit for info in seem_old):
-        state = yield from _fence(target, state)  # nothing was committed for long: see what time it is
-        now = yield from ask(Head(version_key(state.body.version)))
+        state = await _fence(target, state)  # nothing was committed for long: see what time it is
+        now = await Head(version_key(state.body.version))
     old = [info.key for info in found if now.last_modified - info.last_modified >= limit]
     for start in range(0, len(old), DELETE_BATCH):
-        yield from ask(Delete(tuple(old[start : start + DELETE_BATCH])))
+        await Delete(tuple(old[start : start + DELETE_BATCH]))
     if old:
         log.warning(
             "table %s: %d objects that were set aside for longer than the retention of append ids were deleted: %s",
@@ -78,7 +79,7 @@ def remove_abandoned(target: Target, seen: Seen | None, grace: float) -> Steps[t
     return Abandoned(tuple(old), tuple(info.key for info in found if info.key not in gone)), state
 
 
-def _set_aside(target: Target, state: Seen, infos: Sequence[ObjectInfo]) -> Steps[list[ObjectInfo]]:
+async def _set_aside(target: Target, state: Seen, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
     """Those of the objects that are no staged appends, or that this version does not take."""
     names = {name.key: name for name in parse_listed(infos)}
     found = {info.key for info in infos if info.key not in names}
@@ -90,14 +91,14 @@ def _set_aside(target: Target, state: Seen, infos: Sequence[ObjectInfo]) -> Step
             unread.append(name)
     for start in range(0, len(unread), AT_ONCE):
         batch = unread[start : start + AT_ONCE]
-        examined = opened(target, state.body, batch, (yield [Get(name.key) for name in batch]))
+        examined = opened(target, state.body, batch, (await outcomes_of([Get(name.key) for name in batch])))
         found |= {name.key for name, one in examined.items() if isinstance(one, Aside)}
     return [info for info in infos if info.key in found]
 
 
-def _fence(target: Target, state: Seen) -> Steps[Seen]:
+async def _fence(target: Target, state: Seen) -> Seen:
     """A version that was created just now, by this process or another."""
-    now, commit_id, unique = yield from each((Now(), Unique(), Unique()))
+    now, commit_id, unique = await gather(Now(), Unique(), Unique())
     prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
-    made = yield from create(target, state, prepared)
-    return made if made is not None else (yield from newest(target, state))
+    made = await create(target, state, prepared)
+    return made if made is not None else (await newest(target, state))

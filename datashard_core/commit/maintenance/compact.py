@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -39,7 +39,8 @@ from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import ManifestFile
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.metadata.snapshot import replace_summary
-from datashard_core.storage.requests import Get, Instant, Now, Put, PutData, Request, Steps, Unique, ask, each
+from datashard_core.effects.requests import Get, Instant, Now, Put, PutData, Request, Unique
+from datashard_core.effects.tasks import gather, start
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,7 +94,7 @@ class _Rewrite(Struct, frozen=True):
     written_on: int
 
 
-def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: float) -> Steps[tuple[Compacted, Seen]]:
+async def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: float) -> tuple[Compacted, Seen]:
     """Compact all small files of a table, a batch at a time.
 
     Args:
@@ -108,12 +109,12 @@ def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: float) 
         CorruptTableError: a file cannot be read. Nothing is lost.
         StorageError: the store failed.
     """
-    begun: Instant = yield from ask(Now())
-    state = yield from newest(target, seen)
+    begun: Instant = await Now()
+    state = await newest(target, seen)
     done, given_up = Compacted(), 0
     left_out: set[str] = set()
     while done.size < most_bytes and given_up < MOST_GIVEN_UP:
-        state = yield from _learnt(target, state)
+        state = await _learnt(target, state)
         if any(manifest.content for manifest in state.manifests or ()):
             raise UnsupportedTableError(
                 f"table {target.name} has row-level deletes, which name files and positions: compact it with the "
@@ -124,13 +125,13 @@ def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: float) 
         sources = chosen(entries, state.body.table, CALLED_FOR)
         if not sources:
             break
-        read = yield from _read(target, state, sources)
+        read = await _read(target, state, sources)
         left_out |= read.too_large
         sources = tuple(read.files)
         if len(sources) < CALLED_FOR.at_least:
             continue  # the others are not chosen again
-        rewrite = yield from _write(target, state, read)
-        state, made = yield from _commit(target, state, rewrite, begun.monotonic + timeout)
+        rewrite = await _write(target, state, read)
+        state, made = await _commit(target, state, rewrite, begun.monotonic + timeout)
         if made:
             size = sum(file.file_size_in_bytes for file in sources)
             done = Compacted(done.files + len(sources), done.size + size, done.new_files + 1)
@@ -155,49 +156,49 @@ def due(state: Seen) -> tuple[DataFile, ...]:
     return ()
 
 
-def compact_after_append(target: Target, state: Seen) -> Steps[Seen]:
+async def compact_after_append(target: Target, state: Seen) -> Seen:
     """Compact what the append that created a version found due: one try, and none while many are writing.
 
     Returns:
         The newest version now known.
     """
     sources = due(state)
-    now: Instant = yield from ask(Now())
+    now: Instant = await Now()
     if not sources or is_hot(state.body, now.wall_ms):
         return state
-    read = yield from _read(target, state, sources)
+    read = await _read(target, state, sources)
     if len(read.files) < AFTER_APPEND.at_least:
         return state
-    rewrite = yield from _write(target, state, read)
-    commit_id: str = yield from ask(Unique())
-    planned = yield from _planned(target, state, rewrite, commit_id)
+    rewrite = await _write(target, state, read)
+    commit_id: str = await Unique()
+    planned = await _planned(target, state, rewrite, commit_id)
     if planned is None:
         return state
     prepared, puts, written = planned
-    made = yield from create(target, state, prepared, puts, nodes=False)
+    made = await create(target, state, prepared, puts, nodes=False)
     if made is None:
         log.debug("table %s: an append came before the compaction: the next one makes it", target.name)
         return state
     return replace(made, known=known_after(state.known, prepared, [written]))
 
 
-def _learnt(target: Target, state: Seen) -> Steps[Seen]:
+async def _learnt(target: Target, state: Seen) -> Seen:
     """The version with the entries of all its manifests."""
     table = state.body.table
     manifests = state.manifests
     if manifests is None:
-        manifests = yield from manifests_of(target.root, table.location, table.current_snapshot)
+        manifests = await manifests_of(target.root, table.location, table.current_snapshot)
     state = replace(state, manifests=manifests)
-    return (yield from learn_entries(target, state, [one for one in manifests if not one.content]))
+    return (await learn_entries(target, state, [one for one in manifests if not one.content]))
 
 
-def _read(target: Target, state: Seen, sources: Sequence[DataFile]) -> Steps[_Read]:
+async def _read(target: Target, state: Seen, sources: Sequence[DataFile]) -> _Read:
     """Read the rows of the sources, as many of them as may be in memory together."""
     table = state.body.table
     read = _Read()
     for start in range(0, len(sources), AT_ONCE):
         batch = sources[start : start + AT_ONCE]
-        bodies = yield from each([Get(key_of(file.file_path, table.location, target.root)) for file in batch])
+        bodies = await gather(*[Get(key_of(file.file_path, table.location, target.root)) for file in batch])
         for file, stored in zip(batch, bodies, strict=True):
             if sum(rows.nbytes for rows in read.rows) > MOST_DECODED:
                 return read
@@ -210,55 +211,55 @@ def _read(target: Target, state: Seen, sources: Sequence[DataFile]) -> Steps[_Re
     return read
 
 
-def _write(target: Target, state: Seen, read: _Read) -> Steps[_Rewrite]:
+async def _write(target: Target, state: Seen, read: _Read) -> _Rewrite:
     """Write the rows of several files as one."""
     import pyarrow as pa
 
     table = state.body.table
     encoded = encode_parquet(pa.concat_tables(read.rows), table.schema)
-    unique: str = yield from ask(Unique())
+    unique: str = await Unique()
     key = f"data/auto_{unique}.parquet"
-    yield from ask(PutData(key, encoded.data))
+    await PutData(key, encoded.data)
     return _Rewrite(tuple(read.files), encoded.data_file(f"{table.location}/{key}"), state.body.version)
 
 
-def _commit(target: Target, state: Seen, rewrite: _Rewrite, deadline: float) -> Steps[tuple[Seen, bool]]:
+async def _commit(target: Target, state: Seen, rewrite: _Rewrite, deadline: float) -> tuple[Seen, bool]:
     """Put the new file in the place of its sources; whether that was done, and the newest version known."""
-    commit_id: str = yield from ask(Unique())
+    commit_id: str = await Unique()
     above = state.body.version
     while True:
-        planned = yield from _planned(target, state, rewrite, commit_id)
+        planned = await _planned(target, state, rewrite, commit_id)
         if planned is None:
             log.info("table %s: files that were compacted are gone or too old: nothing was committed", target.name)
             return state, False
         prepared, puts, written = planned
-        made = yield from create(target, state, prepared, puts)
+        made = await create(target, state, prepared, puts)
         if made is not None:
             return replace(made, known=known_after(state.known, prepared, [written])), True
-        yield from pause(
+        await pause(
             deadline,
             f"table {target.name}: others were always faster with the next version than a compaction. Nothing was "
             "lost: call again when fewer are writing, or with a longer timeout.",
         )
         known = state.known
-        state = replace((yield from newest(target, state)), known=known)
-        if (yield from landed(target, state, commit_id, above)) is not None:
+        state = replace((await newest(target, state)), known=known)
+        if (await landed(target, state, commit_id, above)) is not None:
             return state, True
-        state = yield from _learnt(target, state)
+        state = await _learnt(target, state)
 
 
-def _planned(
+async def _planned(
     target: Target, state: Seen, rewrite: _Rewrite, commit_id: str
-) -> Steps[tuple[NextVersion, list[Request], NewManifest] | None]:
+) -> tuple[NextVersion, list[Request[Any]], NewManifest] | None:
     """The version after ``state`` in which the new file stands for its sources; None if they are not all live."""
     table = state.body.table
     if any(manifest.content for manifest in state.manifests or ()):
         return None  # rows were deleted meanwhile, in a way that names the sources
     if rewrite.written_on < state.body.version and not (
-        yield from is_young(target, table.location, rewrite.new, state.body.version)
+        await is_young(target, table.location, rewrite.new, state.body.version)
     ):
         return None
-    now, for_manifest, for_list = yield from each((Now(), Unique(), Unique()))
+    now, for_manifest, for_list = await gather(Now(), Unique(), Unique())
     holders = _holders(state, rewrite.sources)
     manifest = rewritten(for_manifest, table, holders, rewrite.sources, rewrite.new)
     if manifest is None:
@@ -274,7 +275,7 @@ def _planned(
     )
     account_for(target, state, snapshot.manifests, [manifest], Change(removed=rewrite.sources, added=[rewrite.new]))
     prepared = next_version(state.body, snapshot, commit_id=commit_id, names={}, unique=for_list, now_ms=now.wall_ms)
-    puts: list[Request] = [Put(manifest.key, manifest.data), Put(prepared.manifest_list_key, prepared.manifest_list)]
+    puts: list[Request[Any]] = [Put(manifest.key, manifest.data), Put(prepared.manifest_list_key, prepared.manifest_list)]
     return prepared, puts, manifest
 
 

@@ -8,12 +8,13 @@ from datashard_core.commit.versions.commit_empty import create, landed, pause
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.state import Seen, Target, newest
 from datashard_core.commit.core.next_version import next_version
-from datashard_core.storage.requests import Now, Steps, Unique, each
+from datashard_core.effects.requests import Now, Unique
+from datashard_core.effects.tasks import gather
 
 
-def expire(
+async def expire(
     target: Target, seen: Seen | None, older_than_ms: int | None, retain_last: int | None, timeout: float
-) -> Steps[tuple[int, Seen]]:
+) -> tuple[int, Seen]:
     """Leave out snapshots that are too old, unless a branch or tag leads to them.
 
     Args:
@@ -29,11 +30,11 @@ def expire(
     Raises:
         CommitTimeoutError: others were always faster.
     """
-    begun, commit_id = yield from each((Now(), Unique()))
-    state = yield from newest(target, seen)
+    begun, commit_id = await gather(Now(), Unique())
+    state = await newest(target, seen)
     first = state.body.version
     while True:
-        now, unique = yield from each((Now(), Unique()))
+        now, unique = await gather(Now(), Unique())
         table = state.body.table
         keep = settings_of(table.properties).retention
         if older_than_ms is not None:
@@ -47,14 +48,14 @@ def expire(
         gone = len(table.snapshots) - len(prepared.body.table.snapshots)
         if not gone:
             return 0, state
-        made = yield from create(target, state, prepared)
+        made = await create(target, state, prepared)
         if made is not None:
             return gone, made
-        yield from pause(
+        await pause(
             begun.monotonic + timeout,
             f"table {target.name}: others were always faster with the next version. No snapshot was expired: call "
             "again when fewer are writing, or with a longer timeout.",
         )
-        state = yield from newest(target, state)
-        if (yield from landed(target, state, commit_id, first)) is not None:
+        state = await newest(target, state)
+        if (await landed(target, state, commit_id, first)) is not None:
             return gone, state

@@ -26,17 +26,8 @@ from datashard_core.commit.core.state import Target
 from datashard_core.commit.core.version_file import VersionBody, version_key
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError
-from datashard_core.storage.requests import (
-    Get,
-    Head,
-    KeepsVersions,
-    PutIfAbsent,
-    Replace,
-    Request,
-    Steps,
-    ask,
-    value,
-)
+from datashard_core.effects.requests import Get, Head, KeepsVersions, PutIfAbsent, Replace, Request
+from datashard_core.effects.tasks import outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +52,7 @@ class Doomed(Struct, frozen=True):
     before: int
 
 
-def make_large_nodes(target: Target, newest: VersionBody) -> Steps[int]:
+async def make_large_nodes(target: Target, newest: VersionBody) -> int:
     """Make the nodes that look-ups from a version on ask for and that are missing, however large they are.
 
     Returns:
@@ -73,7 +64,7 @@ def make_large_nodes(target: Target, newest: VersionBody) -> Steps[int]:
     wanted: list[NodeName] = []
     horizon = horizon_ms(newest)
     for name in nodes.needed_below(newest.version - newest.version % BLOCK, newest.first - 1):
-        (node,) = yield from open_nodes((name,), target.history)
+        (node,) = await open_nodes((name,), target.history)
         if node is None:
             wanted.append(name)
             if len(wanted) > MOST_MISSING:
@@ -85,11 +76,11 @@ def make_large_nodes(target: Target, newest: VersionBody) -> Steps[int]:
         elif node.name.level == nodes.TOP_LEVEL and node.last_ms is not None and node.last_ms < horizon:
             break  # what is older is not asked for
     for name in reversed(wanted):  # a later one is made of earlier ones
-        yield from make_node(name, newest, target.history, None)
+        await make_node(name, newest, target.history, None)
     return len(wanted)
 
 
-def remove_nodes(target: Target, newest: VersionBody) -> Steps[int]:
+async def remove_nodes(target: Target, newest: VersionBody) -> int:
     """Remove the nodes that no look-up needs any more.
 
     Args:
@@ -102,20 +93,20 @@ def remove_nodes(target: Target, newest: VersionBody) -> Steps[int]:
     Raises:
         StorageError: the store failed.
     """
-    listed = yield from list_all(nodes.PREFIX)
-    staged = yield from staged_names()
-    now = value((yield (Head(version_key(newest.version)),))[0]).last_modified
+    listed = await list_all(nodes.PREFIX)
+    staged = await staged_names()
+    now = result_of((await outcomes_of((Head(version_key(newest.version)),)))[0]).last_modified
     found = ((nodes.parse_key(info.key), info) for info in listed)
     old = {name: info for name, info in found if name is not None and _is_old(name, info, newest, now)}
-    headers = yield from _opened([name for name in old if name.level == nodes.TOP_LEVEL], old, target)
+    headers = await _opened([name for name in old if name.level == nodes.TOP_LEVEL], old, target)
     doomed = choose(old, headers, horizon_ms(newest), min((name.base for name in staged), default=newest.version))
     forgotten = doomed.forgotten
-    if forgotten and not (yield from _may_forget(target, doomed.before)):
+    if forgotten and not (await _may_forget(target, doomed.before)):
         log.info("table %s: append ids are not forgotten: the store has no usable If-Match", target.name)
         forgotten = ()
     keys = sorted(name.key for name in {*forgotten, *doomed.covered})
     for start in range(0, len(keys), DELETE_BATCH):
-        yield from ask(delete(keys[start : start + DELETE_BATCH], target.root))
+        await delete(keys[start : start + DELETE_BATCH], target.root)
     return len(keys)
 
 
@@ -145,13 +136,13 @@ def _is_old(name: NodeName, info: ObjectInfo, newest: VersionBody, now: float) -
     return newest.first < name.until <= newest.version and now - info.last_modified >= sweep.AGE
 
 
-def _opened(
+async def _opened(
     names: Sequence[NodeName], infos: Mapping[NodeName, ObjectInfo], target: Target
-) -> Steps[dict[NodeName, Opened]]:
+) -> dict[NodeName, Opened]:
     """The nodes that are this table's and whole."""
     opened: dict[NodeName, Opened] = {}
     for start in range(0, len(names), AT_ONCE):
-        for node in (yield from open_nodes(names[start : start + AT_ONCE], target.history)):
+        for node in (await open_nodes(names[start : start + AT_ONCE], target.history)):
             if node is None or node.header is None or node.header.until != node.name.until:
                 continue
             if infos[node.name].size == nodes.size_of(node.count):
@@ -159,12 +150,12 @@ def _opened(
     return opened
 
 
-def _may_forget(target: Target, before: int) -> Steps[bool]:
+async def _may_forget(target: Target, before: int) -> bool:
     """Move the mark on; False in a store that cannot keep it from moving back."""
-    if not (yield from ask(KeepsVersions())):
+    if not (await KeepsVersions()):
         return False
     try:
-        yield from _move_mark(target, before)
+        await _move_mark(target, before)
     except StorageError as error:
         if error.reason != "unsupported":
             raise
@@ -172,21 +163,21 @@ def _may_forget(target: Target, before: int) -> Steps[bool]:
     return True
 
 
-def _move_mark(target: Target, before: int) -> Steps[None]:
+async def _move_mark(target: Target, before: int) -> None:
     """Say that nodes up to a version are forgotten, before they are: the mark never moves back."""
     history = target.history
     for _ in range(MARK_TRIES):
-        outcome = (yield (Get(nodes.MARK),))[0]
+        outcome = (await outcomes_of((Get(nodes.MARK),)))[0]
         request: Request
         if isinstance(outcome, ObjectNotFoundError):
             request = PutIfAbsent(nodes.MARK, mark_of(before, history))
         else:
-            stored = value(outcome)
+            stored = result_of(outcome)
             if forgotten_before(stored.body, history) >= before:
                 return
             request = Replace(nodes.MARK, mark_of(before, history), stored.version)
         try:
-            yield from ask(request)
+            await request
         except PreconditionFailedError:
             continue
         return

@@ -28,16 +28,8 @@ from datashard_core.commit.core.version_file import VersionBody, version_key
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.manifests.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError
-from datashard_core.storage.requests import (
-    Get,
-    Head,
-    Now,
-    Steps,
-    Unique,
-    ask,
-    each,
-    value,
-)
+from datashard_core.effects.requests import Get, Head, Now, Unique
+from datashard_core.effects.tasks import gather, outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +72,7 @@ class _Reach:
         self._lists: dict[str, tuple[ManifestFile, ...]] = {}
         self._files: dict[str, Keys] = {}
 
-    def of(self, body: VersionBody) -> Steps[set[str]]:
+    async def of(self, body: VersionBody) -> set[str]:
         """Keys of all that the snapshots of a version reach.
 
         Raises:
@@ -88,11 +80,11 @@ class _Reach:
         """
         table = body.table
         lists = {self._key(one.manifest_list, table.location): one.manifest_list for one in table.snapshots}
-        for uri, data in (yield from self._read(lists, self._lists)):
+        for uri, data in (await self._read(lists, self._lists)):
             self._lists[uri] = tuple(decode_manifest_list(data, uri))
         manifests = {one.manifest_path: one for uri in lists.values() for one in self._lists[uri]}
         keys = {self._key(uri, table.location): uri for uri in manifests}
-        for uri, data in (yield from self._read(keys, self._files)):
+        for uri, data in (await self._read(keys, self._files)):
             entries = decode_manifest(data, manifests[uri])
             live = (entry.data_file.file_path for entry in entries if entry.status != DELETED)
             self._files[uri] = frozenset(self._key(path, table.location) for path in live)
@@ -102,22 +94,22 @@ class _Reach:
     def _key(self, uri: str, location: str) -> str:
         return key_of(uri, location, self._target.root)
 
-    def _read(self, wanted: Mapping[str, str], known: Mapping[str, Any]) -> Steps[list[tuple[str, bytes]]]:
+    async def _read(self, wanted: Mapping[str, str], known: Mapping[str, Any]) -> list[tuple[str, bytes]]:
         missing = [(key, uri) for key, uri in wanted.items() if uri not in known]
         read: list[tuple[str, bytes]] = []
         for start in range(0, len(missing), AT_ONCE):
             batch = missing[start : start + AT_ONCE]
-            for (_, uri), outcome in zip(batch, (yield [Get(key) for key, _ in batch]), strict=True):
+            for (_, uri), outcome in zip(batch, (await outcomes_of([Get(key) for key, _ in batch])), strict=True):
                 if isinstance(outcome, ObjectNotFoundError):
                     raise _StaleError(
                         f"table {self._target.name}: {uri} is named by a version and is not there: restore it. "
                         "Nothing was deleted."
                     ) from outcome
-                read.append((uri, value(outcome).body))
+                read.append((uri, result_of(outcome).body))
         return read
 
 
-def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: float) -> Steps[tuple[Removed, Seen]]:
+async def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: float) -> tuple[Removed, Seen]:
     """Delete data files, manifests and manifest lists that nothing names.
 
     Args:
@@ -131,38 +123,38 @@ def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: flo
         CommitTimeoutError: others were always faster with the next version. Nothing was deleted.
         StorageError: the store failed.
     """
-    begun, commit_id = yield from each((Now(), Unique()))
-    listed = yield from _candidates()
+    begun, commit_id = await gather(Now(), Unique())
+    listed = await _candidates()
     reach = _Reach(target)
     state = seen
     tried: dict[int, list[ObjectInfo]] = {}
     while True:
-        described = yield from _described(target)  # before the version is read: what it carries it names
-        state = yield from newest(target, state)
+        described = await _described(target)  # before the version is read: what it carries it names
+        state = await newest(target, state)
         if tried:
-            fence = yield from landed(target, state, commit_id, min(tried) - 1)
+            fence = await landed(target, state, commit_id, min(tried) - 1)
             if fence is not None:
-                return (yield from _delete(target, tried[fence], fence, grace)), state
-        doomed = yield from _unreachable(target, reach, state, [info for info in listed if not described.covers(info)])
+                return (await _delete(target, tried[fence], fence, grace)), state
+        doomed = await _unreachable(target, reach, state, [info for info in listed if not described.covers(info)])
         if doomed is None:
             continue  # it was not the newest version any more
         if not doomed:
             return Removed(0, 0, 0, None), state
         tried[state.body.version + 1] = doomed
-        made = yield from _fence(target, state, commit_id)
+        made = await _fence(target, state, commit_id)
         if made is not None:
-            return (yield from _delete(target, doomed, made.body.version, grace)), made
-        yield from pause(
+            return (await _delete(target, doomed, made.body.version, grace)), made
+        await pause(
             begun.monotonic + timeout,
             f"table {target.name}: others were always faster with the next version, and orphans are removed only "
             "after one of one's own. Nothing was deleted: call again when fewer are writing, or with a longer timeout.",
         )
 
 
-def _candidates() -> Steps[list[ObjectInfo]]:
+async def _candidates() -> list[ObjectInfo]:
     found: list[ObjectInfo] = []
     for prefix, ending in PLACES:
-        found += [info for info in (yield from list_all(prefix)) if info.key.endswith(ending)]
+        found += [info for info in (await list_all(prefix)) if info.key.endswith(ending)]
     return found
 
 
@@ -184,17 +176,17 @@ class _Described(Struct):
         return info.key.startswith("data/") and info.last_modified <= self.until
 
 
-def _described(target: Target) -> Steps[_Described]:
-    names = yield from staged_names()
+async def _described(target: Target) -> _Described:
+    names = await staged_names()
     large = [name.modified + CLOCK_TICK for name in names if name.size > MAX_BYTES]  # which nobody reads
     described = _Described(set(), max(large, default=-1.0))
     names = [name for name in names if name.size <= MAX_BYTES]
     for start in range(0, len(names), AT_ONCE):
         batch = names[start : start + AT_ONCE]
-        for name, outcome in zip(batch, (yield [Get(name.key) for name in batch]), strict=True):
+        for name, outcome in zip(batch, (await outcomes_of([Get(name.key) for name in batch])), strict=True):
             if isinstance(outcome, ObjectNotFoundError):
                 continue  # committed meanwhile, and the version that is read after this names it
-            stored = value(outcome)
+            stored = result_of(outcome)
             try:
                 files = described_files(stored.body)
             except (UnreadableBodyError, NewerBodyError) as error:
@@ -213,16 +205,16 @@ def _described(target: Target) -> Steps[_Described]:
     return described
 
 
-def _unreachable(
+async def _unreachable(
     target: Target, reach: _Reach, state: Seen, listed: Sequence[ObjectInfo]
-) -> Steps[list[ObjectInfo] | None]:
+) -> list[ObjectInfo] | None:
     """Which of the listed files the version does not reach; None if it is not the newest any more."""
     try:
-        live: set[str] = yield from reach.of(state.body)
+        live: set[str] = await reach.of(state.body)
         keys = {info.key for info in listed}
-        yield from _check_there(target, sorted(live - keys))
+        await _check_there(target, sorted(live - keys))
     except _StaleError:
-        if (yield from newest(target, state)).body.version > state.body.version:
+        if (await newest(target, state)).body.version > state.body.version:
             return None  # what it named has expired under us
         raise
     except UnsupportedTableError as error:
@@ -230,30 +222,30 @@ def _unreachable(
     return [info for info in listed if info.key not in live]
 
 
-def _check_there(target: Target, keys: Sequence[str]) -> Steps[None]:
+async def _check_there(target: Target, keys: Sequence[str]) -> None:
     """What is reached and was not listed was written since, or lies elsewhere; if not, names are misread here."""
     for start in range(0, len(keys), AT_ONCE):
         batch = keys[start : start + AT_ONCE]
-        for key, outcome in zip(batch, (yield [Head(key) for key in batch]), strict=True):
+        for key, outcome in zip(batch, (await outcomes_of([Head(key) for key in batch])), strict=True):
             if isinstance(outcome, ObjectNotFoundError):
                 raise _StaleError(
                     f"table {target.name}: {target.root}/{key} is named by a snapshot and is not there: restore it, or "
                     "expire the snapshot. Nothing was deleted."
                 ) from outcome
-            value(outcome)
+            result_of(outcome)
 
 
-def _fence(target: Target, state: Seen, commit_id: str) -> Steps[Seen | None]:
+async def _fence(target: Target, state: Seen, commit_id: str) -> Seen | None:
     """Try to commit a version in which nothing changes; None: that is not known, or another was faster."""
-    now, unique = yield from each((Now(), Unique()))
+    now, unique = await gather(Now(), Unique())
     prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
-    return (yield from create(target, state, prepared))
+    return (await create(target, state, prepared))
 
 
-def _delete(target: Target, doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Steps[Removed]:
+async def _delete(target: Target, doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Removed:
     """Delete what was old enough when the fence came to be."""
-    made: ObjectInfo = yield from ask(Head(version_key(fence)))
+    made: ObjectInfo = await Head(version_key(fence))
     old = [info for info in doomed if made.last_modified - info.last_modified >= grace]
     for start in range(0, len(old), DELETE_BATCH):
-        yield from ask(delete((info.key for info in old[start : start + DELETE_BATCH]), target.root))
+        await delete((info.key for info in old[start : start + DELETE_BATCH]), target.root)
     return Removed(len(old), sum(info.size for info in old), len(doomed) - len(old), fence)

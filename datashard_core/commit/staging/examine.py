@@ -25,7 +25,8 @@ from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.rows.python_rows import PlainRows, Rows
 from datashard_core.format.rows.projection import project
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.storage.requests import Get, Head, Request, Steps, value
+from datashard_core.effects.requests import Get, Head, Request
+from datashard_core.effects.tasks import outcomes_of, result_of
 
 MAX_REASON = 200
 _DATA_KEY = re.compile(r"data/[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.parquet")
@@ -87,7 +88,7 @@ def _opened(target: Target, body: VersionBody, name: StagedName, outcome: Any) -
         return None
     table = body.table
     try:
-        held = decode_body(value(outcome).body, name, table.table_uuid, table.schemas)
+        held = decode_body(result_of(outcome).body, name, table.table_uuid, table.schemas)
         if not has_schema(body, held.schema_id):
             return Aside(f"it was written with schema {held.schema_id}, which the table does not have", held.schema_id)
         rows = _checked(held.rows, body, name.key) if held.rows is not None else None
@@ -155,16 +156,16 @@ def fit(rows: Rows, body: VersionBody, where: str) -> Rows:
     return rows if rows.schema.equals(wanted, check_metadata=True) else project(rows, wanted, where)
 
 
-def check_files(goods: Mapping[StagedName, Good]) -> Steps[dict[StagedName, Examined]]:
+async def check_files(goods: Mapping[StagedName, Good]) -> dict[StagedName, Examined]:
     """Hold the descriptions of data files against the files, as far as one look at each shows them."""
     from datashard_core.format.parquet.footer import TAIL
 
-    requests: list[Request] = []
+    requests: list[Request[Any]] = []
     for good in goods.values():
         for file, key in zip(good.files, good.keys, strict=True):
             end = file.file_size_in_bytes
             requests += (Head(key), Get(key, (max(0, end - TAIL), end)))
-    outcomes = iter((yield requests) if requests else ())
+    outcomes = iter((await outcomes_of(requests)) if requests else ())
     checked: dict[StagedName, Examined] = {}
     for name, good in goods.items():
         looks = [_check_file(file, next(outcomes), next(outcomes)) for file in good.files]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from collections.abc import Sequence
 
 from datashard_core.commit.append_ids.lookup import recall
@@ -12,14 +14,15 @@ from datashard_core.commit.core.next_version import NextVersion
 from datashard_core.commit.core.version_file import version_key
 from datashard_core.errors import CommitTimeoutError
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
-from datashard_core.storage.requests import Now, PutIfAbsent, Random, Request, Sleep, Steps, ask, each, together, value
+from datashard_core.effects.requests import Now, PutIfAbsent, Random, Request, Sleep
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 
 LONGEST_PAUSE = 0.5
 
 
-def create(
-    target: Target, state: Seen, prepared: NextVersion, puts: Sequence[Request] = (), *, nodes: bool = True
-) -> Steps[Seen | None]:
+async def create(
+    target: Target, state: Seen, prepared: NextVersion, puts: Sequence[Request[Any]] = (), *, nodes: bool = True
+) -> Seen | None:
     """Try once to create a version, and do what follows a commit.
 
     Args:
@@ -36,12 +39,12 @@ def create(
         StorageError: the store failed, and nothing was created.
     """
     if puts:
-        yield from each(puts)
-    outcomes = yield (PutIfAbsent(version_key(prepared.version), prepared.data),)
+        await gather(*puts)
+    outcomes = await outcomes_of((PutIfAbsent(version_key(prepared.version), prepared.data),))
     if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
         return None
-    value(outcomes[0])
-    hint, *_ = yield from together(
+    result_of(outcomes[0])
+    hint, *_ = await gather(
         move_hint(prepared.version, state.hint, target.root, own=prepared.body),
         *([upkeep(prepared.version, state.body, target.history)] if nodes else []),
     )
@@ -49,23 +52,23 @@ def create(
     return Seen(prepared.body, manifests, hint, state.known)
 
 
-def landed(target: Target, state: Seen, commit_id: str, above: int) -> Steps[int | None]:
+async def landed(target: Target, state: Seen, commit_id: str, above: int) -> int | None:
     """The version that names a commit of ours, whose reply was lost; None if none up to ``state`` does.
 
     Who slept for longer than ids are remembered tries once more, which does no harm: nothing changes in
     a fence, and a compaction finds that its sources are not live any more.
     """
-    told = yield from recall(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
+    told = await recall(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
     return told.words[commit_id].version if commit_id in told.words else None
 
 
-def pause(deadline: float, message: str) -> Steps[None]:
+async def pause(deadline: float, message: str) -> None:
     """Wait a moment after a lost race.
 
     Raises:
         CommitTimeoutError: with that message, after the deadline.
     """
-    fraction, now = yield from each((Random(), Now()))
+    fraction, now = await gather(Random(), Now())
     if now.monotonic > deadline:
         raise CommitTimeoutError(message)
-    yield from ask(Sleep(fraction * LONGEST_PAUSE))
+    await Sleep(fraction * LONGEST_PAUSE)

@@ -26,23 +26,8 @@ from datashard_core.storage.base import (
     OutcomeUnknownError,
     PreconditionFailedError,
 )
-from datashard_core.storage.requests import (
-    Get,
-    Head,
-    Instant,
-    KeepsVersions,
-    ListPage,
-    Now,
-    PutIfAbsent,
-    Random,
-    Replace,
-    Sleep,
-    Steps,
-    Unique,
-    ask,
-    each,
-    value,
-)
+from datashard_core.effects.requests import Get, Head, Instant, KeepsVersions, ListPage, Now, PutIfAbsent, Random, Replace, Sleep, Unique
+from datashard_core.effects.tasks import gather, outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +46,7 @@ FirstVersion = Callable[[int, str, str, int], tuple[VersionBody, bytes]]
 """Makes a table's first version of its number, a fresh uuid, the digest of the commit's id and the time in ms."""
 
 
-def create(root: str, name: str, first: FirstVersion, timeout: float) -> Steps[Created]:
+async def create(root: str, name: str, first: FirstVersion, timeout: float) -> Created:
     """Create a table, or find the one that another process created first.
 
     Args:
@@ -74,10 +59,10 @@ def create(root: str, name: str, first: FirstVersion, timeout: float) -> Steps[C
         CommitStateUnknownError: whether the table was created could not be learnt in time.
         StorageError: the store failed before anything was sent.
     """
-    return (yield from create_after((yield from find_current(root)), root, name, first, timeout))
+    return (await create_after((await find_current(root)), root, name, first, timeout))
 
 
-def create_after(found: Found | None, root: str, name: str, first: FirstVersion, timeout: float) -> Steps[Created]:
+async def create_after(found: Found | None, root: str, name: str, first: FirstVersion, timeout: float) -> Created:
     """As :func:`create`, for who knows what was there a moment ago.
 
     Args:
@@ -87,32 +72,32 @@ def create_after(found: Found | None, root: str, name: str, first: FirstVersion,
         first: makes the version that begins it.
         timeout: seconds after which it gives up.
     """
-    now, unique, uuid = yield from each((Now(), Unique(), Unique()))
+    now, unique, uuid = await gather(Now(), Unique(), Unique())
     commit_id = unique
     deadline = now.monotonic + timeout
     unseen = found is None
     tried_from: int | None = None
     while True:
-        made = yield from _landed(found, commit_id, tried_from, root)
+        made = await _landed(found, commit_id, tried_from, root)
         if found is not None and found.newest.state == "table":
-            hint = yield from move_hint(found.newest.version, found.hint, root)
+            hint = await move_hint(found.newest.version, found.hint, root)
             return Created(Seen(found.newest, None, hint), made)
         if made:  # and dropped by somebody since: what is made now is another table
-            unique, uuid = yield from each((Unique(), Unique()))
+            unique, uuid = await gather(Unique(), Unique())
             commit_id, tried_from = unique, None
         version = 0 if found is None else found.newest.version + 1
         body, data = first(version, _as_uuid(uuid), commit_id, now.wall_ms)
-        outcome = yield from _commit_body(version, data)
+        outcome = await _commit_body(version, data)
         if outcome is None:
             known = found.hint if found is not None else None
-            hint = yield from move_hint(version, known, root, absent=unseen and version == 0)
+            hint = await move_hint(version, known, root, absent=unseen and version == 0)
             return Created(Seen(body, (), hint), made=True)
         tried_from = version if tried_from is None else tried_from
-        yield from _pause(deadline, f"whether table {name} was created at {root}", commit_id, outcome)
-        found = yield from find_current(root, found.newest if found is not None else None)
+        await _pause(deadline, f"whether table {name} was created at {root}", commit_id, outcome)
+        found = await find_current(root, found.newest if found is not None else None)
 
 
-def drop(target: Target, timeout: float) -> Steps[VersionBody]:
+async def drop(target: Target, timeout: float) -> VersionBody:
     """Commit the marker that says the table is no more.
 
     Returns:
@@ -122,12 +107,12 @@ def drop(target: Target, timeout: float) -> Steps[VersionBody]:
         NoSuchTableError: there is no such table (any more).
         CommitStateUnknownError: whether it was dropped could not be learnt in time.
     """
-    now, commit_id = yield from each((Now(), Unique()))
+    now, commit_id = await gather(Now(), Unique())
     deadline = now.monotonic + timeout
-    found = yield from find_current(target.root)
+    found = await find_current(target.root)
     tried_from: int | None = None
     while True:
-        if (yield from _landed(found, commit_id, tried_from, target.root)):
+        if (await _landed(found, commit_id, tried_from, target.root)):
             assert found is not None
             return found.newest
         parent = settle(found, None, target).body
@@ -141,16 +126,16 @@ def drop(target: Target, timeout: float) -> Steps[VersionBody]:
             names={},
         )
         version = parent.version + 1
-        outcome = yield from _commit_body(version, dropped_marker(uuid, names, now.wall_ms))
+        outcome = await _commit_body(version, dropped_marker(uuid, names, now.wall_ms))
         if outcome is None:
-            yield from move_hint(version, found.hint if found is not None else None, target.root)
+            await move_hint(version, found.hint if found is not None else None, target.root)
             return VersionBody(version, "dropped", None, names)
         tried_from = version if tried_from is None else tried_from
-        yield from _pause(deadline, f"whether table {target.name} was dropped", commit_id, outcome)
-        found = yield from find_current(target.root, parent)
+        await _pause(deadline, f"whether table {target.name} was dropped", commit_id, outcome)
+        found = await find_current(target.root, parent)
 
 
-def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> Steps[int]:
+async def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> int:
     """Remove the files of a dropped table; its version names stay, as tombstones.
 
     A table made again lives in the same folder, so only what is surely the old one's goes: what was
@@ -165,11 +150,11 @@ def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> S
     Returns:
         How many objects were deleted.
     """
-    fence: ObjectInfo = yield from ask(Head(version_key(marker)))
+    fence: ObjectInfo = await Head(version_key(marker))
     doomed: list[str] = []
     versions: list[ObjectInfo] = []
     for folder in TABLE_FOLDERS:
-        for info in (yield from list_all(folder)):
+        for info in (await list_all(folder)):
             if info.key == HINT_KEY:
                 continue
             if _is_version(info.key):
@@ -177,21 +162,21 @@ def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> S
             elif info.key in listed_before or info.last_modified < fence.last_modified:
                 doomed.append(info.key)
     for start in range(0, len(doomed), PURGE_BATCH):
-        yield from ask(delete(doomed[start : start + PURGE_BATCH], root))
+        await delete(doomed[start : start + PURGE_BATCH], root)
     superseded = [info.key for info in versions if info.key in listed_before]
-    if superseded and not (yield from ask(KeepsVersions())):
+    if superseded and not (await KeepsVersions()):
         log.warning("%s: the old versions of the dropped table stay: the store has no usable If-Match", root)
         superseded = []
     for start in range(0, len(superseded), 16):
         keys = superseded[start : start + 16]
-        bodies = yield from each([Get(key) for key in keys])
-        outcomes = yield [
+        bodies = await gather(*[Get(key) for key in keys])
+        outcomes = await outcomes_of([
             Replace(key, tombstone(uuid), stored.version) for key, stored in zip(keys, bodies, strict=True)
-        ]
+        ])
         for outcome in outcomes:
             # Somebody else's tombstone is as good as ours.
             if not isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)) and not _is_unsupported(outcome):
-                value(outcome)
+                result_of(outcome)
     return len(doomed)
 
 
@@ -200,55 +185,55 @@ def _is_unsupported(outcome: object) -> bool:
     return isinstance(outcome, StorageError) and outcome.reason == "unsupported"
 
 
-def list_all(prefix: str) -> Steps[list[ObjectInfo]]:
+async def list_all(prefix: str) -> list[ObjectInfo]:
     """Every object whose key begins with ``prefix``."""
     everything: list[ObjectInfo] = []
     after: str | None = None
     while True:
-        page: list[ObjectInfo] = yield from ask(ListPage(prefix, after))
+        page: list[ObjectInfo] = await ListPage(prefix, after)
         everything += page
         if len(page) < 1000:
             return everything
         after = page[-1].key
 
 
-def list_own() -> Steps[frozenset[str]]:
+async def list_own() -> frozenset[str]:
     """Keys of everything in the table's own three folders."""
     keys: set[str] = set()
     for folder in TABLE_FOLDERS:
-        keys.update(info.key for info in (yield from list_all(folder)))
+        keys.update(info.key for info in (await list_all(folder)))
     return frozenset(keys)
 
 
-def _commit_body(version: int, data: bytes) -> Steps[DataShardError | None]:
+async def _commit_body(version: int, data: bytes) -> DataShardError | None:
     """Try to create a version. None: created; else why that is not known or not so."""
-    outcomes = yield (PutIfAbsent(version_key(version), data),)
+    outcomes = await outcomes_of((PutIfAbsent(version_key(version), data),))
     outcome: Any = outcomes[0]
     if isinstance(outcome, (PreconditionFailedError, OutcomeUnknownError)):
         return outcome
-    value(outcome)
+    result_of(outcome)
     return None
 
 
-def _landed(found: Found | None, commit_id: str, tried_from: int | None, root: str) -> Steps[bool]:
+async def _landed(found: Found | None, commit_id: str, tried_from: int | None, root: str) -> bool:
     """Whether the history, from the first version that was tried, names a commit of ours."""
     if found is None or tried_from is None:
         return False
-    words = yield from look_back(
+    words = await look_back(
         frozenset({commit_id}), found.newest, above=tried_from - 1, bodies=found.bodies, root=root
     )
     return commit_id in words
 
 
-def _pause(deadline: float, what: str, commit_id: str, cause: DataShardError) -> Steps[None]:
-    fraction, now = yield from each((Random(), Now()))
+async def _pause(deadline: float, what: str, commit_id: str, cause: DataShardError) -> None:
+    fraction, now = await gather(Random(), Now())
     instant: Instant = now
     if instant.monotonic > deadline:
         raise CommitStateUnknownError(
             f"it is not known {what} ({cause}). Look at the table, and call again if it is not as it should be.",
             append_id=commit_id,
         ) from cause
-    yield from ask(Sleep(fraction * MAX_WAIT / 4))
+    await Sleep(fraction * MAX_WAIT / 4)
 
 
 def _as_uuid(unique: str) -> str:

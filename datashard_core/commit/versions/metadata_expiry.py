@@ -37,7 +37,8 @@ from datashard_core.format.manifests.manifest import decode_manifest_list
 from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError, StoredObject
-from datashard_core.storage.requests import Get, Head, KeepsVersions, Replace, Request, Steps, ask, value
+from datashard_core.effects.requests import Get, Head, KeepsVersions, Replace, Request
+from datashard_core.effects.tasks import outcomes_of, result_of
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def may_go(group: Sequence[int], newest: VersionBody) -> bool:
     return not logged & {version_key(version).rpartition("/")[2] for version in group}
 
 
-def look(target: Target, newest: VersionBody, group: Sequence[int], most: int | None = nodes.TOO_LARGE) -> Steps[Sweep]:
+async def look(target: Target, newest: VersionBody, group: Sequence[int], most: int | None = nodes.TOO_LARGE) -> Sweep:
     """Look at some versions of one block of 16, one round if they can be replaced.
 
     Args:
@@ -130,26 +131,26 @@ def look(target: Target, newest: VersionBody, group: Sequence[int], most: int | 
     """
     last = group[-1]
     node = NodeName(1, _block_end(last))  # what the others are made of
-    requests: list[Request] = [
+    requests: list[Request[Any]] = [
         Get(version_key(last)),
         Head(version_key(newest.version)),
         Get(node.key, (0, nodes.WINDOW)),
         KeepsVersions(),
     ]
     requests += [Head(version_key(version)) for version in group[:-1]]
-    found, now, in_node, replaces, *others = yield requests
-    if not value(replaces):
+    found, now, in_node, replaces, *others = await outcomes_of(requests)
+    if not result_of(replaces):
         return Sweep(_Mark(group[0], newest.table.last_updated_ms + RETRY_MS))
     if isinstance(found, ObjectNotFoundError):
         return Sweep(_Mark(last + 1))  # deleted by hand, and nothing is left to do
-    stored: StoredObject = value(found)
+    stored: StoredObject = result_of(found)
     body = parse_version(stored.body, last, f"{target.root}/{version_key(last)}")
     if body.metadata is None or body.table.table_uuid != target.uuid:
-        return Sweep(_Mark((yield from _first_whole(last + 1, newest))))
-    age = value(now).last_modified - stored.last_modified
+        return Sweep(_Mark((await _first_whole(last + 1, newest))))
+    age = result_of(now).last_modified - stored.last_modified
     if age < AGE:
         return Sweep(_Mark(group[0], newest.table.last_updated_ms + int(1000 * (AGE - age))))
-    remembered = yield from _remembered(target, node, in_node, body, group, newest, most)
+    remembered = await _remembered(target, node, in_node, body, group, newest, most)
     if remembered is None:
         return Sweep(_Mark(group[0], newest.table.last_updated_ms + RETRY_MS))
     if not remembered:
@@ -157,20 +158,20 @@ def look(target: Target, newest: VersionBody, group: Sequence[int], most: int | 
     others.append(ObjectInfo(version_key(last), len(stored.body), stored.version, stored.last_modified))
     whole: dict[int, ObjectInfo] = {}
     for version, info in zip(group, others, strict=True):
-        if not isinstance(info, ObjectNotFoundError) and value(info).size > SMALL:
+        if not isinstance(info, ObjectNotFoundError) and result_of(info).size > SMALL:
             whole[version] = info
     strangers = [version for version in whole if told(version, body) is None]
     if strangers:
         # Not told by the last one: another engine's, of an earlier table of this name, or the marker of its drop.
-        outcomes = yield [Get(version_key(version)) for version in strangers]
+        outcomes = await outcomes_of([Get(version_key(version)) for version in strangers])
         for version, outcome in zip(strangers, outcomes, strict=True):
-            other = parse_version(value(outcome).body, version, f"{target.root}/{version_key(version)}")
+            other = parse_version(result_of(outcome).body, version, f"{target.root}/{version_key(version)}")
             if other.metadata is None or other.table.table_uuid != target.uuid:
                 del whole[version]
     return Sweep(_Mark(last + 1), tuple(whole.values()), body)
 
 
-def _remembered(
+async def _remembered(
     target: Target,
     node: NodeName,
     outcome: Any,
@@ -178,7 +179,7 @@ def _remembered(
     group: Sequence[int],
     newest: VersionBody,
     most: int | None,
-) -> Steps[bool | None]:
+) -> bool | None:
     """Whether the id node of their block holds what the versions name; a missing one is made, for the next look.
 
     Returns:
@@ -186,19 +187,19 @@ def _remembered(
     """
     if isinstance(outcome, ObjectNotFoundError):
         try:
-            made = yield from make_node(node, newest, target.history, most)
+            made = await make_node(node, newest, target.history, most)
             return None if made is None else False
         except NodeLostError:
             # Earlier versions of its block are tombstones already, and maintenance has removed it since.
             try:
-                later = yield from stand_in(node, target.history)
+                later = await stand_in(node, target.history)
             except ForgottenError:
                 return True
             if later is None:
                 raise
             node, data = later.name, later.data
     else:
-        data = value(outcome).body
+        data = result_of(outcome).body
     header = nodes.decode_header(data, f"{target.root}/{node.key}", target.uuid)
     if header is None or header.until != node.until:
         log.warning("table %s: %s/%s is another table's: delete it", target.name, target.root, node.key)
@@ -220,13 +221,13 @@ def _remembered(
     return True
 
 
-def _first_whole(low: int, newest: VersionBody) -> Steps[int]:
+async def _first_whole(low: int, newest: VersionBody) -> int:
     """Tombstones already (the property was lost): jump over as many of them as a few looks can show."""
     probes = [low + GROUP * 2**power for power in range(PROBES)]
     probes = [probe for probe in probes if probe <= newest.version - KEPT]
-    outcomes = yield [Head(version_key(probe)) for probe in probes]
+    outcomes = await outcomes_of([Head(version_key(probe)) for probe in probes])
     for probe, outcome in zip(probes, outcomes, strict=True):
-        if value(outcome).size > SMALL:
+        if result_of(outcome).size > SMALL:
             break
         low = probe
     return low
@@ -242,7 +243,7 @@ def noted(prepared: NextVersion, sweep: Sweep) -> NextVersion:
     return replace(prepared, body=replace(prepared.body, metadata=metadata), data=metadata.to_json())
 
 
-def bury(target: Target, sweep: Sweep, newest: VersionBody) -> Steps[int]:
+async def bury(target: Target, sweep: Sweep, newest: VersionBody) -> int:
     """Put tombstones in the place of versions, and delete the manifest lists and manifests that only they named.
 
     Args:
@@ -256,16 +257,16 @@ def bury(target: Target, sweep: Sweep, newest: VersionBody) -> Steps[int]:
     if sweep.last is None or not sweep.versions:
         return 0
     try:
-        files = yield from _superseded(target, sweep.last, newest.table, 2 * len(sweep.versions))
+        files = await _superseded(target, sweep.last, newest.table, 2 * len(sweep.versions))
     except DataShardError as error:
         log.info("table %s: files of old versions are left to maintain(): %s", target.name, error)
         files = []
     body = tombstone(target.uuid)
-    requests: list[Request] = [Replace(info.key, body, info.version) for info in sweep.versions]
+    requests: list[Request[Any]] = [Replace(info.key, body, info.version) for info in sweep.versions]
     if files:
         requests.append(delete(files, target.root))
     buried = 0
-    for request, outcome in zip(requests, (yield requests), strict=True):
+    for request, outcome in zip(requests, (await outcomes_of(requests)), strict=True):
         if isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)):
             continue  # somebody else's tombstone is as good as ours
         if isinstance(outcome, StorageError):
@@ -275,7 +276,7 @@ def bury(target: Target, sweep: Sweep, newest: VersionBody) -> Steps[int]:
     return buried
 
 
-def _superseded(target: Target, old: VersionBody, newest: TableMetadata, most: int) -> Steps[list[str]]:
+async def _superseded(target: Target, old: VersionBody, newest: TableMetadata, most: int) -> list[str]:
     """Keys of the manifest lists and manifests of an old version that no snapshot kept can name.
 
     A later version keeps snapshots of its parent and adds new ones with new lists, so what has expired
@@ -289,10 +290,10 @@ def _superseded(target: Target, old: VersionBody, newest: TableMetadata, most: i
     doomed = [_key(one, old, target) for one in expired[-most:]]
     current = old.table.current_snapshot
     if current in expired and _is_line(kept) and current.sequence_number < kept[0].sequence_number:
-        theirs, ours = yield (Get(_key(current, old, target)), Get(_key(kept[0], old, target)))
+        theirs, ours = await outcomes_of((Get(_key(current, old, target)), Get(_key(kept[0], old, target))))
         if not isinstance(theirs, ObjectNotFoundError):
             live, before = (
-                {key_of(one.manifest_path, location, target.root) for one in decode_manifest_list(value(listed).body)}
+                {key_of(one.manifest_path, location, target.root) for one in decode_manifest_list(result_of(listed).body)}
                 for listed in (ours, theirs)
             )
             doomed += before - live
@@ -311,7 +312,7 @@ def _is_line(snapshots: Sequence[Snapshot]) -> bool:
     )
 
 
-def sweep_all(target: Target, newest: VersionBody) -> Steps[int]:
+async def sweep_all(target: Target, newest: VersionBody) -> int:
     """Look at every version that is no tombstone yet, also at those that a dying process left as they were.
 
     For maintenance alone: it lists the versions.
@@ -322,21 +323,21 @@ def sweep_all(target: Target, newest: VersionBody) -> Steps[int]:
     Raises:
         StorageError: something could not be read.
     """
-    if not (yield from ask(KeepsVersions())):
+    if not (await KeepsVersions()):
         log.info("table %s: no old version becomes a tombstone: the store has no usable If-Match", target.name)
         return 0
     blocks: dict[int, list[int]] = {}
-    for info in (yield from list_all("metadata/v")):
+    for info in (await list_all("metadata/v")):
         match = VERSION_NAME.fullmatch(info.key)
         if match is not None and info.size > SMALL and may_go([int(match[1])], newest):
             blocks.setdefault(int(match[1]) // BLOCK, []).append(int(match[1]))
     buried = 0
     for block in sorted(blocks):
         group = sorted(blocks[block])
-        found = yield from look(target, newest, group, most=None)
+        found = await look(target, newest, group, most=None)
         if found.last is None and found.mark.next == group[0] and not found.mark.after:
-            found = yield from look(target, newest, group, most=None)  # its node was missing, and is made now
+            found = await look(target, newest, group, most=None)  # its node was missing, and is made now
         if found.mark.after:
             break  # too young, like all that follow
-        buried += yield from bury(target, found, newest)
+        buried += await bury(target, found, newest)
     return buried

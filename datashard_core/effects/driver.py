@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
+from datashard_core.effects.scheduler import Scheduler
+from datashard_core.effects.tasks import Task
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import OutcomeUnknownError, Storage
 from datashard_core.storage.if_match import keeps_versions
-from datashard_core.storage.requests import (
+from datashard_core.effects.requests import (
+    Batch,
     LOCAL,
     Delete,
     Get,
@@ -35,7 +38,6 @@ from datashard_core.storage.requests import (
     Replace,
     Request,
     Sleep,
-    Steps,
     Unique,
 )
 
@@ -118,37 +120,127 @@ class _Shared:
 os.register_at_fork(after_in_child=_Shared.forget)
 
 
-def run(steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK, timeout: float | None = None) -> T:
-    """Run a generator of request batches to its end and return what it returns.
+def run(
+    coroutine: Coroutine[Any, Any, T], storage: Storage, clock: Clock = SYSTEM_CLOCK, timeout: float | None = None
+) -> T:
+    """Run a coroutine to its end and return what it returns.
 
     Args:
-        steps: the generator, not yet started.
+        coroutine: not yet awaited.
         storage: where the requests go.
         clock: time and randomness for :class:`Now`, :class:`Sleep`, :class:`Unique`, :class:`Random`.
         timeout: seconds after which no request is waited for any longer than :data:`GRACE`: a store that
             does not answer is not waited for as long as its client has patience. None: for as long as that.
 
     Raises:
-        DataShardError: whatever the generator raises.
+        DataShardError: whatever the coroutine raises.
     """
     until = None if timeout is None else clock.monotonic() + timeout
+    scheduler = Scheduler(coroutine)
     try:
-        batch = next(steps)
-        while True:
-            batch = steps.send(_perform_all(batch, storage, clock, until))
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
+        _drive(scheduler, storage, clock, until)
+    finally:
+        scheduler.close()
+    return cast("T", scheduler.main.outcome)
 
 
-def run_beside(work: Callable[[], Any], steps: Steps[T], storage: Storage, clock: Clock = SYSTEM_CLOCK) -> T:
+def _drive(scheduler: Scheduler[Any], storage: Storage, clock: Clock, until: float | None) -> None:
+    """Carry out what the tasks ask for, each batch as soon as it is asked for, until the main one is done."""
+    flight = _Flight(storage, clock, until)
+    waiting = scheduler.begin()
+    while not scheduler.main.done:
+        if len(waiting) == 1 and not flight.batches:
+            task, batch = waiting[0]
+            waiting = scheduler.resume(task, _perform_all(batch, storage, clock, until))
+            continue
+        for task, batch in waiting:
+            flight.send(task, batch)
+        waiting = scheduler.resume(*flight.next_answered())
+
+
+class _Flight:
+    """Batches of several tasks whose requests are under way."""
+
+    def __init__(self, storage: Storage, clock: Clock, until: float | None) -> None:
+        self._storage, self._clock, self._until = storage, clock, until
+        self._answered: queue.SimpleQueue[_Sent] = queue.SimpleQueue()
+        self.batches: set[_Sent] = set()
+
+    def send(self, task: Task[Any], batch: Batch) -> None:
+        """Send the requests of a task."""
+        sent = _Sent(task, batch, self._answered)
+        self.batches.add(sent)
+        remote = [index for index, request in enumerate(batch) if not isinstance(request, LOCAL)]
+        sent.missing = len(remote) + 1
+        for index in remote:
+            shared_pool().submit(sent.perform, index, self._storage, self._clock)
+        for index, request in enumerate(batch):
+            if isinstance(request, LOCAL):
+                sent.outcomes[index] = _perform(request, self._storage, self._clock)
+        sent.count_down()
+
+    def next_answered(self) -> tuple[Task[Any], list[Any]]:
+        """Wait for the next batch all of whose requests are answered, or whose time is over."""
+        try:
+            wait = None if self._until is None else max(self._until - self._clock.monotonic(), 0.0) + GRACE
+            sent = self._answered.get(timeout=wait)
+        except queue.Empty:
+            sent = next(iter(self.batches))
+            sent.give_up(self._storage)
+        self.batches.discard(sent)
+        if sent.failure is not None:
+            raise sent.failure
+        return sent.task, sent.outcomes
+
+
+class _Sent:
+    """One batch under way."""
+
+    def __init__(self, task: Task[Any], batch: Batch, answered: queue.SimpleQueue[_Sent]) -> None:
+        self.task, self._batch, self._answered = task, batch, answered
+        self.outcomes: list[Any] = [_PENDING] * len(batch)
+        self.failure: BaseException | None = None
+        self.missing = 0
+        self._lock = threading.Lock()
+
+    def perform(self, index: int, storage: Storage, clock: Clock) -> None:
+        """Carry out one request, in a thread of the pool."""
+        try:
+            self.outcomes[index] = _perform(self._batch[index], storage, clock)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the batch is waited for
+            self.failure = error
+        self.count_down()
+
+    def count_down(self) -> None:
+        """One request fewer is missing."""
+        with self._lock:
+            self.missing -= 1
+            if self.missing == 0:
+                self._answered.put(self)
+
+    def give_up(self, storage: Storage) -> None:
+        """Take what was not answered for not answered before the deadline."""
+        with self._lock:
+            self.missing = -1
+        self.outcomes = [
+            _no_answer(request, storage) if outcome is _PENDING else outcome
+            for request, outcome in zip(self._batch, self.outcomes, strict=True)
+        ]
+
+
+_PENDING = object()
+
+
+def run_beside(
+    work: Callable[[], Any], coroutine: Coroutine[Any, Any, T], storage: Storage, clock: Clock = SYSTEM_CLOCK
+) -> T:
     """As :func:`run`, in a thread of its own, while this one does some work."""
-    future: Future[T] = Pool(1).submit(run, steps, storage, clock)
+    future: Future[T] = Pool(1).submit(run, coroutine, storage, clock)
     work()
     return future.result()
 
 
-def _perform_all(batch: Sequence[Request], storage: Storage, clock: Clock, until: float | None) -> list[Any]:
+def _perform_all(batch: Batch, storage: Storage, clock: Clock, until: float | None) -> list[Any]:
     remote = [index for index, request in enumerate(batch) if not isinstance(request, LOCAL)]
     patient = until is None and not _is_main()
     if remote and (patient or isinstance(batch[remote[0]], Sleep)):
@@ -163,7 +255,7 @@ def _perform_all(batch: Sequence[Request], storage: Storage, clock: Clock, until
     return outcomes
 
 
-def _awaited(future: Future[Any], request: Request, storage: Storage, clock: Clock, until: float) -> Any:
+def _awaited(future: Future[Any], request: Request[Any], storage: Storage, clock: Clock, until: float) -> Any:
     """The outcome of a request, or that there was none in time; it may have its effect all the same."""
     try:
         return future.result(max(until - clock.monotonic(), 0.0) + GRACE)
@@ -171,6 +263,11 @@ def _awaited(future: Future[Any], request: Request, storage: Storage, clock: Clo
         if future.done():
             raise
     future.cancel()
+    return _no_answer(request, storage)
+
+
+def _no_answer(request: Request[Any], storage: Storage) -> StorageError:
+    """The outcome of a request that was not answered before the deadline; it may have its effect all the same."""
     key = request.key if isinstance(request, (Get, Head, Put, PutData, PutIfAbsent, Replace)) else ""
     what = f"{type(request).__name__} of {storage.root}/{key}: no answer before the deadline"
     if isinstance(request, (PutIfAbsent, Replace)):
@@ -192,7 +289,7 @@ def _is_main() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _perform(request: Request, storage: Storage, clock: Clock) -> Any:
+def _perform(request: Request[Any], storage: Storage, clock: Clock) -> Any:
     """The result of one request, or the error of ours that it ended with (as a value)."""
     try:
         return _HANDLERS[type(request)](request, storage, clock)
