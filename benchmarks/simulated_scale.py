@@ -29,25 +29,24 @@ from kit import start
 if __name__ == "__main__":
     start.enter("bench-core")
 
+from datashard_testkit.report import percentile
+from datashard_testkit.simulation import Process, Simulation, Throttle
 from kit.report import Report, markdown_table
 
-from datashard_core.commit.core import current_version as pointer
-
-from datashard_core.commit.staging import key as staging
 from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
-from datashard_core.commit.versions.lifecycle import create
-from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
-from datashard_core.commit.core.current_version import find_current
 from datashard_core.commit.append.protocol import append
-from datashard_core.commit.core.state import Append, Committed, Seen, Target
+from datashard_core.commit.core import current_version as pointer
+from datashard_core.commit.core.current_version import find_current
 from datashard_core.commit.core.next_version import first_version
+from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
+from datashard_core.commit.core.state import Append, Committed, TableState, Target
+from datashard_core.commit.staging import key as staging
+from datashard_core.commit.versions.lifecycle import create
+from datashard_core.effects.requests import Now, Sleep, Unique
+from datashard_core.effects.tasks import start
 from datashard_core.errors import StorageError
 from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.format.types.schema import Schema
-from datashard_core.effects.requests import Now, Sleep, Unique
-from datashard_core.effects.tasks import start
-from datashard_testkit.report import percentile
-from datashard_testkit.simulation import Process, Simulation, Throttle
 
 ROOT = "s3://simulated/table"
 SCHEMA = Schema(schema_id=0, fields=[{"id": 1, "name": "tag", "type": "string", "required": True}])
@@ -148,7 +147,7 @@ class Scale:
         self.processes: list[Process] = []
         first = partial(first_version, location=ROOT, schema=SCHEMA, properties={})
         made = self._now(create(ROOT, "t", first, TIMEOUT))
-        self.seen: Seen = made.seen
+        self.seen: TableState = made.seen
         self.target = Target(ROOT, "t", self.seen.body.table.table_uuid)
         self.processes.clear()
 
@@ -190,7 +189,7 @@ class Scale:
 
     async def _writer(self, number: int, process: Process, start: float) -> None:
         """Append in a closed loop until the time is over; what began in time is finished and counted."""
-        seen: Seen | None = None if self.case.fresh else self.seen
+        seen: TableState | None = None if self.case.fresh else self.seen
         pause = self.simulation.random.random()
         await Sleep(pause if self.case.once else 0.1 * pause)
         turn = 0
@@ -206,11 +205,11 @@ class Scale:
             if self.case.once:
                 return
 
-    async def _one(self, tag: str, seen: Seen | None) -> Seen:
+    async def _one(self, tag: str, seen: TableState | None) -> TableState:
         if seen is None:
             found = await find_current(ROOT)  # what opening a table does
             assert found is not None
-            seen = Seen(found.newest, None, found.hint)
+            seen = TableState(found.newest, None, found.hint)
         item = _item(tag, (await Unique()), seen.body.version, handed_in=self.case.handed_in)
         if self.case.deferred:
             result, seen = await defer(item, self.target, seen)

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
         TableExistsError,
         UnsupportedTableError,
     )
-    from datashard_core.format.rows.digest import rows_digest
     from datashard_core.format.expressions.expressions import Condition, col
-    from datashard_core.format.types.schema import Schema
     from datashard_core.format.metadata.snapshot import Snapshot
+    from datashard_core.format.rows.digest import rows_digest
+    from datashard_core.format.types.schema import Schema
     from datashard_core.format.types.types import NestedField
     from datashard_core.table.append import AppendResult
     from datashard_core.table.scan import Scan

@@ -240,7 +240,7 @@ def check_code(console: Console) -> Outcome:
         "ruff format": [str(tools / "ruff"), "format", "--check", "."],
         "ruff check": [str(tools / "ruff"), "check", "."],
         "import-linter": [str(tools / "lint-imports"), "--no-cache"],
-        "mypy datashard_core": [*mypy, "datashard_core"],
+        "mypy datashard_core": [*mypy, "datashard_core", "testkit/datashard_testkit"],
         "mypy example_dags": [*mypy, "example_dags/flights.py", "example_dags/tries.py"],
         "mypy tools and demo": [*mypy, *tools_and_demo],
     }

@@ -61,12 +61,12 @@ class Environment:
 ENVIRONMENTS: Mapping[str, Environment] = {
     environment.name: environment
     for environment in (
-        Environment("core", (".",), ("all",)),
-        Environment("airflow", (".", "providers/airflow"), ("s3", "sql")),
-        Environment("prefect", (".", "providers/prefect"), ("s3", "sql")),
-        Environment("interop", (".",), ("all",)),
+        Environment("core", (".", "testkit"), ("all",)),
+        Environment("airflow", (".", "testkit", "providers/airflow"), ("s3", "sql")),
+        Environment("prefect", (".", "testkit", "providers/prefect"), ("s3", "sql")),
+        Environment("interop", (".", "testkit"), ("all",)),
         # Made on demand, by the benchmarks: what measures, then each system that is measured, with what it needs.
-        Environment("bench", (".",), ("all",), on_demand=True),
+        Environment("bench", (".", "testkit"), ("all",), on_demand=True),
         Environment("bench-core", (".",), ("s3",), on_demand=True, editable=False),
         Environment("bench-deltalake", (), (), on_demand=True),
         Environment("bench-pyiceberg", (), (), on_demand=True),

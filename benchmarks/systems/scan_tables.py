@@ -25,13 +25,13 @@ from msgspec.structs import replace
 from place import config_of
 
 import datashard_core as ds
-from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
 from datashard_core.commit.core.next_version import NewSnapshot, first_version, manifest_of, next_version
-from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
 from datashard_core.format.manifests.manifest import ADDED, ManifestEntry, ManifestFile
-from datashard_core.format.parquet.parquet import EncodedParquet, encode_parquet
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
 from datashard_core.format.metadata.table_metadata import TableMetadata
+from datashard_core.format.parquet.parquet import EncodedParquet, encode_parquet
 from datashard_core.storage import open_storage
 from datashard_core.storage.base import Storage
 

@@ -16,14 +16,9 @@ from itertools import islice
 from typing import Any, TypeVar, cast
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
-from datashard_core.effects.scheduler import Scheduler
-from datashard_core.effects.tasks import Task
-from datashard_core.errors import DataShardError, StorageError
-from datashard_core.storage.base import OutcomeUnknownError, Storage
-from datashard_core.storage.if_match import keeps_versions
 from datashard_core.effects.requests import (
-    Batch,
     LOCAL,
+    Batch,
     Delete,
     Get,
     Head,
@@ -40,6 +35,11 @@ from datashard_core.effects.requests import (
     Sleep,
     Unique,
 )
+from datashard_core.effects.scheduler import Scheduler
+from datashard_core.effects.tasks import Task
+from datashard_core.errors import DataShardError, StorageError
+from datashard_core.storage.base import OutcomeUnknownError, Storage
+from datashard_core.storage.if_match import keeps_versions
 
 T = TypeVar("T")
 MAX_THREADS = 32

@@ -33,11 +33,12 @@ from pyiceberg.table.update import update_table_metadata
 
 from datashard_core import errors
 from datashard_core.commit.append import deferred
-from datashard_core.commit.versions import lifecycle
-from datashard_core.commit.external.commit import commit_external, first_external
 from datashard_core.commit.core.paths import key_of
-from datashard_core.commit.core.state import Seen, Target
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.state import TableState, Target
+from datashard_core.commit.core.version_file import VersionFile, version_key
+from datashard_core.commit.external.commit import commit_external, first_external
+from datashard_core.commit.versions import lifecycle
+from datashard_core.effects.driver import call, run
 from datashard_core.pyiceberg.inside import keep_inside
 from datashard_core.pyiceberg.settings import config_of, file_io_properties
 from datashard_core.pyiceberg.updates import (
@@ -49,7 +50,6 @@ from datashard_core.pyiceberg.updates import (
     raw_of,
 )
 from datashard_core.storage import check_conditional, open_storage
-from datashard_core.effects.driver import call, run
 from datashard_core.table.names import TableName, is_part
 from datashard_core.table.namespaces import Namespaces
 from datashard_core.table.warehouse import Warehouse
@@ -328,7 +328,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
             raise NoSuchNamespaceError(f"Namespace {part} does not exist in {self._warehouse.uri}")
         return part
 
-    def _table(self, name: TableName, body: VersionBody) -> Table:
+    def _table(self, name: TableName, body: VersionFile) -> Table:
         root = f"{self._warehouse.uri}/{name.folder}"
         if not _is_spelled(body.table.location, root):
             # Ours finds a table's files below the folder that it was opened by; PyIceberg goes by the metadata.
@@ -347,7 +347,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
             catalog=self,
         )
 
-    def _response(self, name: TableName, seen: Seen) -> CommitTableResponse:
+    def _response(self, name: TableName, seen: TableState) -> CommitTableResponse:
         table = self._table(name, seen.body)
         return CommitTableResponse(metadata=table.metadata, metadata_location=table.metadata_location)
 

@@ -16,19 +16,19 @@ from pyiceberg.table.update import (
     update_table_metadata,
 )
 
-from datashard_core.commit.core.recorded_ids import PROPERTY, PROTOCOL_PROPERTY
 from datashard_core.commit.core.properties import check_settings
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.recorded_ids import PROPERTY, PROTOCOL_PROPERTY
+from datashard_core.commit.core.version_file import VersionFile, version_key
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.types.distinct import check_distinct
 from datashard_core.format.metadata.table_metadata import FORMAT_VERSION, metadata_from
+from datashard_core.format.types.distinct import check_distinct
 
 KEPT = frozenset({PROPERTY, PROTOCOL_PROPERTY})
 ELSEWHERE = frozenset({"write.data.path", "write.metadata.path", "write.object-storage.path"})
 
 
 def next_metadata(
-    parent: VersionBody, *, requirements: tuple[Any, ...], updates: tuple[Any, ...], root: str
+    parent: VersionFile, *, requirements: tuple[Any, ...], updates: tuple[Any, ...], root: str
 ) -> Mapping[str, Any] | None:
     """The metadata of the version after ``parent``; None where the updates change nothing.
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 from datashard_core.format.expressions.binding import Canonical
-from datashard_core.format.statistics.ordering import canonical
 from datashard_core.format.expressions.expressions import (
     SWAPPED,
     And,
@@ -33,6 +32,7 @@ from datashard_core.format.expressions.expressions import (
     Path,
     StartsWith,
 )
+from datashard_core.format.statistics.ordering import canonical
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.types import PrimitiveType
 

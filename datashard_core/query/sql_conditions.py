@@ -15,7 +15,6 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.types import types as t
 from datashard_core.format.expressions.binding import Canonical
 from datashard_core.format.expressions.expressions import (
     SWAPPED,
@@ -33,6 +32,7 @@ from datashard_core.format.expressions.expressions import (
     Path,
     StartsWith,
 )
+from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import Schema
 
 # Those that would move conditions out of sight, or judge them by the empty table that they are bound to.

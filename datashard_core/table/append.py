@@ -13,18 +13,17 @@ from msgspec.structs import asdict, replace
 from datashard_core import arguments
 from datashard_core.clock import Clock
 from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
-from datashard_core.commit.staging.body import MAX_BODY_BYTES, MAX_BODY_ROWS
 from datashard_core.commit.core.state import Append
+from datashard_core.commit.staging.body import MAX_BODY_BYTES, MAX_BODY_ROWS
+from datashard_core.effects.driver import shared_pool
+from datashard_core.effects.requests import PutData
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.metadata.data_file import DataFile
-from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.format.parquet.parquet import encode_parquet, write_parquet
+from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.format.rows.python_rows import Rows, arrow_of, plain_rows
 from datashard_core.format.types.schema import Schema
 from datashard_core.storage.base import Storage
-from datashard_core.effects.driver import shared_pool
-from datashard_core.effects.requests import PutData
-from datashard_core.effects.tasks import start
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,20 +9,20 @@ from typing import Any
 
 from datashard_core import arguments
 from datashard_core.clock import Clock
-from datashard_core.commit.versions import lifecycle
-from datashard_core.commit.core.recorded_ids import PROPERTY, PROTOCOL_PROPERTY
 from datashard_core.commit.core.current_version import Found, find_current
-from datashard_core.commit.core.properties import check_settings
-from datashard_core.commit.core.state import Target, settle
 from datashard_core.commit.core.next_version import first_version
+from datashard_core.commit.core.properties import check_settings
+from datashard_core.commit.core.recorded_ids import PROPERTY, PROTOCOL_PROPERTY
+from datashard_core.commit.core.state import Target, require_live
 from datashard_core.commit.core.version_file import HINT_KEY, version_key
+from datashard_core.commit.versions import lifecycle
+from datashard_core.effects.driver import call, run, shared_pool
 from datashard_core.errors import ConfigurationError, TableExistsError
 from datashard_core.format.types.distinct import check_distinct
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.types import walk
 from datashard_core.storage import check_conditional
 from datashard_core.storage.base import ObjectNotFoundError, Storage
-from datashard_core.effects.driver import call, run, shared_pool
 from datashard_core.table import namespaces
 from datashard_core.table.names import TableName, is_part
 
@@ -95,7 +95,7 @@ def create(
         looked = _Look(warehouse, storage, name)
         found = None if looked.is_new else run(find_current(storage.root), storage, clock)
     if found is not None and _is_table(found):
-        return lifecycle.Created(settle(found, None, Target(storage.root, str(name), "")), made=False)
+        return lifecycle.Created(require_live(found, None, Target(storage.root, str(name), "")), made=False)
     assert looked is not None
     looked.check_free()
     check_distinct(schema, str(name))

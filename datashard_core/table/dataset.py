@@ -15,8 +15,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.errors import DataShardError
-from datashard_core.format.types.distinct import told_apart
 from datashard_core.format.rows.projection import project
+from datashard_core.format.types.distinct import told_apart
 from datashard_core.format.types.schema import Schema
 from datashard_core.query.where import EVERY_ROW, RowCondition, both, from_duckdb
 from datashard_core.table.scan import Scan, check_columns

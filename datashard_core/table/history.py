@@ -9,12 +9,12 @@ from msgspec import Struct
 
 from datashard_core import arguments
 from datashard_core.commit.core.state import read_version
-from datashard_core.commit.core.version_file import VersionBody
+from datashard_core.commit.core.version_file import VersionFile
+from datashard_core.effects.driver import run, shared_pool
 from datashard_core.errors import ConfigurationError, CorruptTableError
 from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
-from datashard_core.effects.driver import run, shared_pool
 from datashard_core.table.plan import Planner
 
 _ADDED = "added-records"
@@ -31,7 +31,7 @@ class History(Struct, frozen=True):
 
     storage: Storage
     table_name: str
-    newest: VersionBody
+    newest: VersionFile
 
     def snapshot(
         self, snapshot_id: int | None = None, as_of: datetime | None = None, version: int | None = None

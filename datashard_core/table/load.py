@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-
 import logging
 import sys
+from collections.abc import Coroutine
 from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
@@ -13,16 +12,16 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from datashard_core.clock import Clock
-from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.current_version import find_current, find_hinted
-from datashard_core.commit.core.state import Seen, Target, settle
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.state import TableState, Target, require_live
+from datashard_core.effects.driver import run, run_beside
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import outcomes_of
 from datashard_core.errors import DataShardError
 from datashard_core.format.manifests.manifest import decode_manifest_list
 from datashard_core.storage.base import Storage, StoredObject
 from datashard_core.storage.cache import immutable
-from datashard_core.effects.driver import run, run_beside
-from datashard_core.effects.requests import Get
-from datashard_core.effects.tasks import outcomes_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ which an append of a few plain rows does not.
 """
 
 
-def load(storage: Storage, name: str, clock: Clock) -> Seen:
+def load(storage: Storage, name: str, clock: Clock) -> TableState:
     """The newest version of a table, with its manifest list.
 
     Args:
@@ -62,13 +61,13 @@ def load(storage: Storage, name: str, clock: Clock) -> Seen:
     return replace(seen, manifests=manifests)
 
 
-def load_to_defer(storage: Storage, name: str, clock: Clock) -> Seen:
+def load_to_defer(storage: Storage, name: str, clock: Clock) -> TableState:
     """A recent version of a table, for rows that are only to be staged: nothing else is read.
 
     Args, raises: as :func:`load`.
     """
     target = Target(storage.root, name, "")
-    return settle(_run_beside_import(find_hinted(target.root), storage, clock), None, target)
+    return require_live(_run_beside_import(find_hinted(target.root), storage, clock), None, target)
 
 
 def _run_beside_import(steps: Coroutine[Any, Any, T], storage: Storage, clock: Clock) -> T:
@@ -78,10 +77,10 @@ def _run_beside_import(steps: Coroutine[Any, Any, T], storage: Storage, clock: C
     return run_beside(partial(import_module, NEEDED), steps, storage, clock)
 
 
-async def _read(target: Target) -> tuple[Seen, StoredObject | DataShardError | None]:
+async def _read(target: Target) -> tuple[TableState, StoredObject | DataShardError | None]:
     """The newest version, and its manifest list or why it cannot be had: whoever needs it asks again."""
     found = await find_current(target.root)
-    seen = settle(found, None, target)
+    seen = require_live(found, None, target)
     table = seen.body.table
     if table.current_snapshot is None:
         return seen, None

@@ -13,11 +13,11 @@ from datashard_core.clock import Clock
 from datashard_core.commit.append.deferred import flush_all
 from datashard_core.commit.append.file_age import SHORTEST_GRACE
 from datashard_core.commit.core.properties import settings_of
-from datashard_core.commit.core.state import Seen, Target
-from datashard_core.commit.versions.metadata_expiry import sweep_all
+from datashard_core.commit.core.state import TableState, Target
+from datashard_core.commit.versions.metadata_expiry import expire_all_metadata
+from datashard_core.effects.driver import call, run
 from datashard_core.errors import AppendSetAsideError, DataShardError, UnsupportedTableError
 from datashard_core.storage.base import Storage
-from datashard_core.effects.driver import call, run
 
 # What does the work is imported where it is used: most processes append once, and end.
 
@@ -88,12 +88,12 @@ class Maintenance(ABC):
     _clock: Clock
     _name: str
     _target: Target
-    _seen: Seen
-    _appended: Seen | None
+    _seen: TableState
+    _appended: TableState | None
     """The version that the last append of this object created, and that nobody has looked at for compaction."""
 
     @abstractmethod
-    def _learn(self, seen: Seen) -> None:
+    def _learn(self, seen: TableState) -> None:
         """Keep the newest version that any thread has seen."""
 
     def remove_orphans(self, grace: timedelta = GRACE, timeout: float = TIMEOUT) -> RemovedOrphans:
@@ -223,7 +223,7 @@ class Maintenance(ABC):
             3
         """
         from datashard_core.commit.maintenance.abandoned import remove_abandoned
-        from datashard_core.commit.maintenance.id_expiry import make_large_nodes, remove_nodes
+        from datashard_core.commit.maintenance.id_expiry import make_large_segments, remove_segments
 
         grace, timeout = arguments.span(grace, "grace", SHORTEST), arguments.seconds(timeout)
         seen, left = run(flush_all(self._target, self._seen, timeout), self._storage, self._clock)
@@ -237,9 +237,9 @@ class Maintenance(ABC):
             log.info("table %s: not compacted: %s", self._name, error)
             compacted = None
         newest = self._seen.body
-        run(make_large_nodes(self._target, newest), self._storage, self._clock)
-        tombstones = run(sweep_all(self._target, newest), self._storage, self._clock)
-        id_nodes = run(remove_nodes(self._target, newest), self._storage, self._clock)
+        run(make_large_segments(self._target, newest), self._storage, self._clock)
+        tombstones = run(expire_all_metadata(self._target, newest), self._storage, self._clock)
+        id_nodes = run(remove_segments(self._target, newest), self._storage, self._clock)
         orphans = self.remove_orphans(grace, timeout)
         if isinstance(left, AppendSetAsideError):
             log.warning("%s", left)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from datashard_core import arguments
+from datashard_core.effects.driver import call
 from datashard_core.errors import CorruptTableError, StorageError, TableExistsError
 from datashard_core.storage.base import ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError, StoredObject
-from datashard_core.effects.driver import call
 from datashard_core.table.names import is_part
 
 if TYPE_CHECKING:

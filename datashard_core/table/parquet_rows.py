@@ -12,13 +12,21 @@ from msgspec import Struct, field
 
 from datashard_core.commit.core.paths import key_of
 from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
-from datashard_core.format.types import types as t
 from datashard_core.format.expressions.binding import TRUE, Bound, Check
-from datashard_core.format.statistics.ordering import canonical
+from datashard_core.format.expressions.pruning import (
+    Known,
+    certain,
+    holds_whole,
+    might_match,
+    must_match,
+    possible,
+    presence,
+)
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.parquet.arrow_reader import DamagedFooterError, ParquetFile
 from datashard_core.format.rows.projection import columns_to_read, first_leaves, id_of, project, with_ids
-from datashard_core.format.expressions.pruning import Known, certain, holds_whole, might_match, must_match, possible, presence
+from datashard_core.format.statistics.ordering import canonical
+from datashard_core.format.types import types as t
 from datashard_core.format.types.ranges import STORED
 from datashard_core.format.types.schema import Schema
 from datashard_core.storage.base import ObjectNotFoundError, Storage

@@ -17,6 +17,7 @@ from itertools import islice
 from msgspec import Struct
 
 from datashard_core.commit.core.paths import key_of
+from datashard_core.effects.driver import shared_pool
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.expressions.binding import TRUE, Bound
 from datashard_core.format.manifests.manifest import ManifestEntry, ManifestFile, decode_manifest_list
@@ -26,7 +27,6 @@ from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
 from datashard_core.storage.cache import Kept, immutable
-from datashard_core.effects.driver import shared_pool
 
 log = logging.getLogger(__name__)
 

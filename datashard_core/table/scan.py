@@ -16,13 +16,13 @@ from msgspec.structs import replace
 
 from datashard_core import arguments
 from datashard_core.commit.core.paths import key_of
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import gather
 from datashard_core.errors import ConfigurationError
 from datashard_core.format.manifests.manifest import DELETED, ManifestFile, decode_manifest
 from datashard_core.format.types.ranges import check_python
 from datashard_core.format.types.schema import Schema
 from datashard_core.query.where import EVERY_ROW, RowCondition, columns_for, renewed
-from datashard_core.effects.requests import Get
-from datashard_core.effects.tasks import gather
 from datashard_core.table.parquet_rows import Reading
 from datashard_core.table.plan import Planner
 from datashard_core.table.streaming import read_files
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
     from datashard_core.commit.append.staged_read import WithStaged
-    from datashard_core.format.metadata.data_file import DataFile
     from datashard_core.format.expressions.expressions import Condition
+    from datashard_core.format.metadata.data_file import DataFile
     from datashard_core.format.metadata.snapshot import Snapshot
     from datashard_core.format.metadata.table_metadata import TableMetadata
     from datashard_core.storage.base import Storage

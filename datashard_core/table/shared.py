@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct, field
 
 from datashard_core.commit.append.batch import MAX_APPENDS
-from datashard_core.commit.core.state import Append, Committed
 from datashard_core.commit.append.outcome import Result
+from datashard_core.commit.core.state import Append, Committed
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError
 from datashard_core.forks import renew_in_children
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.effects.driver import decoding_pool, shared_pool
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.table.parquet_rows import FileRows, Reading
 
 if TYPE_CHECKING:

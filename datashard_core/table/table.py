@@ -12,16 +12,16 @@ from msgspec.structs import replace
 from datashard_core import arguments
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
-from datashard_core.commit.core.current_version import find_current
-from datashard_core.commit.append.protocol import append
-from datashard_core.commit.core.state import Append, Committed, Seen, Target, settle
 from datashard_core.commit.append.outcome import Result
+from datashard_core.commit.append.protocol import append
+from datashard_core.commit.core.current_version import find_current
+from datashard_core.commit.core.state import Append, Committed, TableState, Target, require_live
 from datashard_core.commit.core.version_file import version_key
 from datashard_core.config import DEFAULT_TIMEOUT
+from datashard_core.effects.driver import run
 from datashard_core.errors import ConfigurationError, DataShardError, InvalidRecordsError
 from datashard_core.forks import ProcessLock
 from datashard_core.format.types.schema import Schema
-from datashard_core.effects.driver import run
 from datashard_core.table.append import AppendId, AppendResult, check_append_id, checked_rows, plan_append
 from datashard_core.table.maintenance import Maintenance
 from datashard_core.table.shared import SharedCommits
@@ -61,7 +61,7 @@ class Table(Maintenance):
         self,
         storage: Storage,
         name: str,
-        seen: Seen,
+        seen: TableState,
         clock: Clock = SYSTEM_CLOCK,
         shared: SharedCommits | None = None,
     ) -> None:
@@ -193,7 +193,7 @@ class Table(Maintenance):
         self._learn(run(flush(self._target, self._seen, timeout), self._storage, self._clock, timeout=timeout))
         return self
 
-    def _defer(self, item: Append, seen: Seen, timeout: float) -> Committed | None:
+    def _defer(self, item: Append, seen: TableState, timeout: float) -> Committed | None:
         """Stage an append; None: it is staged. Now and then commit what has piled up."""
         result, known = run(defer(item, self._target, seen), self._storage, self._clock)
         self._learn(known)
@@ -233,7 +233,7 @@ class Table(Maintenance):
     def refresh(self) -> Table:
         """Move to the newest version, and return the same object."""
         found = run(find_current(self._storage.root, self._seen.body), self._storage, self._clock)
-        self._learn(settle(found, self._seen, self._target))
+        self._learn(require_live(found, self._seen, self._target))
         return self
 
     def current_snapshot(self) -> Snapshot | None:
@@ -378,7 +378,7 @@ class Table(Maintenance):
 
     def _scan(
         self,
-        seen: Seen,
+        seen: TableState,
         snapshot: Snapshot | None,
         columns: Sequence[str] | None,
         where: str | Condition | pc.Expression | None,
@@ -413,7 +413,7 @@ class Table(Maintenance):
             self._appended = seen
         return results
 
-    def _learn(self, seen: Seen) -> None:
+    def _learn(self, seen: TableState) -> None:
         """Keep the newest version that any thread has seen."""
         with self._lock:
             if seen.body.state == "table" and seen.body.version >= self._seen.body.version:

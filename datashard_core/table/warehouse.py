@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from datashard_core import arguments
 from datashard_core.clock import SYSTEM_CLOCK, Clock
 from datashard_core.config import DEFAULT_TIMEOUT, LocalConfig, S3Config, resolve_warehouse, split_table_uri
+from datashard_core.effects.driver import call, run
 from datashard_core.errors import (
     ConfigurationError,
     CorruptTableError,
@@ -20,13 +21,12 @@ from datashard_core.errors import (
     UnsupportedTableError,
 )
 from datashard_core.storage import open_storage
-from datashard_core.effects.driver import call, run
 from datashard_core.table.names import RULE, TableName, is_part, parse_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from datashard_core.commit.core.state import Seen
+    from datashard_core.commit.core.state import TableState
     from datashard_core.format.types.schema import Schema
     from datashard_core.query.sql import At
     from datashard_core.storage.base import Storage
@@ -180,9 +180,9 @@ class Warehouse:
         Raises:
             NoSuchTableError: there is none of that name.
         """
-        from datashard_core.commit.versions import lifecycle
         from datashard_core.commit.append.file_age import SHORTEST_GRACE
         from datashard_core.commit.core.state import Target
+        from datashard_core.commit.versions import lifecycle
 
         parsed, timeout = parse_name(name), arguments.seconds(timeout)
         storage = self._storage.at(parsed.folder)
@@ -213,7 +213,7 @@ class Warehouse:
 
         return run_sql(query, Source(self.uri, self._rows_of, self.list_tables), params)
 
-    def _table(self, storage: Storage, name: TableName, seen: Seen) -> Table:
+    def _table(self, storage: Storage, name: TableName, seen: TableState) -> Table:
         """A table object; those of one table share their commits, whichever thread holds them."""
         from datashard_core.table.shared import SharedCommits
         from datashard_core.table.table import Table

@@ -12,13 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from datashard_testkit.s3_server import S3Server
 from msgspec.structs import replace
 
 from datashard_core import LocalConfig, S3Config, Warehouse, connect
 from datashard_core.config import resolve_warehouse
 from datashard_core.storage import open_storage
 from datashard_core.storage.s3_client import clients_for
-from datashard_testkit.s3_server import S3Server
 
 
 @dataclass(frozen=True)

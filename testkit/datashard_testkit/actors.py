@@ -9,18 +9,18 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.append_ids.segment import parse_key
+from datashard_core.commit.core.state import TableState, Target
 from datashard_core.commit.maintenance.compact import compact
 from datashard_core.commit.maintenance.expire import expire
-from datashard_core.commit.maintenance.id_expiry import make_large_nodes, remove_nodes
-from datashard_core.commit.versions.lifecycle import create, drop, list_own, purge
-from datashard_core.commit.append_ids.segment import parse_key
+from datashard_core.commit.maintenance.id_expiry import make_large_segments, remove_segments
 from datashard_core.commit.maintenance.orphans import remove_orphans
 from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
-from datashard_core.commit.core.state import Seen, Target
-from datashard_core.commit.versions.metadata_expiry import sweep_all
-from datashard_core.errors import DataShardError
+from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions.lifecycle import create, drop, list_own, purge
+from datashard_core.commit.versions.metadata_expiry import expire_all_metadata
 from datashard_core.effects.requests import Delete, Instant, ListPage, Now, Put, Sleep, Unique
+from datashard_core.errors import DataShardError
 from datashard_testkit.foreign import foreign_commit
 from datashard_testkit.history import ROOT, SCHEMA
 from datashard_testkit.other_committers import add_a_column, delete_a_file, name_again
@@ -132,7 +132,7 @@ async def _spoiler(scenario: Scenario) -> None:
     for _ in range(4):
         await Sleep(choices.expovariate(2.0))
         try:
-            names = parse_listed((await ListPage(PREFIX)))
+            names = parse_listed(await ListPage(PREFIX))
             if names:
                 chosen = choices.choice(names)
                 unique: str = await Unique()
@@ -197,28 +197,28 @@ async def _keeper(scenario: Scenario) -> None:
             continue  # nothing is lost by what was done, or not: the judge looks
 
 
-async def _remove_orphans(scenario: Scenario, target: Target, seen: Seen) -> None:
+async def _remove_orphans(scenario: Scenario, target: Target, seen: TableState) -> None:
     """With a grace period as short as the history."""
     removed, _ = await remove_orphans(target, seen, scenario.mix.grace, PATIENT)
     scenario.counts["orphans removed"] += removed.files
     scenario.counts["orphans left, being young"] += removed.too_young
 
 
-async def _compact(scenario: Scenario, target: Target, seen: Seen) -> None:
+async def _compact(scenario: Scenario, target: Target, seen: TableState) -> None:
     compacted, _ = await compact(target, seen, 2**20, PATIENT)
     scenario.counts["file compacted"] += compacted.files
 
 
-async def _expire(scenario: Scenario, target: Target, seen: Seen) -> None:
+async def _expire(scenario: Scenario, target: Target, seen: TableState) -> None:
     now: Instant = await Now()
     expired, _ = await expire(target, seen, now.wall_ms, 1, PATIENT)
     scenario.counts["snapshot expired on demand"] += expired
 
 
-async def _forget(scenario: Scenario, target: Target, seen: Seen) -> None:
-    await make_large_nodes(target, seen.body)
-    scenario.counts["id node removed"] += await remove_nodes(target, seen.body)
+async def _forget(scenario: Scenario, target: Target, seen: TableState) -> None:
+    await make_large_segments(target, seen.body)
+    scenario.counts["id node removed"] += await remove_segments(target, seen.body)
 
 
-async def _sweep(scenario: Scenario, target: Target, seen: Seen) -> None:
-    scenario.counts["tombstone on demand"] += await sweep_all(target, seen.body)
+async def _sweep(scenario: Scenario, target: Target, seen: TableState) -> None:
+    scenario.counts["tombstone on demand"] += await expire_all_metadata(target, seen.body)

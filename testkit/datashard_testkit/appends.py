@@ -8,13 +8,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
-from datashard_core.commit.core.state import Append, Seen
+from datashard_core.commit.core.state import Append, TableState
+from datashard_core.effects.requests import PutData, Sleep, Unique
 from datashard_core.errors import DataShardError
 from datashard_core.format.metadata.data_file import DataFile
-from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.format.rows.python_rows import arrow_of
-from datashard_core.effects.requests import PutData, Sleep, Unique
 from datashard_core.table.append import checked_rows
 from datashard_testkit.history import ROOT, SCHEMA
 
@@ -47,7 +47,7 @@ def item_of(tag: str, handed_in: bool, base: int | None, written: Written | None
     return replace(plan, rows=None, files=(written.file,), written_on=written.on, unsent=written.unsent)
 
 
-async def encode_large(tag: str, seen: Seen) -> Written:
+async def encode_large(tag: str, seen: TableState) -> Written:
     """Encode it: it is sent when the append is, beside its first look at the table."""
     import pyarrow as pa
 

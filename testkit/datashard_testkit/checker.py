@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datashard_testkit.scenario import Scenario
 
 
-def judge(scenario: Scenario, report: Report) -> None:
+def classify(scenario: Scenario, report: Report) -> None:
     """Read the whole history, and hold it against what everybody was told.
 
     Raises:

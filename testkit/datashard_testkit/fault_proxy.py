@@ -124,7 +124,7 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(START_SECONDS)
 
-    def settle(self) -> None:
+    def require_live(self) -> None:
         """Wait until every late request has reached the store."""
 
         async def wait() -> None:

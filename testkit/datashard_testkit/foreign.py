@@ -7,16 +7,16 @@ properties on or drops them, and has no identity over its tries: each of them ma
 from __future__ import annotations
 
 from datashard_core.commit.core.current_version import find_current, move_hint
-from datashard_core.commit.core.state import manifests_of
 from datashard_core.commit.core.next_version import new_manifest
+from datashard_core.commit.core.state import manifests_of
 from datashard_core.commit.core.version_file import version_key
-from datashard_core.errors import DataShardError
-from datashard_core.format.manifests.manifest import encode_manifest_list
-from datashard_core.format.parquet.parquet import encode_parquet
-from datashard_core.format.types.schema import Schema
-from datashard_core.format.metadata.snapshot import Snapshot, append_summary
 from datashard_core.effects.requests import Now, Put, PutData, PutIfAbsent, Unique
 from datashard_core.effects.tasks import gather, outcomes_of
+from datashard_core.errors import DataShardError
+from datashard_core.format.manifests.manifest import encode_manifest_list
+from datashard_core.format.metadata.snapshot import Snapshot, append_summary
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.types.schema import Schema
 
 TRIES = 4
 

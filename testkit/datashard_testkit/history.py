@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.paths import key_of
-from datashard_core.commit.core.version_file import VersionBody, parse_version, version_key
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.core.version_file import VersionFile, parse_version, version_key
 from datashard_core.format.manifests.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
-from datashard_core.format.types.schema import Schema
 from datashard_core.format.metadata.snapshot import Snapshot
+from datashard_core.format.types.schema import Schema
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_testkit.model_store import ModelStore
 
@@ -115,7 +115,7 @@ class History:
         self.doubles = doubles or {}
         self.archive = archive or Archive(store)
         self.violations: list[str] = []
-        self.versions: list[VersionBody] = []
+        self.versions: list[VersionFile] = []
         self._rows: dict[str, Counter[str]] = {}
         while version_key(len(self.versions)) in store.kept:
             number = len(self.versions)

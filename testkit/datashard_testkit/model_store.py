@@ -11,6 +11,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+from datashard_core.effects.requests import Delete, Get, Head, ListPage, Put, PutData, PutIfAbsent, Replace, Request
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -19,8 +20,6 @@ from datashard_core.storage.base import (
     Version,
 )
 from datashard_core.storage.keys import InvalidKeyError, checked_key, checked_prefix
-from datashard_core.effects.requests import Delete, Get, Head, ListPage, Put, PutData, PutIfAbsent, Replace, Request
-from datashard_core.effects.tasks import start
 
 
 @dataclass(frozen=True, slots=True)

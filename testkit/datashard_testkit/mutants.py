@@ -13,27 +13,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from datashard_core.commit.append import publish as carry
-
-from datashard_core.commit.staging import examine
-
 from datashard_core.commit.append import batch as fold
-
 from datashard_core.commit.append import group_append as group
-
+from datashard_core.commit.append import protocol, publish
 from datashard_core.commit.append import queue as line
-
-from datashard_core.commit.append import protocol
-from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.current_version import find_current
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.core.state import require_live
+from datashard_core.commit.staging import examine
 from datashard_core.commit.staging.body import UnreadableBodyError
-from datashard_core.commit.staging.key import Judged, StagedName
-from datashard_core.commit.core.state import settle
-from datashard_core.effects.requests import Delete, Put
+from datashard_core.commit.staging.key import Classified, StagedName
+from datashard_core.effects.requests import Delete
 from datashard_core.effects.tasks import gather, join, outcomes_of
-from datashard_testkit import teeth_of_history as history
-from datashard_testkit.workloads import SHORT_LIVED, Mix
+from datashard_testkit import mutants_of_history as history
 from datashard_testkit.simulation import Faults
+from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 
 @dataclass(frozen=True)
@@ -55,14 +49,16 @@ class Tooth:
 def _no_base_rule() -> Iterator[None]:
     """Whatever is listed is committed, named or not."""
 
-    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int) -> Judged:
+    def classify(
+        listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int
+    ) -> Classified:
         first: dict[str, StagedName] = {}
         for name in sorted(listed):
             if name.base <= version and name.id not in own:
                 first.setdefault(name.id, name)
-        return Judged(tuple(sorted(first.values())), ())
+        return Classified(tuple(sorted(first.values())), ())
 
-    with mock.patch.object(fold, "judge", judge):
+    with mock.patch.object(fold, "classify", classify):
         yield
 
 
@@ -86,11 +82,11 @@ def _no_look_after_taken() -> Iterator[None]:
 
     async def read_on(group: Any, *, whole: bool = True) -> bool:
         if group.staged:
-            return (await real(group, whole=whole))
+            return await real(group, whole=whole)
         found = await find_current(group.target.root, group.known.body)
         newer = found is not None and found.newest.version > group.known.body.version
         if newer:
-            group.state = settle(found, group.state, group.target)
+            group.state = require_live(found, group.state, group.target)
             group.bases = dict.fromkeys(group.waiting, group.state.body.version)
         return newer
 
@@ -104,7 +100,7 @@ def _unknown_taken_for_failed() -> Iterator[None]:
     from datashard_core.errors import StorageError
     from datashard_core.storage.base import OutcomeUnknownError
 
-    real = carry.commit
+    real = publish.commit
 
     async def commit(*arguments: Any, **options: Any) -> Any:
         outcome = await real(*arguments, **options)
@@ -121,27 +117,29 @@ def _many_bodies_for_one_id() -> Iterator[None]:
     """Every staged object counts, also a second one of the same id."""
     from datashard_core.commit.staging import key as staging
 
-    real = staging.judge
+    real = staging.classify
 
-    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int) -> Judged:
+    def classify(
+        listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int
+    ) -> Classified:
         allowed: list[StagedName] = []
-        spent: list[StagedName] = []
+        reclaimable: list[StagedName] = []
         for name in sorted(listed):
             one = real([name], said, version, own, table_first)
             allowed += one.allowed
-            spent += one.spent
-        return Judged(tuple(allowed), tuple(spent))
+            reclaimable += one.reclaimable
+        return Classified(tuple(allowed), tuple(reclaimable))
 
-    with mock.patch.object(fold, "judge", judge):
+    with mock.patch.object(fold, "classify", classify):
         yield
 
 
 @contextmanager
 def _staged_objects_deleted_on_a_guess() -> Iterator[None]:
     """What a try has taken along is deleted whether or not its version came to be."""
-    real = fold.take
+    real = fold.add_staged
 
-    async def take(
+    async def add_staged(
         target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
     ) -> Any:
         known = await real(target, state, chosen, load, *rest, **options)
@@ -149,7 +147,7 @@ def _staged_objects_deleted_on_a_guess() -> Iterator[None]:
             await outcomes_of((Delete(tuple(name.key for name in chosen)),))
         return known
 
-    with mock.patch.object(carry, "take", take):
+    with mock.patch.object(publish, "add_staged", add_staged):
         yield
 
 
@@ -158,22 +156,15 @@ def _clean_up_on_a_guess() -> Iterator[None]:
     """A try whose outcome is unknown deletes "its" files."""
     from datashard_core.storage.base import OutcomeUnknownError
 
-    real = carry.commit
+    real = publish.create
 
-    async def commit(*arguments: Any, **options: Any) -> Any:
-        steps, lists = real(*arguments, **options), list[str]()
-        batch = next(steps)
-        while True:
-            lists += [r.key for r in batch if isinstance(r, Put) and r.key.startswith(_LISTS)]
-            outcomes = await outcomes_of(batch)
-            try:
-                batch = steps.send(outcomes)
-            except StopIteration as stop:
-                if isinstance(stop.value.cause, OutcomeUnknownError):
-                    await outcomes_of((Delete(tuple(lists[-1:])),))
-                return stop.value
+    async def create(target: Any, draft: Any, reclaimable: Any) -> Any:
+        outcome = await real(target, draft, reclaimable)
+        if isinstance(outcome.cause, OutcomeUnknownError):
+            await outcomes_of((Delete((draft.prepared.manifest_list_key,)),))
+        return outcome
 
-    with mock.patch.object(protocol, "commit", commit):
+    with mock.patch.object(publish, "create", create), mock.patch.object(protocol, "create", create):
         yield
 
 
@@ -189,9 +180,9 @@ def _uncommitted_refusals() -> Iterator[None]:
 
     from datashard_core.commit.staging.body import decode_body as real
 
-    real_take = fold.take
+    real_take = fold.add_staged
 
-    async def take(
+    async def add_staged(
         target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
     ) -> Any:
         known = await real_take(target, state, chosen, load, *rest, **options)
@@ -213,11 +204,11 @@ def _uncommitted_refusals() -> Iterator[None]:
             del group.waiting[own]
         if not group.waiting:
             return 1
-        return (await real_watch(group, listed))
+        return await real_watch(group, listed)
 
     with (
         mock.patch.object(examine, "decode_body", decode),
-        mock.patch.object(carry, "take", take),
+        mock.patch.object(publish, "add_staged", add_staged),
         mock.patch.object(line, "_rank", rank),
     ):
         yield

@@ -10,42 +10,26 @@ from unittest import mock
 
 from msgspec.structs import replace as with_
 
-from datashard_core.commit.append import publish as carry
-
-from datashard_core.commit.append import deferred
-
 from datashard_core.commit.append import batch as fold
-
+from datashard_core.commit.append import deferred, protocol, publish, staged_read
 from datashard_core.commit.append import group_append as group
-
 from datashard_core.commit.append import manifest_reads as live
-
 from datashard_core.commit.append_ids import lookup
-
-from datashard_core.commit.core import recorded_ids as names
-
 from datashard_core.commit.append_ids import segment as nodes
-
-from datashard_core.commit.maintenance import orphans
-
-from datashard_core.commit.core import current_version as pointer
-
-from datashard_core.commit.append import protocol
-
-from datashard_core.commit.append import staged_read
-
-from datashard_core.commit.core import state
-
-from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.append_ids.lookback import TombstoneMetError
-from datashard_core.commit.core.recorded_ids import CommitNames, Record
+from datashard_core.commit.core import current_version as pointer
+from datashard_core.commit.core import recorded_ids as names
+from datashard_core.commit.core import state
 from datashard_core.commit.core.current_version import Found, find_current
+from datashard_core.commit.core.recorded_ids import CommitNames, Record
 from datashard_core.commit.core.state import newest as real_newest
-from datashard_core.commit.core.state import settle
-from datashard_core.errors import StorageError
-from datashard_core.storage.base import ObjectInfo
+from datashard_core.commit.core.state import require_live
+from datashard_core.commit.maintenance import orphans
+from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.effects.requests import Instant, Now
 from datashard_core.effects.tasks import gather
+from datashard_core.errors import StorageError
+from datashard_core.storage.base import ObjectInfo
 from datashard_testkit.history import ROOT
 from datashard_testkit.simulation import START_MS
 
@@ -65,7 +49,7 @@ def version_before_listing() -> Iterator[None]:
 
     async def newest(target: Any, seen: Any) -> Any:
         # No request lies between the two calls, so what was read last is this reader's.
-        return settle(read.pop(), seen, target) if read else (await real_newest(target, seen))
+        return require_live(read.pop(), seen, target) if read else (await real_newest(target, seen))
 
     with (
         mock.patch.object(staged_read, "staged_names", staged_names),
@@ -78,10 +62,10 @@ def version_before_listing() -> Iterator[None]:
 def copied_property_believed() -> Iterator[None]:
     """A version names what its property names, whatever number that bears."""
 
-    def named_by(_version: int, property_: CommitNames | None) -> Mapping[str, Record]:
+    def recorded_by(_version: int, property_: CommitNames | None) -> Mapping[str, Record]:
         return {} if property_ is None else property_.of(property_.version)
 
-    with mock.patch.object(names, "named_by", named_by):
+    with mock.patch.object(names, "recorded_by", recorded_by):
         yield
 
 
@@ -104,7 +88,7 @@ def missing_read_taken_for_empty() -> Iterator[None]:
 
     async def manifests_of(*arguments: Any) -> Any:
         try:
-            return (await real(*arguments))
+            return await real(*arguments)
         except StorageError:
             return ()
 
@@ -124,9 +108,12 @@ def any_table_of_the_name_will_do() -> Iterator[None]:
     """A writer goes on in the table that was made again under the name, whatever its identity."""
 
     def settle_anywhere(found: Any, seen: Any, target: Any) -> Any:
-        return settle(found, seen, with_(target, uuid=""))
+        return require_live(found, seen, with_(target, uuid=""))
 
-    with mock.patch.object(protocol, "settle", settle_anywhere), mock.patch.object(group, "settle", settle_anywhere):
+    with (
+        mock.patch.object(protocol, "require_live", settle_anywhere),
+        mock.patch.object(group, "require_live", settle_anywhere),
+    ):
         yield
 
 
@@ -134,11 +121,11 @@ def any_table_of_the_name_will_do() -> Iterator[None]:
 def origin_forgotten() -> Iterator[None]:
     """Where another engine dropped the number of the table's first version, it counts as 0."""
 
-    async def with_origin(newest: Any, _bodies: Any, _root: str) -> Any:
+    async def with_first_version(newest: Any, _bodies: Any, _root: str) -> Any:
         await gather()
         return newest
 
-    with mock.patch.object(pointer, "with_origin", with_origin):
+    with mock.patch.object(pointer, "with_first_version", with_first_version):
         yield
 
 
@@ -156,14 +143,14 @@ def tombstones_before_nodes() -> Iterator[None]:
 
     async def look_up(*arguments: Any) -> Any:
         try:
-            return (await real(*arguments))
+            return await real(*arguments)
         except TombstoneMetError:
-            return lookup.Remembered({}, 0)
+            return lookup.LookupResult({}, 0)
 
     with (
         mock.patch.object(sweep, "_remembered", remembered),
         mock.patch.object(lookup, "_look_up", look_up),
-        mock.patch.object(carry, "upkeep", no_upkeep),
+        mock.patch.object(publish, "upkeep", no_upkeep),
     ):
         yield
 
@@ -181,7 +168,7 @@ def no_fence() -> Iterator[None]:
         now: Instant = await Now()
         seconds = START_MS / 1000.0 + now.monotonic  # the true time, as the store's
         old = [info for info in doomed if seconds - info.last_modified >= grace]
-        return (await real(target, old, version, -math.inf))
+        return await real(target, old, version, -math.inf)
 
     with mock.patch.object(orphans, "_fence", fence), mock.patch.object(orphans, "_delete", delete):
         yield
@@ -191,15 +178,15 @@ def no_fence() -> Iterator[None]:
 def files_of_any_age() -> Iterator[None]:
     """A commit names finished files however long ago they were written."""
 
-    async def young(_target: Any, _location: str, files: Sequence[Any], _against: int) -> list[Any]:
+    async def ensure_recent(_target: Any, _location: str, files: Sequence[Any], _against: int) -> list[Any]:
         await gather()
         return list(files)
 
-    async def young_own(_target: Any, _body: Any, own: Any) -> Any:
+    async def ensure_own_recent(_target: Any, _body: Any, own: Any) -> Any:
         await gather()
         return own
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(fold, "young", young))
-        stack.enter_context(mock.patch.object(carry, "young_own", young_own))
+        stack.enter_context(mock.patch.object(fold, "ensure_recent", ensure_recent))
+        stack.enter_context(mock.patch.object(publish, "ensure_own_recent", ensure_own_recent))
         yield

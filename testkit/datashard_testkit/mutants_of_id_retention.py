@@ -9,30 +9,27 @@ from typing import Any
 from unittest import mock
 
 from datashard_core.commit.append import batch as fold
-
-from datashard_core.commit.maintenance import id_expiry as forget
-
 from datashard_core.commit.append import group_append as group
-
 from datashard_core.commit.append_ids import lookup
-from datashard_core.commit.append_ids.segment import NodeName
+from datashard_core.commit.append_ids.segment import SegmentName
+from datashard_core.commit.maintenance import id_expiry as forget
 from datashard_core.effects.tasks import gather
-from datashard_testkit.workloads import SHORT_LIVED, Mix
-from datashard_testkit.simulation import Faults
 from datashard_testkit.mutants import Tooth
+from datashard_testkit.simulation import Faults
+from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 
 @contextmanager
 def _retention_ignored_by_removal() -> Iterator[None]:
     """Nodes are removed however young the versions are whose names they hold."""
-    with mock.patch.object(forget, "horizon_ms", lambda _newest: 2**62):
+    with mock.patch.object(forget, "retention_cutoff_ms", lambda _newest: 2**62):
         yield
 
 
 @contextmanager
 def _retention_ignored_by_look_ups() -> Iterator[None]:
     """A look-up ends at the first node of the top level, whatever its age."""
-    with mock.patch.object(lookup, "horizon_ms", lambda _newest: 2**62):
+    with mock.patch.object(lookup, "retention_cutoff_ms", lambda _newest: 2**62):
         yield
 
 
@@ -41,10 +38,10 @@ def _removed_without_a_cover() -> Iterator[None]:
     """Nodes are removed as soon as they are old, also where no later one holds what they do."""
     real = forget.choose
 
-    def choose(old: Iterable[NodeName], headers: Mapping[NodeName, Any], *rest: Any) -> Any:
+    def choose(old: Iterable[SegmentName], headers: Mapping[SegmentName, Any], *rest: Any) -> Any:
         names = list(old)
         doomed = real(names, headers, *rest)
-        return forget.Doomed(doomed.forgotten, tuple(names), doomed.before)
+        return forget.ToRemove(doomed.forgotten, tuple(names), doomed.before)
 
     with mock.patch.object(forget, "choose", choose):
         yield
@@ -57,7 +54,7 @@ def _no_mark() -> Iterator[None]:
     async def move_mark(*_: Any) -> None:
         await gather()
 
-    with mock.patch.object(forget, "_move_mark", move_mark):
+    with mock.patch.object(forget, "_move_watermark", move_mark):
         yield
 
 
@@ -66,7 +63,7 @@ def _forgotten_taken_for_unnamed() -> Iterator[None]:
     """Who judges an append by its base takes what is forgotten for a history that names nothing."""
 
     async def look_up(*arguments: Any, **options: Any) -> dict[str, Any]:
-        remembered = await lookup.recall(*arguments, **options)
+        remembered = await lookup.look_up_since(*arguments, **options)
         return dict(remembered.words)
 
     with mock.patch.object(fold, "look_up", look_up), mock.patch.object(group, "look_up", look_up):

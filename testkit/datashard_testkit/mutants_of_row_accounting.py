@@ -13,20 +13,16 @@ from unittest import mock
 
 from msgspec.structs import replace as with_changes
 
-from datashard_core.commit.append import publish as carry
-
-from datashard_core.commit.maintenance import compact
-
+from datashard_core.commit.append import protocol, publish
+from datashard_core.commit.append_ids.lookup import LookupResult
 from datashard_core.commit.core import manifest_merge as merge
-
-from datashard_core.commit.append import protocol
-from datashard_core.commit.append_ids.lookup import Remembered
 from datashard_core.commit.core.manifest_merge import as_existing
 from datashard_core.commit.core.next_version import manifest_of, snapshot_id_from
+from datashard_core.commit.maintenance import compact
 from datashard_core.format.manifests.manifest import ADDED, DELETED, ManifestEntry
-from datashard_testkit.workloads import SHORT_LIVED, Mix
-from datashard_testkit.simulation import Faults
 from datashard_testkit.mutants import Tooth
+from datashard_testkit.simulation import Faults
+from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 
 @contextmanager
@@ -36,7 +32,7 @@ def nobody_counts() -> Iterator[None]:
     def account_for(*_: Any) -> None:
         return None
 
-    with mock.patch.object(carry, "account_for", account_for), mock.patch.object(compact, "account_for", account_for):
+    with mock.patch.object(publish, "account_for", account_for), mock.patch.object(compact, "account_for", account_for):
         yield
 
 
@@ -84,8 +80,8 @@ def _a_merge_names_each_file_once() -> Iterator[None]:
 def _a_base_is_only_good_until_others_commit() -> Iterator[None]:
     """Two look-ups one after the other count as one that begins where the second does."""
 
-    def joined(earlier: Remembered, later: Remembered, above: int) -> Remembered:
-        return Remembered({**earlier.words, **later.words}, max(earlier.since, later.since))
+    def joined(earlier: LookupResult, later: LookupResult, above: int) -> LookupResult:
+        return LookupResult({**earlier.words, **later.words}, max(earlier.since, later.since))
 
     with mock.patch.object(protocol, "_joined", joined):
         yield

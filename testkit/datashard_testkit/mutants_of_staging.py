@@ -10,32 +10,22 @@ from unittest import mock
 
 from msgspec.structs import replace as changed
 
-from datashard_core.commit.maintenance import abandoned
-
-from datashard_core.commit.staging import set_aside as aside
-
-from datashard_core.commit.append import publish as carry
-
-from datashard_core.commit.append import deferred
-
-from datashard_core.commit.staging import examine
-
 from datashard_core.commit.append import batch as fold
-
+from datashard_core.commit.append import deferred, protocol, publish
 from datashard_core.commit.append import queue as line
-
-from datashard_core.commit.append import protocol
-
-from datashard_core.commit.staging import key as staging
-from datashard_core.commit.staging.set_aside import Aside
-from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.maintenance import abandoned
+from datashard_core.commit.staging import examine
+from datashard_core.commit.staging import key as staging
+from datashard_core.commit.staging import set_aside as aside
 from datashard_core.commit.staging.key import StagedName
+from datashard_core.commit.staging.set_aside import Aside
 from datashard_core.effects.tasks import gather
-from datashard_testkit.workloads import Mix
-from datashard_testkit.simulation import Faults
 from datashard_testkit.mutants import Tooth
+from datashard_testkit.simulation import Faults
+from datashard_testkit.workloads import Mix
 
 
 @contextmanager
@@ -96,18 +86,18 @@ def _set_aside_for_good() -> Iterator[None]:
 @contextmanager
 def _base_above_the_newest_committed() -> Iterator[None]:
     """A base that is above the newest version is taken for the newest version."""
-    real_judge, real_aside = staging.judge, aside.aside_by_name
+    real_judge, real_aside = staging.classify, aside.aside_by_name
 
-    def judge(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], first: int = 0) -> Any:
+    def classify(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], first: int = 0) -> Any:
         return real_judge([changed(name, base=min(name.base, version)) for name in listed], said, version, own, first)
 
     def by_name(root: str, name: StagedName, body: Any) -> Aside | None:
         return real_aside(root, changed(name, base=min(name.base, body.version)), body)
 
-    async def said_of(target: Any, body: Any, listed: Sequence[StagedName]) -> Any:
-        return (await real_said(target, body, [changed(n, base=min(n.base, body.version)) for n in listed]))
+    async def recorded_outcomes_of(target: Any, body: Any, listed: Sequence[StagedName]) -> Any:
+        return await real_said(target, body, [changed(n, base=min(n.base, body.version)) for n in listed])
 
-    real_said = fold.said_of
+    real_said = fold.recorded_outcomes_of
     real_key = StagedName.key.fget  # type: ignore[attr-defined]
     bases: dict[str, int] = {}
 
@@ -121,13 +111,13 @@ def _base_above_the_newest_committed() -> Iterator[None]:
 
     real_parse = staging.parse_listed
     with (
-        mock.patch.object(fold, "judge", judge),
-        mock.patch.object(fold, "said_of", said_of),
+        mock.patch.object(fold, "classify", classify),
+        mock.patch.object(fold, "recorded_outcomes_of", recorded_outcomes_of),
         mock.patch.object(aside, "aside_by_name", by_name),
         mock.patch.object(deferred, "aside_by_name", by_name),
         mock.patch.object(StagedName, "key", property(key)),
         mock.patch.object(deferred, "parse_listed", parsed),
-        mock.patch.object(carry, "parse_listed", parsed),
+        mock.patch.object(publish, "parse_listed", parsed),
         mock.patch.object(line, "parse_listed", parsed),
         mock.patch.object(protocol, "parse_listed", parsed),
     ):

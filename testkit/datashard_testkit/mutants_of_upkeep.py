@@ -10,31 +10,21 @@ from unittest import mock
 
 from msgspec.structs import replace as with_changes
 
-from datashard_core.commit.append import publish as carry
-
-from datashard_core.commit.maintenance import compact
-
 from datashard_core.commit.append import batch as fold
-
+from datashard_core.commit.append import publish
 from datashard_core.commit.append_ids import lookback as history
-
-from datashard_core.commit.maintenance import orphans
-
 from datashard_core.commit.core import current_version as pointer
-
-from datashard_core.commit.maintenance import small_files
-
 from datashard_core.commit.core import state
-
+from datashard_core.commit.core.version_file import VersionFile, parse_version
+from datashard_core.commit.maintenance import compact, orphans, small_files
 from datashard_core.commit.versions import metadata_expiry as sweep
-from datashard_core.commit.core.version_file import VersionBody, parse_version
-from datashard_core.format.manifests.manifest import DELETED
 from datashard_core.effects.requests import Delete, Head, Put
 from datashard_core.effects.tasks import gather, outcomes_of
-from datashard_testkit.mutants_of_row_accounting import nobody_counts
-from datashard_testkit.workloads import SHORT_LIVED, Mix
-from datashard_testkit.simulation import Faults
+from datashard_core.format.manifests.manifest import DELETED
 from datashard_testkit.mutants import Tooth
+from datashard_testkit.mutants_of_row_accounting import nobody_counts
+from datashard_testkit.simulation import Faults
+from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 
 @contextmanager
@@ -48,7 +38,7 @@ def _no_nodes_before_tombstones() -> Iterator[None]:
     async def upkeep(*_: Any) -> None:
         await gather()
 
-    with mock.patch.object(sweep, "_remembered", remembered), mock.patch.object(carry, "upkeep", upkeep):
+    with mock.patch.object(sweep, "_remembered", remembered), mock.patch.object(publish, "upkeep", upkeep):
         yield
 
 
@@ -56,7 +46,7 @@ def _no_nodes_before_tombstones() -> Iterator[None]:
 def _tombstones_name_nothing() -> Iterator[None]:
     """A tombstone counts as a version that names nothing."""
 
-    def parse(data: bytes, version: int, where: str) -> VersionBody:
+    def parse(data: bytes, version: int, where: str) -> VersionFile:
         body = parse_version(data, version, where)
         return with_changes(body, state="emptied") if body.state == "tombstone" else body
 
@@ -93,15 +83,18 @@ _NOW = "_datashard/now"
 def _no_age_check() -> Iterator[None]:
     """Files are named as new however old they are."""
 
-    async def young(target: Any, location: str, files: Sequence[Any], against: int) -> list[Any]:
+    async def ensure_recent(target: Any, location: str, files: Sequence[Any], against: int) -> list[Any]:
         await gather()
         return list(files)
 
-    async def young_own(target: Any, body: Any, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def ensure_own_recent(target: Any, body: Any, own: Mapping[str, Any]) -> Mapping[str, Any]:
         await gather()
         return own
 
-    with mock.patch.object(fold, "young", young), mock.patch.object(carry, "young_own", young_own):
+    with (
+        mock.patch.object(fold, "ensure_recent", ensure_recent),
+        mock.patch.object(publish, "ensure_own_recent", ensure_own_recent),
+    ):
         yield
 
 

@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from datashard_core.commit.external.commit import commit_external
 from datashard_core.commit.core.manifest_merge import as_existing
-from datashard_core.commit.core.paths import key_of
-from datashard_core.commit.core.state import Seen, Target, manifests_of
 from datashard_core.commit.core.next_version import NewManifest, manifest_of, new_manifest, snapshot_id_from
-from datashard_core.commit.core.version_file import VersionBody
-from datashard_core.format.manifests.manifest import DELETED, ManifestEntry, ManifestFile, decode_manifest, encode_manifest_list
-from datashard_core.format.metadata.snapshot import Snapshot
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.state import TableState, Target, manifests_of
+from datashard_core.commit.core.version_file import VersionFile
+from datashard_core.commit.external.commit import commit_external
 from datashard_core.effects.requests import Get, Now, Put, Unique
 from datashard_core.effects.tasks import gather
+from datashard_core.format.manifests.manifest import (
+    DELETED,
+    ManifestEntry,
+    ManifestFile,
+    decode_manifest,
+    encode_manifest_list,
+)
+from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_testkit.history import ROOT
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ async def add_a_column(target: Target) -> bool:
     return (await commit_external(target, _with_a_column, PATIENT)) is not None
 
 
-def _with_a_column(newest: VersionBody) -> dict[str, Any]:
+def _with_a_column(newest: VersionFile) -> dict[str, Any]:
     raw: dict[str, Any] = msgspec.json.decode(newest.table.to_json())
     added = raw["last-column-id"] + 1
     before = newest.table.schema.to_dict()
@@ -46,7 +52,7 @@ def _with_a_column(newest: VersionBody) -> dict[str, Any]:
     }
 
 
-async def delete_a_file(target: Target, seen: Seen, choices: random.Random, tried: dict[int, str]) -> bool:
+async def delete_a_file(target: Target, seen: TableState, choices: random.Random, tried: dict[int, str]) -> bool:
     """Delete the rows of one data file; whether that is known to be done.
 
     Args:
@@ -70,10 +76,10 @@ async def delete_a_file(target: Target, seen: Seen, choices: random.Random, trie
     tried[snapshot_id] = key_of(gone.data_file.file_path, table.location, ROOT)
     written = manifest.listed(table.location, table.last_sequence_number + 1)
     after = [written if one is holder else one for one in listed]
-    return (await _commit(target, seen, manifest, after, "delete"))
+    return await _commit(target, seen, manifest, after, "delete")
 
 
-async def name_again(target: Target, seen: Seen, choices: random.Random, tried: dict[int, list[str]]) -> bool:
+async def name_again(target: Target, seen: TableState, choices: random.Random, tried: dict[int, list[str]]) -> bool:
     """Add a live data file again, once or twice, as PyIceberg does with ``check_duplicate_files=False``.
 
     Every engine reads its rows once more for each time it is named. The arguments are those of :func:`delete_a_file`,
@@ -90,11 +96,11 @@ async def name_again(target: Target, seen: Seen, choices: random.Random, tried: 
     manifest = new_manifest(unique, table, named, table.schema)
     tried[manifest.snapshot_id] = [key_of(file.file_path, table.location, ROOT) for file in named]
     written = manifest.listed(table.location, table.last_sequence_number + 1)
-    return (await _commit(target, seen, manifest, [*listed, written], "append"))
+    return await _commit(target, seen, manifest, [*listed, written], "append")
 
 
 async def _some_manifest(
-    seen: Seen, choices: random.Random
+    seen: TableState, choices: random.Random
 ) -> tuple[list[ManifestFile], ManifestFile | None, list[ManifestEntry]]:
     """The data manifests of a version, and one of them with its live entries; None where there is none."""
     table = seen.body.table
@@ -108,7 +114,7 @@ async def _some_manifest(
 
 
 async def _commit(
-    target: Target, seen: Seen, manifest: NewManifest, after: list[ManifestFile], operation: str
+    target: Target, seen: TableState, manifest: NewManifest, after: list[ManifestFile], operation: str
 ) -> bool:
     """Commit a manifest list through our commit point, if the version seen is still the newest."""
     table = seen.body.table
@@ -131,7 +137,7 @@ async def _commit(
     )
     await gather(Put(manifest.key, manifest.data), Put(key, encoded))
 
-    def build(newest: VersionBody) -> dict[str, Any] | None:
+    def build(newest: VersionFile) -> dict[str, Any] | None:
         if newest.version != seen.body.version:
             return None
         changed = newest.table.with_snapshot(snapshot, now_ms=now.wall_ms, previous_metadata=None)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Coroutine, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
-from datashard_core.commit.staging import set_aside as aside
 from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
-from datashard_core.commit.versions.lifecycle import create
-from datashard_core.commit.core.current_version import Found, find_current, find_hinted
 from datashard_core.commit.append.protocol import append
 from datashard_core.commit.append.staged_read import read_with_staged
-from datashard_core.commit.core.state import Committed, Seen, Target
+from datashard_core.commit.core.current_version import Found, find_current, find_hinted
+from datashard_core.commit.core.state import Committed, TableState, Target
 from datashard_core.commit.core.version_file import version_key
+from datashard_core.commit.staging import set_aside as aside
+from datashard_core.commit.versions.lifecycle import create
+from datashard_core.effects.requests import Now, Sleep
 from datashard_core.errors import (
     AppendIdConflictError,
     AppendRefusedError,
@@ -31,16 +32,14 @@ from datashard_core.errors import (
     NoSuchTableError,
 )
 from datashard_core.format.rows.digest import id_digest
-from datashard_core.effects.requests import Now, Sleep
-from datashard_core.effects.tasks import start
 from datashard_testkit.actors import start_others
 from datashard_testkit.appends import Written, encode_large, item_of, write_large
+from datashard_testkit.checker import classify
 from datashard_testkit.history import ROOT, Archive, tags_in
-from datashard_testkit.checker import judge
-from datashard_testkit.workloads import Mix, scaled_to
 from datashard_testkit.report import Report, Told
 from datashard_testkit.simulation import Crashed, Faults, Latency, Process, Simulation
 from datashard_testkit.staged_actors import is_of_crafted
+from datashard_testkit.workloads import Mix, scaled_to
 
 CALM = 3600.0
 PATIENT = 30.0
@@ -67,7 +66,7 @@ class Scenario:
         self.calm_at = 0.0
         self.archive = Archive(simulation.store)
         simulation_faults, simulation.faults = simulation.faults, Faults()
-        self.seen: Seen = self._at_once(create(ROOT, "t", mix.first, 60.0)).seen
+        self.seen: TableState = self._at_once(create(ROOT, "t", mix.first, 60.0)).seen
         simulation.faults = simulation_faults
         self.target = self.target_of(self.seen)
         # Whether an id may be refused: a damaged copy alone does nothing, for the good body counts.
@@ -75,7 +74,7 @@ class Scenario:
         self.spoils = bool(mix.faults.spoilt or (mix.spoilers and hidden))
 
     @staticmethod
-    def target_of(seen: Seen) -> Target:
+    def target_of(seen: TableState) -> Target:
         return Target(ROOT, "t", seen.body.table.table_uuid)
 
     def _process(self, name: str) -> Process:
@@ -135,7 +134,7 @@ class Scenario:
             if choices.random() < mix.flushes:
                 seen = await self._flush(seen)
 
-    async def loaded(self, find: Callable[[str], Coroutine[Any, Any, Found | None]] = find_current) -> Seen:
+    async def loaded(self, find: Callable[[str], Coroutine[Any, Any, Found | None]] = find_current) -> TableState:
         """Open the table as a new process does, patiently."""
         while True:
             try:
@@ -143,7 +142,7 @@ class Scenario:
             except DataShardError:
                 found = None
             if found is not None and found.newest.state == "table":
-                return Seen(found.newest, None, found.hint)
+                return TableState(found.newest, None, found.hint)
             await Sleep(1.0)
 
     def _run_again(self, name: str) -> None:
@@ -164,8 +163,8 @@ class Scenario:
         await self._append(tags, True, False, seen, random.Random(tags[0]))
 
     async def _append(
-        self, tags: Sequence[str], handed_in: bool, large: bool, seen: Seen, choices: random.Random
-    ) -> Seen:
+        self, tags: Sequence[str], handed_in: bool, large: bool, seen: TableState, choices: random.Random
+    ) -> TableState:
         target = self.target_of(seen)
         bases: dict[str, int | None] = dict.fromkeys(tags, None if handed_in else seen.body.version)
         told = {tag: self.told[target.uuid][tag] for tag in tags}
@@ -236,7 +235,7 @@ class Scenario:
         told.failed += 1
         return False
 
-    async def _defer(self, tag: str, handed_in: bool, seen: Seen, choices: random.Random) -> Seen:
+    async def _defer(self, tag: str, handed_in: bool, seen: TableState, choices: random.Random) -> TableState:
         target = self.target_of(seen)
         item = item_of(tag, handed_in, None if handed_in else seen.body.version)
         told = self.told[target.uuid][tag]
@@ -261,13 +260,13 @@ class Scenario:
         told.running -= 1
         return seen
 
-    async def _commit_backlog(self, target: Target, seen: Seen) -> Seen:
+    async def _commit_backlog(self, target: Target, seen: TableState) -> TableState:
         try:
-            return (await commit_backlog(target, seen, self.mix.give_up))
+            return await commit_backlog(target, seen, self.mix.give_up)
         except DataShardError:
             return seen  # what is staged stays staged
 
-    async def _flush(self, seen: Seen) -> Seen:
+    async def _flush(self, seen: TableState) -> TableState:
         sure = self._sure(seen.body.table.table_uuid, deferred=True)
         try:
             known = await flush(self.target_of(seen), seen, self.mix.give_up)
@@ -338,7 +337,7 @@ class Scenario:
         gone = set().union(*deleted)
         return [tag for tag in missing if tag not in gone]
 
-    def _gone(self, seen: Seen) -> list[str]:
+    def _gone(self, seen: TableState) -> list[str]:
         """Files of a version that do not exist although it is the newest one at this moment."""
         store, table = self.simulation.store, seen.body.table
         if version_key(seen.body.version + 1) in store.objects or table.current_snapshot is None:
@@ -346,7 +345,7 @@ class Scenario:
         keys = self.archive.files(table.location, table.current_snapshot)
         return [key for key in keys if key not in store.objects]
 
-    def _rows(self, seen: Seen) -> Counter[str]:
+    def _rows(self, seen: TableState) -> Counter[str]:
         table = seen.body.table
         if table.current_snapshot is None:
             return Counter()
@@ -379,7 +378,7 @@ class Scenario:
         elif isinstance(ended, DataShardError):
             report.violations.append(f"the last flush failed: {ended!r}")
         try:
-            judge(self, report)
+            classify(self, report)
         except DataShardError as error:
             report.violations.append(f"the history cannot be read whole: {error}")
         report.counts = self.counts + simulation.counts
@@ -409,9 +408,9 @@ class Scenario:
             self.launch(self._twin([tag], 1.0 + self.choices.random()), f"{tag}, long after")
         self.simulation.run()
 
-    async def _last_flush(self) -> Seen:
+    async def _last_flush(self) -> TableState:
         made = await create(ROOT, "t", self.mix.first, CALM)  # a dropper may have died half way
-        return (await flush(self.target_of(made.seen), None, CALM))
+        return await flush(self.target_of(made.seen), None, CALM)
 
 
 def run_seed(

@@ -17,10 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from datashard_testkit.workloads import mix_for
 from datashard_testkit.report import ACTIONS, Report
 from datashard_testkit.scenario import Scenario, run_seed
 from datashard_testkit.simulation import FAULTS
+from datashard_testkit.workloads import mix_for
 
 CHUNK = 25
 

@@ -17,16 +17,32 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Coroutine, Callable, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from datashard_core.commit.staging.key import PREFIX as STAGED
 from datashard_core.commit.core.version_file import HINT_KEY
+from datashard_core.commit.staging.key import PREFIX as STAGED
+from datashard_core.effects.requests import (
+    Delete,
+    Get,
+    Head,
+    Instant,
+    KeepsVersions,
+    ListPage,
+    Now,
+    Put,
+    PutIfAbsent,
+    Random,
+    Replace,
+    Request,
+    Sleep,
+    Unique,
+)
+from datashard_core.effects.scheduler import Scheduler
+from datashard_core.effects.tasks import Task
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError, StoredObject
-from datashard_core.effects.requests import Delete, Get, Head, Instant, KeepsVersions, ListPage, Now, Put, PutIfAbsent, Random, Replace, Request, Sleep, Unique
-from datashard_core.effects.tasks import start
 from datashard_testkit.model_store import ModelStore
 
 START_MS = 1_700_000_000_000
@@ -118,11 +134,20 @@ class Process:
 
 @dataclass(slots=True)
 class _Running:
-    steps: Coroutine[Any, Any, Any]
+    scheduler: Scheduler[Any]
     process: Process
     done: Callable[[Any], None]
-    outcomes: list[Any] = field(default_factory=list)
-    missing: int = 0
+    over: bool = False
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A batch of a task's requests under way."""
+
+    running: _Running
+    task: Task[Any]
+    outcomes: list[Any]
+    missing: int
 
 
 class Simulation:
@@ -183,7 +208,7 @@ class Simulation:
 
     def start(self, steps: Coroutine[Any, Any, Any], process: Process, done: Callable[[Any], None]) -> None:
         """Begin to run a generator in a process; ``done`` gets its result, its error or a Crashed."""
-        self._advance(_Running(steps, process, done), None)
+        self._advance(_Running(Scheduler(steps), process, done), None)
 
     def run(self, until: float = math.inf) -> None:
         """Let time pass until nothing is left to happen, or until then."""
@@ -196,45 +221,48 @@ class Simulation:
 
     # One batch -------------------------------------------------------------------------------
 
-    def _advance(self, running: _Running, outcomes: Sequence[Any] | None) -> None:
+    def _advance(self, running: _Running, sent: _Sent | None) -> None:
         process = running.process
+        if running.over:
+            return
         if not process.alive:
-            running.steps.close()
+            running.over = True
+            running.scheduler.close()
             running.done(Crashed(process.name))
             return
         if process.suspended_until > self.now:
-            self.at(process.suspended_until, lambda: self._advance(running, outcomes))
+            self.at(process.suspended_until, lambda: self._advance(running, sent))
             return
         if self._happens(self.faults.suspend):
             seconds = self.random.uniform(1.0, self.faults.suspend_seconds)
             self.counts["process suspended for an hour or more"] += seconds >= 3600.0
             process.suspended_until = self.now + seconds
-            self.at(process.suspended_until, lambda: self._advance(running, outcomes))
+            self.at(process.suspended_until, lambda: self._advance(running, sent))
             return
         try:
-            batch = next(running.steps) if outcomes is None else running.steps.send(outcomes)
-        except StopIteration as stop:
-            running.done(stop.value)
-            return
+            scheduler = running.scheduler
+            waiting = scheduler.begin() if sent is None else scheduler.resume(sent.task, sent.outcomes)
         except DataShardError as error:
+            running.over = True
             running.done(error)
             return
-        running.outcomes = [None] * len(batch)
-        running.missing = len(batch)
-        if not batch:
-            self.at(self.now, lambda: self._advance(running, []))
+        if scheduler.main.done:
+            running.over = True
+            running.done(scheduler.main.outcome)
             return
-        for index, request in enumerate(batch):
-            self._send(running, index, request)
+        for task, batch in waiting:
+            following = _Sent(running, task, [None] * len(batch), len(batch))
+            for index, request in enumerate(batch):
+                self._send(following, index, request)
 
-    def _send(self, running: _Running, index: int, request: Request[Any]) -> None:
-        process = running.process
+    def _send(self, batch: _Sent, index: int, request: Request[Any]) -> None:
+        process = batch.running.process
         local = self._local(request, process)
         if local is not _REMOTE:
-            self._answer(running, index, local, self.now)
+            self._answer(batch, index, local, self.now)
             return
         if isinstance(request, Sleep):
-            self._answer(running, index, None, self.now + request.seconds)
+            self._answer(batch, index, None, self.now + request.seconds)
             return
         kind = type(request).__name__
         process.requests[kind] = process.requests.get(kind, 0) + 1
@@ -244,7 +272,7 @@ class Simulation:
             # The request may be on the wire already when the process dies.
             self.at(started + self._sample(request) * self.random.random(), lambda: self._kill(process))
         took = self._sample(request)
-        self._fate(running, index, request, process.cpu_free, took)
+        self._fate(batch, index, request, process.cpu_free, took)
 
     def _local(self, request: Request[Any], process: Process) -> Any:
         if isinstance(request, Now):
@@ -257,59 +285,57 @@ class Simulation:
             return self.store.keeps_versions
         return _REMOTE
 
-    def _fate(self, running: _Running, index: int, request: Request[Any], sent: float, took: float) -> None:
+    def _fate(self, batch: _Sent, index: int, request: Request[Any], sent: float, took: float) -> None:
         """Decide what becomes of a request, and schedule its effect and its answer."""
         faults, effect, reply = self.faults, sent + took * 0.5, sent + took
         if (self.throttle is not None and not self.throttle.admits(request, effect)) or self._in_burst(effect):
             self.counts["503"] += 1
-            self._answer(running, index, _failed(request, "503 SlowDown", throttled=True), reply)
+            self._answer(batch, index, _failed(request, "503 SlowDown", throttled=True), reply)
         elif self._happens(faults.before):
             self.counts["fails before its effect"] += 1
-            self._answer(running, index, _failed(request, "connection reset"), reply)
+            self._answer(batch, index, _failed(request, "connection reset"), reply)
         elif self._happens(faults.conflict) and isinstance(request, PutIfAbsent):
             self.counts["409"] += 1
-            self._answer(running, index, OutcomeUnknownError(f"409 on {request.key}", key=request.key), reply)
+            self._answer(batch, index, OutcomeUnknownError(f"409 on {request.key}", key=request.key), reply)
         elif self._happens(faults.after):
             self.counts["reply lost"] += 1
             self.at(effect, lambda: self._apply(request, None))
-            self._answer(running, index, _failed(request, "reply lost"), reply)
+            self._answer(batch, index, _failed(request, "reply lost"), reply)
         elif self._happens(faults.late) and not isinstance(request, (Get, Head, ListPage)):
             self.counts["lands late"] += 1
             late = effect + self.random.uniform(0.1, faults.late_seconds)
             self.at(late, lambda: self._apply(request, None))
-            self._answer(running, index, _failed(request, "time-out"), reply + 1.0)
+            self._answer(batch, index, _failed(request, "time-out"), reply + 1.0)
         elif isinstance(request, PutIfAbsent) and self._happens(faults.check_then_write):
-            self.at(sent, lambda: self._check_then_write(running, index, request, effect, reply))
+            self.at(sent, lambda: self._check_then_write(batch, index, request, effect, reply))
         elif self._happens(faults.twice) and isinstance(request, (PutIfAbsent, Delete, Replace)):
             self.at(effect, lambda: self._apply(request, None))
             self.counts["sent twice"] += 1
             second = effect + self.random.uniform(0.0, 2.0)
-            self.at(second, lambda: self._apply(request, (running, index, second + took * 0.5), again=True))
+            self.at(second, lambda: self._apply(request, (batch, index, second + took * 0.5), again=True))
         else:
-            self.at(effect, lambda: self._apply(request, (running, index, reply)))
+            self.at(effect, lambda: self._apply(request, (batch, index, reply)))
 
-    def _check_then_write(
-        self, running: _Running, index: int, request: PutIfAbsent, effect: float, reply: float
-    ) -> None:
+    def _check_then_write(self, batch: _Sent, index: int, request: PutIfAbsent, effect: float, reply: float) -> None:
         """A store that is not atomic: two that check before either has written are both told that they created it."""
         if request.key in self.store.objects:
-            self._answer(running, index, PreconditionFailedError(f"{request.key} is taken", key=request.key), reply)
+            self._answer(batch, index, PreconditionFailedError(f"{request.key} is taken", key=request.key), reply)
             return
 
         def write() -> None:
             self.counts["created twice"] += request.key in self.store.objects
-            self._apply(Put(request.key, request.data), (running, index, reply))
+            self._apply(Put(request.key, request.data), (batch, index, reply))
 
         self.at(effect, write)
 
-    def _apply(self, request: Request[Any], answer: tuple[_Running, int, float] | None, *, again: bool = False) -> None:
+    def _apply(self, request: Request[Any], answer: tuple[_Sent, int, float] | None, *, again: bool = False) -> None:
         outcome = self._perform(request)
         self.counts["taken by oneself"] += again and isinstance(outcome, PreconditionFailedError)
         if self.trace is not None:
             self.trace.append(f"{self.now:.4f} {_short(request)} -> {_short(outcome)}")
         if answer is not None:
-            running, index, reply = answer
-            self._answer(running, index, outcome, reply)
+            batch, index, reply = answer
+            self._answer(batch, index, outcome, reply)
 
     def _perform(self, request: Request[Any]) -> Any:
         if isinstance(request, Delete) and self._happens(self.faults.lost_delete):
@@ -340,12 +366,12 @@ class Simulation:
             self._hints.append((self.now, StoredObject(held.body, held.version, held.last_modified)))
         return outcome
 
-    def _answer(self, running: _Running, index: int, outcome: Any, when: float) -> None:
+    def _answer(self, batch: _Sent, index: int, outcome: Any, when: float) -> None:
         def deliver() -> None:
-            running.outcomes[index] = outcome
-            running.missing -= 1
-            if running.missing == 0:
-                self._advance(running, running.outcomes)
+            batch.outcomes[index] = outcome
+            batch.missing -= 1
+            if batch.missing == 0:
+                self._advance(batch.running, batch)
 
         self.at(when, deliver)
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from datashard_core._imports import blake2b
+from datashard_core.commit.core.state import TableState
 from datashard_core.commit.maintenance.abandoned import remove_abandoned
 from datashard_core.commit.staging.body import FORMAT, _file_to_json
 from datashard_core.commit.staging.key import PREFIX, StagedName
-from datashard_core.commit.core.state import Seen
-from datashard_core.errors import AppendRefusedError, AppendSetAsideError, DataShardError
-from datashard_core.format.rows.digest import id_digest
-from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.effects.requests import Put, PutData, Sleep, Unique
+from datashard_core.errors import AppendRefusedError, AppendSetAsideError, DataShardError
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.rows.digest import id_digest
 from datashard_testkit.history import ROOT, SCHEMA
 from datashard_testkit.other_committers import add_a_column
 
@@ -40,7 +40,7 @@ def sealed(header: dict[str, Any], rows: bytes) -> bytes:
     return b"DSstaged" + blake2b(content, digest_size=16).digest() + content
 
 
-def _header(seen: Seen, own: str, **changes: Any) -> dict[str, Any]:
+def _header(seen: TableState, own: str, **changes: Any) -> dict[str, Any]:
     plain = {
         "table": seen.body.table.table_uuid,
         "append-id": f"id of {own}",
@@ -63,7 +63,7 @@ def _file(own: str) -> tuple[str, Any]:
     return f"data/auto_{id_digest(own)}.parquet", encoded
 
 
-def _describing(seen: Seen, own: str, **changes: Any) -> bytes:
+def _describing(seen: TableState, own: str, **changes: Any) -> bytes:
     """A description of that file; what it says of it is changed."""
     key, encoded = _file(own)
     raw = {**_file_to_json(encoded.data_file(f"{ROOT}/{key}")), **changes}
@@ -71,7 +71,7 @@ def _describing(seen: Seen, own: str, **changes: Any) -> bytes:
     return sealed(header, b"")
 
 
-Crafted = Callable[[Seen, str], bytes]
+Crafted = Callable[[TableState, str], bytes]
 
 MALFORMED: tuple[Crafted, ...] = (
     lambda seen, own: b"rubbish",
@@ -137,7 +137,7 @@ async def _newcomer(scenario: Scenario, name: str) -> None:
             continue
 
 
-async def _schema_to_come(scenario: Scenario, seen: Seen, own: str, choices: random.Random) -> None:
+async def _schema_to_come(scenario: Scenario, seen: TableState, own: str, choices: random.Random) -> None:
     """Rows of a schema that the committers do not know yet: once they do, the rows are in the table."""
     table = seen.body.table
     number = max(schema.schema_id for schema in table.schemas) + 1
@@ -161,7 +161,9 @@ async def _schema_to_come(scenario: Scenario, seen: Seen, own: str, choices: ran
     scenario.counts["staged before its schema was known"] += bool(key)
 
 
-async def _stage(scenario: Scenario, seen: Seen, own: str, body: bytes, choices: random.Random, ahead: int = 0) -> str:
+async def _stage(
+    scenario: Scenario, seen: TableState, own: str, body: bytes, choices: random.Random, ahead: int = 0
+) -> str:
     unique: str = await Unique()
     digest = id_digest(f"id of {own}")
     name = StagedName(seen.body.version + ahead, "w" if choices.random() < 0.5 else "d", digest, unique)
@@ -173,7 +175,7 @@ async def _stage(scenario: Scenario, seen: Seen, own: str, body: bytes, choices:
     return name.key
 
 
-async def remove_what_is_set_aside(scenario: Scenario, target: Any, seen: Seen) -> None:
+async def remove_what_is_set_aside(scenario: Scenario, target: Any, seen: TableState) -> None:
     """The part of ``maintain()`` that clears away what nobody took."""
     done, _ = await remove_abandoned(target, seen, scenario.mix.grace)
     scenario.counts["abandoned object removed"] += len(done.removed)

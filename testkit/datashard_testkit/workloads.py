@@ -9,25 +9,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from unittest import mock
 
-from datashard_core.commit.maintenance import id_expiry as forget
-
 from datashard_core.commit.append import file_age as fresh
-
 from datashard_core.commit.append_ids import lookback as history
-
 from datashard_core.commit.append_ids import lookup
-
-from datashard_core.commit.core import recorded_ids as names
-
-from datashard_core.commit.append_ids import segment_store as node_store
-
 from datashard_core.commit.append_ids import segment as nodes
-
+from datashard_core.commit.append_ids import segment_store as node_store
 from datashard_core.commit.core import properties as settings
-
+from datashard_core.commit.core import recorded_ids as names
+from datashard_core.commit.core.next_version import first_version
+from datashard_core.commit.maintenance import id_expiry as forget
 from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.versions.lifecycle import FirstVersion
-from datashard_core.commit.core.next_version import first_version
 from datashard_testkit.history import ROOT, SCHEMA
 from datashard_testkit.simulation import Faults
 
@@ -204,7 +196,7 @@ def scaled_to(mix: Mix) -> Iterator[None]:
         stack.enter_context(mock.patch.object(sweep, "EVERY", 2))
         stack.enter_context(mock.patch.object(sweep, "GROUP", min(4, mix.block)))
         stack.enter_context(mock.patch.object(sweep, "AGE", mix.age))
-        stack.enter_context(mock.patch.object(fresh, "YOUNG", mix.grace / 2))
+        stack.enter_context(mock.patch.object(fresh, "RECENT_SECONDS", mix.grace / 2))
         if mix.retention:
             kept = {settings.ID_RETENTION: (int, int(1000 * mix.retention))}
             stack.enter_context(mock.patch.dict(settings._PROPERTIES, kept))

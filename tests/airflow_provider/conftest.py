@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from datashard_testkit.s3_server import S3Server
 
 from datashard_core import connect
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG

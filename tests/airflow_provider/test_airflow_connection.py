@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from airflow.sdk import Connection
+from datashard_testkit.s3_server import S3Server
 
 from airflow_provider_datashard.aws import delegate
 from airflow_provider_datashard.connection import TASKS, ConnectionSettings
@@ -21,7 +22,6 @@ from airflow_provider_datashard.hooks.datashard import DataShardHook
 from datashard_core import Schema
 from datashard_core.config import LocalConfig, S3Config
 from datashard_core.errors import ConfigurationError, StorageError
-from datashard_testkit.s3_server import S3Server
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "n", "type": "long"}])
 BUCKET = {"bucket": "tables"}

@@ -27,9 +27,9 @@ from typing import Any
 
 import psutil
 import pytest
+from datashard_testkit.s3_server import S3Server
 
 from datashard_core import connect
-from datashard_testkit.s3_server import S3Server
 
 SERVICES = ("api-server", "scheduler", "dag-processor")
 START_SECONDS = 300.0  # some 20 s where nothing else runs

@@ -29,8 +29,8 @@ import decoded
 
 import datashard_core as ds
 from datashard_core.commit.core import recorded_ids as names
-from datashard_core.commit.staging import body as staged_body
 from datashard_core.commit.core.version_file import parse_version
+from datashard_core.commit.staging import body as staged_body
 from datashard_core.errors import CorruptTableError, DataShardError
 from datashard_core.format.manifests.manifest import decode_manifest, decode_manifest_list
 from datashard_core.format.manifests.manifest_scan import Pruning, live_files

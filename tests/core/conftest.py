@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.sampling import THOROUGH
 from hypothesis import HealthCheck, settings
 from msgspec.structs import replace
 
@@ -21,8 +23,6 @@ from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
-from datashard_testkit.sampling import THOROUGH
 
 # How long an example takes depends on what else the machine does.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -33,20 +33,18 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.append_ids import segment as nodes
-from datashard_core.commit.staging import body as staged_body
-from datashard_core.commit.append_ids.lookback import Named
-from datashard_core.commit.core.recorded_ids import CommitNames, Refusal
+from datashard_core.commit.append_ids.lookback import RecordedOutcome
+from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.recorded_ids import CommitNames, Refusal
+from datashard_core.commit.core.version_file import hinted_version, parse_version
 from datashard_core.commit.maintenance.small_files import rows_of
+from datashard_core.commit.staging import body as staged_body
 from datashard_core.commit.staging.body import StagedBody, encode_body
 from datashard_core.commit.staging.key import StagedName
-from datashard_core.commit.core.version_file import hinted_version, parse_version
 from datashard_core.errors import CorruptTableError, DataShardError, UnsupportedTableError
 from datashard_core.format.expressions.binding import bind
-from datashard_core.format.metadata.data_file import DataFile
-from datashard_core.format.rows.digest import id_digest
 from datashard_core.format.manifests.manifest import (
     ADDED,
     EXISTING,
@@ -58,13 +56,15 @@ from datashard_core.format.manifests.manifest import (
     encode_manifest_list,
 )
 from datashard_core.format.manifests.manifest_scan import Pruning, indexed_files, live_files
-from datashard_core.format.parquet.parquet import encode_parquet
-from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
 from datashard_core.format.manifests.partition_summary import partition_types, united
-from datashard_core.format.rows.python_rows import plain_rows
-from datashard_core.format.types.schema import Schema
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
 from datashard_core.format.metadata.snapshot import TOTALS, Snapshot, told_total
 from datashard_core.format.metadata.table_metadata import new_table_metadata
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.rows.digest import id_digest
+from datashard_core.format.rows.python_rows import plain_rows
+from datashard_core.format.types.schema import Schema
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.parquet_rows import FileRows, Reading
 from datashard_core.table.warehouse import Warehouse
@@ -627,9 +627,10 @@ def use_parquet(data: bytes) -> None:
 @cache
 def segments() -> tuple[bytes, ...]:
     records = [
-        (f"{number:032x}", Named(number % 16, ("", "ab" * 16, Refusal("no"))[number % 3])) for number in range(40)
+        (f"{number:032x}", RecordedOutcome(number % 16, ("", "ab" * 16, Refusal("no"))[number % 3]))
+        for number in range(40)
     ]
-    return (nodes.encode_node(UUID, 0, 16, 1000, records),)
+    return (nodes.encode_segment(UUID, 0, 16, 1000, records),)
 
 
 def use_segment(data: bytes) -> None:
@@ -643,7 +644,7 @@ def use_property(data: bytes) -> None:
     text = data.decode(errors="replace")
     found = names_module.parse({names_module.PROPERTY: text}, UUID)
     if found is not None:
-        names_module.named_by(5, found)
+        names_module.recorded_by(5, found)
         names_module.encode(
             names_module.following(
                 found, parent_version=found.version, table=UUID, first=0, commit_id="ab" * 16, names={}

@@ -9,24 +9,24 @@ from unittest import mock
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.maintenance import id_expiry as forget
 from datashard_core.commit.append_ids import lookback as history
 from datashard_core.commit.append_ids import lookup
-from datashard_core.commit.core import recorded_ids as names
-from datashard_core.commit.append_ids import segment_store as node_store
 from datashard_core.commit.append_ids import segment as nodes
-from datashard_core.commit.versions import metadata_expiry as sweep
-from datashard_core.commit.maintenance.id_expiry import choose
+from datashard_core.commit.append_ids import segment_store as node_store
 from datashard_core.commit.append_ids.lookback import ForgottenError
-from datashard_core.commit.append_ids.segment_store import Opened
-from datashard_core.commit.append_ids.segment import MARK, NodeHeader, NodeName
+from datashard_core.commit.append_ids.segment import WATERMARK, SegmentHeader, SegmentName
+from datashard_core.commit.append_ids.segment_store import OpenSegment
+from datashard_core.commit.core import recorded_ids as names
+from datashard_core.commit.maintenance import id_expiry as forget
+from datashard_core.commit.maintenance.id_expiry import choose
 from datashard_core.commit.staging.body import StagedBody, encode_body
 from datashard_core.commit.staging.key import PREFIX as STAGED
 from datashard_core.commit.staging.key import StagedName
+from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.effects.driver import run
 from datashard_core.errors import CommitStateUnknownError, ConfigurationError
 from datashard_core.format.rows.digest import id_digest, rows_digest
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.effects.driver import run
 from datashard_core.storage.if_match import IfMatch
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
@@ -76,7 +76,7 @@ def _append(table: Table, first: int, last: int) -> None:
         table.append([{"n": number}], append_id=f"append {number}")
 
 
-def _nodes(table: Table) -> list[NodeName]:
+def _nodes(table: Table) -> list[SegmentName]:
     keys = (info.key for info in table._storage.list(nodes.PREFIX))
     return [name for key in keys if (name := nodes.parse_key(key)) is not None]
 
@@ -103,7 +103,7 @@ def test_ids_older_than_the_retention_are_forgotten_and_younger_ones_never(table
     _append(table, 151, 151)
     removed = table.maintain().id_nodes
     assert removed > 0
-    assert table._storage.head(MARK).size
+    assert table._storage.head(WATERMARK).size
     assert table.append([{"n": 3}], append_id="append 3").already_appended is False, "eleven days"
     assert table.append([{"n": 145}], append_id="append 145").already_appended
     assert table.refresh().count() == 152
@@ -125,7 +125,7 @@ def test_nothing_is_forgotten_in_a_store_without_if_match(
     assert maintained.tombstones == 0
     assert {name for name in held if name.is_whole_block and name.level == nodes.TOP_LEVEL} <= set(_nodes(table))
     with pytest.raises(ObjectNotFoundError):
-        table._storage.head(MARK)
+        table._storage.head(WATERMARK)
     assert table.append([{"n": 145}], append_id="append 145").already_appended
 
 
@@ -140,7 +140,7 @@ def test_look_ups_end_at_the_retention_though_nobody_maintains(
     _append(table, 387, 387)
     asked.clear()
     table.append([{"n": 0}], append_id="another one")
-    assert len([key for key in asked if key.startswith(f"{nodes.PREFIX}2/")]) <= lookup.FIRST_NODES
+    assert len([key for key in asked if key.startswith(f"{nodes.PREFIX}2/")]) <= lookup.FIRST_SEGMENTS
     assert not table.append([{"n": 100}], append_id="append 100").already_appended
 
 
@@ -271,25 +271,32 @@ def test_nodes_that_somebody_else_deleted_are_not_taken_for_forgotten(table: Tab
         table.append([{"n": 0}], append_id="new")
 
 
-def _headers(*ended: tuple[int, int]) -> dict[NodeName, Opened]:
+def _headers(*ended: tuple[int, int]) -> dict[SegmentName, OpenSegment]:
     found = {}
     for until, last_ms in ended:
-        name = NodeName(2, until)
-        found[name] = Opened(name, NodeHeader("0" * 32, name.since, until, last_ms, 0), b"")
+        name = SegmentName(2, until)
+        found[name] = OpenSegment(name, SegmentHeader("0" * 32, name.since, until, last_ms, 0), b"")
     return found
 
 
 def test_which_nodes_may_go() -> None:
-    old = [NodeName(1, 4), NodeName(1, 64), NodeName(2, 64), NodeName(2, 128), NodeName(2, 192), NodeName(1, 204)]
+    old = [
+        SegmentName(1, 4),
+        SegmentName(1, 64),
+        SegmentName(2, 64),
+        SegmentName(2, 128),
+        SegmentName(2, 192),
+        SegmentName(1, 204),
+    ]
     headers = _headers((64, 10), (128, 20), (192, 30))
     doomed = choose(old, headers, horizon=25, lowest_base=1000)
     assert doomed.before == 64, "the newest that is out stays, to say that look-ups may end"
-    assert set(doomed.forgotten) == {NodeName(1, 4), NodeName(1, 64), NodeName(2, 64)}
+    assert set(doomed.forgotten) == {SegmentName(1, 4), SegmentName(1, 64), SegmentName(2, 64)}
     assert doomed.covered == ()
     assert choose(old, headers, horizon=25, lowest_base=62).before == 0, "a staged append may be named there"
     assert choose(old, headers, horizon=10, lowest_base=1000).forgotten == (), "the last version is not out yet"
     within = choose(old, headers, horizon=0, lowest_base=1000)
-    assert set(within.covered) == {NodeName(1, 4), NodeName(1, 64)}, "the block's last node holds what they hold"
+    assert set(within.covered) == {SegmentName(1, 4), SegmentName(1, 64)}, "the block's last node holds what they hold"
     assert choose(old, {}, horizon=25, lowest_base=1000).covered == (), "what is not whole covers nothing"
 
 
@@ -297,19 +304,19 @@ def test_a_node_too_large_for_a_commit_is_left_to_maintenance_and_asked_in_parts
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nodes, "TOO_LARGE", nodes.size_of(24))
-    monkeypatch.setattr(node_store.make_node, "__defaults__", (nodes.size_of(24),))
+    monkeypatch.setattr(node_store.make_segment, "__defaults__", (nodes.size_of(24),))
     _append(table, 1, 45)
-    assert NodeName(1, 44) in _nodes(table)
-    assert NodeName(2, 16) in _nodes(table)
-    assert NodeName(2, 32) not in _nodes(table), "32 records are too many"
+    assert SegmentName(1, 44) in _nodes(table)
+    assert SegmentName(2, 16) in _nodes(table)
+    assert SegmentName(2, 32) not in _nodes(table), "32 records are too many"
     for number in (2, 18, 33, 44):
         again = table.append([{"n": number}], append_id=f"append {number}")
         assert (again.already_appended, again.version) == (True, number)
     assert not table.append([{"n": 46}], append_id="append 46").already_appended
-    assert NodeName(2, 32) not in _nodes(table), "no look-up wrote it"
+    assert SegmentName(2, 32) not in _nodes(table), "no look-up wrote it"
     table.maintain()
-    assert NodeName(2, 32) in _nodes(table)
-    header = nodes.decode_header(table._storage.get(NodeName(2, 32).key).body, "x", table._target.uuid)
+    assert SegmentName(2, 32) in _nodes(table)
+    header = nodes.decode_header(table._storage.get(SegmentName(2, 32).key).body, "x", table._target.uuid)
     assert header is not None
     assert header.count == 32
     assert table.append([{"n": 18}], append_id="append 18").version == 18

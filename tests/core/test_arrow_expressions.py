@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from datashard_testkit.sampling import one_in
 
 import datashard_core as ds
 from datashard_core.format.expressions.binding import is_exact
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.sampling import one_in
 
 NAN, INF = math.nan, math.inf
 BIG = 2**53

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.avro import avro
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import (
     ADDED,
     ManifestEntry,
@@ -27,6 +26,7 @@ from datashard_core.format.manifests.manifest import (
     encode_manifest_list,
 )
 from datashard_core.format.manifests.manifest_scan import Pruning, live_files
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
 from datashard_core.format.types.schema import Schema
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from datashard_testkit import contract
 
 from datashard_core.config import S3Config
 from datashard_core.storage.s3 import S3Storage
-from datashard_testkit import contract
 
 BENCHMARKS = Path(__file__).resolve().parent.parent.parent / "benchmarks"
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datashard_core.format.rows.records import to_table
 from datashard_core.format.statistics.bounds import TRUNCATE, lower_bound, upper_bound
 from datashard_core.format.statistics.metrics import Metrics
-from datashard_core.format.rows.records import to_table
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.types import parse_type
 

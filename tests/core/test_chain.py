@@ -13,7 +13,7 @@ from msgspec.structs import replace
 import datashard_core as ds
 from datashard_core.commit.core import chain
 from datashard_core.commit.core import recorded_ids as n
-from datashard_core.commit.core.version_file import HINT_KEY, VersionBody, parse_version, version_key
+from datashard_core.commit.core.version_file import HINT_KEY, VersionFile, parse_version, version_key
 from datashard_core.errors import StoreNotConditionalError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, Version
 from datashard_core.storage.memory import MemoryStorage
@@ -120,8 +120,8 @@ def test_a_hint_that_another_writer_moved_to_the_same_version_makes_a_writer_loo
     assert second.append([{"n": 2}]).version == 3, "the rival's version is what others build on"
 
 
-def body_of(version: int, names: n.CommitNames | None, state: str = "table") -> VersionBody:
-    return VersionBody(version, state, None, names)  # type: ignore[arg-type]
+def body_of(version: int, names: n.CommitNames | None, state: str = "table") -> VersionFile:
+    return VersionFile(version, state, None, names)  # type: ignore[arg-type]
 
 
 def linked(tokens: Sequence[str] = ("", "")) -> tuple[n.CommitNames, n.CommitNames]:

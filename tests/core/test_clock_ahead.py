@@ -20,11 +20,11 @@ HOUR_MS = 3_600_000
 class Fast(SystemClock):
     """A clock that is so far ahead."""
 
-    def __init__(self, ahead_ms: int) -> None:
-        self.ahead_ms = ahead_ms
+    def __init__(self, milliseconds_ahead: int) -> None:
+        self.milliseconds_ahead = milliseconds_ahead
 
     def now_ms(self) -> int:
-        return super().now_ms() + self.ahead_ms
+        return super().now_ms() + self.milliseconds_ahead
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +36,11 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == ahead.__name__]
 
 
-def _made(ahead_ms: int) -> MemoryStorage:
+def _made(milliseconds_ahead: int) -> MemoryStorage:
     """A store with a table whose first append came from a clock that is so far ahead."""
     storage = MemoryStorage("memory://clocks")
     Warehouse(storage).create_table("t", SCHEMA)
-    Warehouse(storage, clock=Fast(ahead_ms)).load_table("t").append([{"n": 1}])
+    Warehouse(storage, clock=Fast(milliseconds_ahead)).load_table("t").append([{"n": 1}])
     return storage
 
 

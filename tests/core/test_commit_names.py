@@ -63,8 +63,8 @@ def test_a_copy_carried_on_by_another_engine_names_nothing_itself_but_tells_the_
     ours = chain(6)[-1]  # version 5
     carried = n.parse({n.PROPERTY: n.encode(ours)}, TABLE)
     assert carried is not None
-    assert n.named_by(6, carried) == {}  # version 6 is somebody else's
-    assert n.named_by(5, carried) == {own(5): rows(5)}
+    assert n.recorded_by(6, carried) == {}  # version 6 is somebody else's
+    assert n.recorded_by(5, carried) == {own(5): rows(5)}
     after = n.following(carried, parent_version=6, table=TABLE, first=0, commit_id=own(99), names={})
     assert after.since == 0
     assert after.of(6) == {}

@@ -9,15 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 import datashard_core as ds
+from datashard_core.commit.core.state import manifests_of
 from datashard_core.commit.maintenance import compact as compaction
 from datashard_core.commit.maintenance.small_files import AFTER_APPEND, Budget, chosen
-from datashard_core.commit.core.state import manifests_of
+from datashard_core.effects.driver import run
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, ManifestEntry, decode_manifest
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.table_metadata import new_table_metadata
 from datashard_core.storage.base import Version
-from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse

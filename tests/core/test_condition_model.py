@@ -9,6 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from datashard_testkit import conditions as model
+from datashard_testkit.conditions import NAN, VALUES, Case
+from datashard_testkit.sampling import THOROUGH, one_in
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,9 +19,6 @@ import datashard_core as ds
 from datashard_core.format.expressions.binding import is_exact
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit import conditions as model
-from datashard_testkit.conditions import NAN, VALUES, Case
-from datashard_testkit.sampling import THOROUGH, one_in
 
 KINDS = {f"c{number}": kind for number, kind in enumerate(VALUES)}
 NAMES = {kind: name for name, kind in KINDS.items()}

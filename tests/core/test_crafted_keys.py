@@ -16,9 +16,9 @@ import fastavro
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.core.paths import delete, key_of
 from datashard_core.commit.core.version_file import version_key
+from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.errors import DataShardError, UnsupportedTableError
 from datashard_core.storage.base import ObjectInfo, Storage, StoredObject, Version
 from datashard_core.storage.cache import immutable, small_files

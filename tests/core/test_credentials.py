@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
+from datashard_testkit.s3_server import S3Server
 
 from datashard_core import Schema
 from datashard_core.config import Credentials, S3Config
@@ -25,7 +26,6 @@ from datashard_core.storage.aws_settings import with_aws_settings
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.storage.s3_boto import make_session
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
 
 TRANSPORTS = ("boto3", "obstore")
 

@@ -14,14 +14,14 @@ import pytest
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.append_ids import segment as nodes
-from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.append_ids.lookback import RecordedOutcome
+from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.core.properties import MIN_SNAPSHOTS, check_settings, settings_of
 from datashard_core.commit.core.version_file import hinted_version, parse_version
 from datashard_core.errors import ConfigurationError, CorruptTableError, UnsupportedTableError
-from datashard_core.format.metadata.json_text import MAX_BYTES, decode_object, is_too_deep, whole_number
 from datashard_core.format.manifests.partition_summary import united
+from datashard_core.format.metadata.json_text import MAX_BYTES, decode_object, is_too_deep, whole_number
 from datashard_core.format.metadata.transforms import Transform, parse_transform
 from datashard_core.format.types.types import PrimitiveType
 from datashard_core.storage.memory import MemoryStorage
@@ -183,8 +183,8 @@ def test_a_property_that_no_version_writes_is_damage(told: dict[str, Any]) -> No
 
 
 def test_a_segment_of_ids_is_what_its_header_says() -> None:
-    records = [(f"{number:032x}", Named(number, "")) for number in range(3)]
-    whole = nodes.encode_node(decoded.UUID, 0, 16, 5, records)
+    records = [(f"{number:032x}", RecordedOutcome(number, "")) for number in range(3)]
+    whole = nodes.encode_segment(decoded.UUID, 0, 16, 5, records)
     assert len(nodes.decode_records(whole)) == 3
     for damaged in (whole[:-41], whole[:-1]):
         with pytest.raises(CorruptTableError, match="cut short"):
@@ -192,7 +192,7 @@ def test_a_segment_of_ids_is_what_its_header_says() -> None:
     for damaged in (whole + bytes(41), whole[:20] + b"\xff" * 8 + whole[28:]):
         with pytest.raises(CorruptTableError, match="w is a damaged id node"):
             nodes.decode_header(damaged, "w", decoded.UUID)
-    late = nodes.encode_node(decoded.UUID, 0, 16, 5, [("ab" * 16, Named(10**18, ""))])
+    late = nodes.encode_segment(decoded.UUID, 0, 16, 5, [("ab" * 16, RecordedOutcome(10**18, ""))])
     with pytest.raises(CorruptTableError, match="of version 1000000000000000000"):
         nodes.decode_records(late)
     assert nodes.parse_key("_datashard/ids/" + "9" * 300 + "/00000000000000000016") is None

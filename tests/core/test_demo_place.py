@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datashard_testkit.s3_server import S3Server
 
 from datashard_core.storage.s3 import S3Storage
-from datashard_testkit.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -8,23 +8,22 @@ under the same id, and is refused for a body that nobody can commit.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from datashard_testkit.answered import perform, run_answered
 
 import datashard_core as ds
 from datashard_core.commit.append.deferred import Deferred, defer, flush
 from datashard_core.commit.append.protocol import append
-from datashard_core.commit.staging.body import StagedBody, encode_body
 from datashard_core.commit.append.staged_read import WithStaged, read_with_staged
+from datashard_core.commit.core.state import Append, Committed, TableState
+from datashard_core.commit.staging.body import StagedBody, encode_body
 from datashard_core.commit.staging.key import PREFIX, StagedName
-from datashard_core.commit.core.state import Append, Committed, Seen
 from datashard_core.errors import DataShardError, NoSuchTableError
 from datashard_core.format.rows.digest import id_digest, rows_digest
-from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
-from datashard_core.effects.tasks import outcomes_of
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 
@@ -153,11 +152,11 @@ async def _defer(table: Table, seen: Any) -> Any:
 
 
 async def _flush(table: Table, seen: Any) -> Any:
-    return (await flush(table._target, seen, 10.0))
+    return await flush(table._target, seen, 10.0)
 
 
 async def _read(table: Table, seen: Any) -> Any:
-    return (await read_with_staged(table._target, seen))
+    return await read_with_staged(table._target, seen)
 
 
 @pytest.mark.parametrize("knows", ["nothing", "the newest version", "an old version"])
@@ -193,29 +192,21 @@ def test_whoever_is_at_work_while_a_table_is_purged_learns_that_it_is_gone(
         k += 1
     assert k >= 3
     assert NoSuchTableError in told
-    assert told <= {NoSuchTableError, Committed, Deferred, Seen, WithStaged}
+    assert told <= {NoSuchTableError, Committed, Deferred, TableState, WithStaged}
 
 
 def _before(k: int, steps: Coroutine[Any, Any, Any], storage: Any, happens: Callable[[], Any]) -> tuple[Any, int]:
     """Run steps, something else happening before the k-th request; how they ended, and how many requests there were."""
-    count, outcomes = 0, None
+    count = 0
+
+    def outcome_of(request: Any) -> Any:
+        nonlocal count
+        if count == k:
+            happens()
+        count += 1
+        return perform(request, storage)
+
     try:
-        while True:
-            batch = next(steps) if outcomes is None else steps.send(outcomes)
-            outcomes = []
-            for request in batch:
-                if count == k:
-                    happens()
-                outcomes.append(_perform(request, storage))
-                count += 1
-    except StopIteration as stop:
-        return stop.value, count
+        return run_answered(steps, outcome_of), count
     except DataShardError as error:
         return error, count
-
-
-def _perform(request: Any, storage: Any) -> Any:
-    async def one() -> Any:
-        return (await outcomes_of((request,)))
-
-    return run(one(), storage)[0]

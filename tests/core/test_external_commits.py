@@ -10,24 +10,24 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from datashard_core.commit.external.commit import commit_external, first_external, following_version
-from datashard_core.commit.core.recorded_ids import PROPERTY
-from datashard_core.commit.core.next_version import first_version
-from datashard_core.commit.core.version_file import VersionBody
-from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError, UnsupportedTableError
-from datashard_core.format.types.schema import Schema
-from datashard_core.effects.requests import Sleep
 from datashard_testkit.history import ROOT, History
-from datashard_testkit.workloads import mix_for
 from datashard_testkit.model_store import ModelStore
 from datashard_testkit.scenario import Scenario, run_seed
 from datashard_testkit.simulation import Simulation
+from datashard_testkit.workloads import mix_for
+
+from datashard_core.commit.core.next_version import first_version
+from datashard_core.commit.core.recorded_ids import PROPERTY
+from datashard_core.commit.core.version_file import VersionFile
+from datashard_core.commit.external.commit import commit_external, first_external, following_version
+from datashard_core.effects.requests import Sleep
+from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError, UnsupportedTableError
+from datashard_core.format.types.schema import Schema
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "tag", "type": "string"}])
 
 
-def marked(parent: VersionBody, *, mark: str) -> Mapping[str, Any]:
+def marked(parent: VersionFile, *, mark: str) -> Mapping[str, Any]:
     """What another library would make of a version: one more property, and our own dropped."""
     raw: dict[str, Any] = msgspec.json.decode(parent.table.to_json())
     kept = {key: text for key, text in raw["properties"].items() if not key.startswith("datashard.")}
@@ -100,18 +100,18 @@ def test_enough_of_the_seeds_commit_and_lose_races() -> None:
 
 
 @pytest.fixture
-def parent() -> VersionBody:
+def parent() -> VersionFile:
     """A table's first version."""
     body, _ = first_version(0, "0" * 8, "1" * 32, 5_000, location=ROOT, schema=SCHEMA, properties={"a": "b"})
     return body
 
 
-def raw_of(body: VersionBody) -> dict[str, Any]:
+def raw_of(body: VersionFile) -> dict[str, Any]:
     raw: dict[str, Any] = msgspec.json.decode(body.table.to_json())
     return raw
 
 
-def test_the_next_version_names_its_commit_and_is_younger(parent: VersionBody) -> None:
+def test_the_next_version_names_its_commit_and_is_younger(parent: VersionFile) -> None:
     raw = raw_of(parent)
     raw["last-updated-ms"] = 1_000  # the writer's clock is behind
     raw["properties"] = {}
@@ -124,7 +124,7 @@ def test_the_next_version_names_its_commit_and_is_younger(parent: VersionBody) -
     assert raw_of(body)["unknown-to-us"] == {"x": 1}
 
 
-def test_a_new_snapshot_is_younger_than_its_parent_and_an_old_one_keeps_its_time(parent: VersionBody) -> None:
+def test_a_new_snapshot_is_younger_than_its_parent_and_an_old_one_keeps_its_time(parent: VersionFile) -> None:
     def snapshot(number: int, time: int) -> dict[str, Any]:
         return {"snapshot-id": number, "sequence-number": number, "timestamp-ms": time, "manifest-list": f"{ROOT}/m"}
 
@@ -149,12 +149,12 @@ def test_a_new_snapshot_is_younger_than_its_parent_and_an_old_one_keeps_its_time
         ({"format-version": 3}, "format version 3"),
     ],
 )
-def test_a_commit_cannot_make_another_table_of_it(parent: VersionBody, change: dict[str, Any], match: str) -> None:
+def test_a_commit_cannot_make_another_table_of_it(parent: VersionFile, change: dict[str, Any], match: str) -> None:
     with pytest.raises(UnsupportedTableError, match=match):
         following_version(parent, {**raw_of(parent), **change}, "2" * 32, ROOT)
 
 
-def test_a_table_made_again_gets_a_uuid_that_no_sleeper_knows(parent: VersionBody) -> None:
+def test_a_table_made_again_gets_a_uuid_that_no_sleeper_knows(parent: VersionFile) -> None:
     raw = raw_of(parent)
     made, data = first_external(3, "fresh", "2" * 32, 9_000, raw=raw, location=ROOT)
     assert (made.version, made.table.table_uuid, made.first) == (3, "fresh", 3)
@@ -165,10 +165,10 @@ def test_a_table_made_again_gets_a_uuid_that_no_sleeper_knows(parent: VersionBod
         first_external(0, "fresh", "2" * 32, 1_000, raw=raw, location="s3://other")
 
 
-def test_an_error_of_the_builder_is_the_callers(parent: VersionBody) -> None:
+def test_an_error_of_the_builder_is_the_callers(parent: VersionFile) -> None:
     scenario = Scenario(Simulation(1), mix_for(1))
 
-    def refuse(body: VersionBody) -> None:
+    def refuse(body: VersionFile) -> None:
         raise UnsupportedTableError(f"not on version {body.version}")
 
     ended: list[Any] = []
@@ -181,7 +181,7 @@ def test_an_error_of_the_builder_is_the_callers(parent: VersionBody) -> None:
     assert len(History(scenario.simulation.store).versions) == 1
 
 
-def test_nothing_to_change_commits_nothing(parent: VersionBody) -> None:
+def test_nothing_to_change_commits_nothing(parent: VersionFile) -> None:
     scenario = Scenario(Simulation(1), mix_for(1))
     ended: list[Any] = []
     steps = commit_external(scenario.target, lambda body: None, 5.0)

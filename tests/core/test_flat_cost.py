@@ -106,18 +106,18 @@ def test_the_thousandth_append_costs_what_the_hundredth_did(fresh: bool) -> None
     warehouse = Warehouse(storage)
     table = warehouse.create_table("t", workflow_log_schema())
     storage.cost.listed.clear()
-    spent: dict[int, list[Cost]] = {mark: [] for mark in MARKS}
+    reclaimable: dict[int, list[Cost]] = {mark: [] for mark in MARKS}
     for number in range(MARKS[-1] + SPAN):
         mark = max((mark for mark in MARKS if mark <= number < mark + SPAN), default=None)
         before = storage.cost.now
         handle = warehouse.load_table("t") if fresh and mark is not None else table
         handle.append([_row(number)])
         if mark is not None:
-            spent[mark].append(storage.cost.since(before))
+            reclaimable[mark].append(storage.cost.since(before))
     for what in ("requests", "up", "down"):
-        p50 = {mark: median(getattr(cost, what) for cost in costs) for mark, costs in spent.items()}
+        p50 = {mark: median(getattr(cost, what) for cost in costs) for mark, costs in reclaimable.items()}
         assert p50[1000] <= 1.2 * p50[100], (what, p50)
-    for mark, costs in spent.items():
+    for mark, costs in reclaimable.items():
         requests = sorted(cost.requests for cost in costs)
         assert requests[int(0.99 * len(requests))] <= 3 * median(requests), (mark, requests)
     assert not [prefix for prefix in storage.cost.listed if prefix.startswith("metadata")]

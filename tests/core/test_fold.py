@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from datashard_testkit.answered import perform, run_answered
 
 import datashard_core as ds
 from datashard_core.commit.append.protocol import append
-from datashard_core.commit.staging.body import StagedBody, encode_body
-from datashard_core.commit.staging.key import PREFIX, StagedName
 from datashard_core.commit.core.state import Append, Committed
 from datashard_core.commit.core.version_file import version_key
+from datashard_core.commit.staging.body import StagedBody, encode_body
+from datashard_core.commit.staging.key import PREFIX, StagedName
+from datashard_core.effects.driver import run
+from datashard_core.effects.requests import Put, PutIfAbsent
 from datashard_core.errors import (
     AppendRefusedError,
     CommitStateUnknownError,
@@ -22,10 +25,7 @@ from datashard_core.errors import (
     StorageError,
 )
 from datashard_core.format.rows.digest import id_digest, rows_digest
-from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
-from datashard_core.effects.requests import Put, PutIfAbsent
-from datashard_core.effects.tasks import outcomes_of
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 
@@ -121,25 +121,14 @@ def test_a_base_that_is_too_new_fails_that_append_alone(table: Table) -> None:
     assert _numbers(table) == [0, 2]
 
 
-def _answered(steps: Coroutine[Any, Any, Any], storage: MemoryStorage, answer: Callable[[Any], Any]) -> Any:
-    """Run steps; ``answer`` may take a request over, by returning an outcome for it."""
-    outcomes: Any = None
-    try:
-        while True:
-            batch = next(steps) if outcomes is None else steps.send(outcomes)
-            outcomes = []
-            for request in batch:
-                taken_over = answer(request)
-                outcomes.append(taken_over if taken_over is not None else _perform(request, storage))
-    except StopIteration as stop:
-        return stop.value
+def _answered(coroutine: Coroutine[Any, Any, Any], storage: MemoryStorage, answer: Callable[[Any], Any]) -> Any:
+    """Run a coroutine; ``answer`` may take a request over, by returning an outcome for it."""
 
+    def outcome_of(request: Any) -> Any:
+        taken_over = answer(request)
+        return taken_over if taken_over is not None else perform(request, storage)
 
-def _perform(request: Any, storage: MemoryStorage) -> Any:
-    async def one() -> Any:
-        return (await outcomes_of((request,)))
-
-    return run(one(), storage)[0]
+    return run_answered(coroutine, outcome_of)
 
 
 def test_a_group_of_which_one_is_staged_and_one_is_denied_is_not_reported_as_failed(table: Table) -> None:

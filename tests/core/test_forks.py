@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datashard_testkit.s3_server import S3Server
 
 from datashard_core import S3Config
-from datashard_testkit.s3_server import S3Server
 
 _APPENDING = """
 import json, multiprocessing, os, sys, threading, time, warnings

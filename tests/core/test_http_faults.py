@@ -17,14 +17,14 @@ from functools import partial
 from typing import get_args
 
 import pytest
+from datashard_testkit.fault_proxy import FaultProxy, Kind, Plan
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.sampling import THOROUGH
 
 from datashard_core import Schema, connect
 from datashard_core.errors import CommitStateUnknownError, DataShardError
 from datashard_core.table.table import CommitMode
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.fault_proxy import FaultProxy, Kind, Plan
-from datashard_testkit.s3_server import S3Server
-from datashard_testkit.sampling import THOROUGH
 
 KINDS = tuple(kind for kind in get_args(Kind) if kind not in ("none", "501"))  # 501: see test_refused_stores.py
 LOSSES: tuple[Kind, ...] = ("reset", "reply lost", "late")
@@ -59,7 +59,7 @@ class Place:
     def calm(self) -> None:
         """No more faults, and none under way."""
         self.proxy.plan = Plan()
-        self.proxy.settle()
+        self.proxy.require_live()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datashard_core.commit.append_ids import segment as nodes
-from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.append_ids.lookback import RecordedOutcome
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.errors import CorruptTableError
 
@@ -38,17 +38,17 @@ def test_a_node_is_the_one_before_it_and_the_one_below_it(version: int) -> None:
         below = (
             set(range(name.until - 16, name.until))
             if name.level == 1
-            else set(range(nodes.NodeName(name.level - 1, name.until).since, name.until))
+            else set(range(nodes.SegmentName(name.level - 1, name.until).since, name.until))
         )
         assert before | below == span
         assert not before & below
 
 
 def test_a_node_is_a_pure_function_of_what_it_holds() -> None:
-    records = [(digest(i), Named(i, "ab" * 16 if i % 3 else "")) for i in range(50)]
-    records.append((digest(7), Named(60, Refusal("whatever the reason"))))
-    one = nodes.encode_node(TABLE, 0, 64, 5, records)
-    other = nodes.encode_node(TABLE, 0, 64, 5, nodes.merged([records[30:], records[:40]]))
+    records = [(digest(i), RecordedOutcome(i, "ab" * 16 if i % 3 else "")) for i in range(50)]
+    records.append((digest(7), RecordedOutcome(60, Refusal("whatever the reason"))))
+    one = nodes.encode_segment(TABLE, 0, 64, 5, records)
+    other = nodes.encode_segment(TABLE, 0, 64, 5, nodes.merged([records[30:], records[:40]]))
     assert one == other
     found = dict.fromkeys([own for own, _ in nodes.decode_records(one)])
     assert len(found) == 50
@@ -62,8 +62,8 @@ def test_a_node_is_a_pure_function_of_what_it_holds() -> None:
 
 
 def test_one_small_range_of_a_large_node_answers() -> None:
-    records = [(digest(i), Named(i, "cd" * 16)) for i in range(40_000)]
-    data = nodes.encode_node(TABLE, 0, 65536, 5, records)
+    records = [(digest(i), RecordedOutcome(i, "cd" * 16)) for i in range(40_000)]
+    data = nodes.encode_segment(TABLE, 0, 65536, 5, records)
     for number in (0, 17, 39_999, 50_001):
         start, end = nodes.window(digest(number), len(records))
         assert end - start < len(data) / 8
@@ -74,16 +74,16 @@ def test_one_small_range_of_a_large_node_answers() -> None:
 
 
 def test_a_range_that_does_not_enclose_the_id_is_not_believed() -> None:
-    records = [(f"{i:032x}", Named(i, "")) for i in range(10_000)]  # digests that are not uniform
-    data = nodes.encode_node(TABLE, 0, 65536, 5, records)
+    records = [(f"{i:032x}", RecordedOutcome(i, "")) for i in range(10_000)]  # digests that are not uniform
+    data = nodes.encode_segment(TABLE, 0, 65536, 5, records)
     start, end = nodes.window(f"{9_000:032x}", len(records))
     assert not nodes.encloses(data[start:end], start, end, f"{9_000:032x}", len(records))
 
 
 def test_what_is_no_node_or_another_tables_is_not_read_as_one() -> None:
-    data = nodes.encode_node(TABLE, 0, 16, 5, [])
+    data = nodes.encode_segment(TABLE, 0, 16, 5, [])
     assert nodes.decode_header(data, "x", "11111111-0b0a-4908-8706-050403020100") is None
     with pytest.raises(CorruptTableError, match="not an id node"):
         nodes.decode_header(b"not a node at all", "x", TABLE)
     with pytest.raises(CorruptTableError, match="cut short"):
-        nodes.decode_records(nodes.encode_node(TABLE, 0, 16, 5, [(digest(1), Named(1, ""))])[:-1])
+        nodes.decode_records(nodes.encode_segment(TABLE, 0, 16, 5, [(digest(1), RecordedOutcome(1, ""))])[:-1])

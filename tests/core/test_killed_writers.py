@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datashard_testkit.fault_proxy import FaultProxy, Plan
+from datashard_testkit.s3_server import S3Server
 
 from datashard_core import Schema, connect
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.fault_proxy import FaultProxy, Plan
-from datashard_testkit.s3_server import S3Server
 
 SCHEMA = Schema(schema_id=1, fields=[{"id": 1, "name": "n", "type": "long", "required": True}])
 ROWS = [{"n": 10}, {"n": 11}]  # as in killed_writer.py
@@ -145,7 +145,7 @@ def _die(writer: Writer, proxy: FaultProxy, k: int, number: signal.Signals, land
     done.set()
     writer.end()
     assert proxy.plan.seen
-    proxy.settle()
+    proxy.require_live()
     return word
 
 

@@ -10,11 +10,10 @@ import pyarrow as pa
 import pytest
 
 from datashard_core import Schema
-from datashard_core.errors import StorageError
 from datashard_core.effects import driver
-from datashard_core.storage.base import OutcomeUnknownError
 from datashard_core.effects.requests import PutData
-from datashard_core.effects.tasks import start
+from datashard_core.errors import StorageError
+from datashard_core.storage.base import OutcomeUnknownError
 from datashard_core.table import append
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse

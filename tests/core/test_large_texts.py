@@ -9,8 +9,7 @@ import pytest
 
 import datashard_core as ds
 from datashard_core.errors import InvalidRecordsError
-from datashard_core.format.rows import columns
-from datashard_core.format.rows import frames
+from datashard_core.format.rows import columns, frames
 from datashard_core.format.rows.records import to_table
 
 SCHEMA = ds.Schema(

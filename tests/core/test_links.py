@@ -337,11 +337,11 @@ def test_what_a_killed_writer_left_is_removed_after_the_grace_period(lake: Wareh
     assert len(_temporary(lake)) == len(left)
     for path in left:
         os.utime(path, (time.time(), time.time() - 7200))
-    young = _folder(lake) / "data" / ".tmp-young"
-    young.write_bytes(b"x")
+    ensure_recent = _folder(lake) / "data" / ".tmp-young"
+    ensure_recent.write_bytes(b"x")
     removed = table.remove_orphans(HOUR)
     assert removed.files == len(left)
-    assert _temporary(lake) == [young]
+    assert _temporary(lake) == [ensure_recent]
     assert table.append([{"n": 9}]).version == 4
     assert table.maintain(HOUR).orphans.files == 0
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.core.version_file import parse_version, version_key
+from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.errors import ConfigurationError
 from datashard_core.storage.base import PreconditionFailedError, Version
 from datashard_core.storage.memory import MemoryStorage

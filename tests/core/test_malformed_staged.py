@@ -23,8 +23,8 @@ from datashard_core.commit.staging import set_aside as aside
 from datashard_core.commit.staging.body import StagedBody, _file_to_json
 from datashard_core.commit.staging.key import PREFIX, StagedName
 from datashard_core.errors import AppendRefusedError, AppendSetAsideError
-from datashard_core.format.rows.digest import id_digest
 from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.rows.digest import id_digest
 from datashard_core.storage.base import StoredObject
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table

@@ -10,10 +10,10 @@ from typing import Any
 
 import fastavro
 import pytest
+from datashard_testkit.sampling import one_in
 from msgspec.structs import replace
 
 from datashard_core import CorruptTableError, Schema, UnsupportedTableError
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
@@ -26,8 +26,8 @@ from datashard_core.format.manifests.manifest import (
     encode_manifest_list,
 )
 from datashard_core.format.manifests.manifest_schema import MANIFEST_FILE_SCHEMA
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionSpec
-from datashard_testkit.sampling import one_in
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "a", "type": "long"}, {"id": 2, "name": "b", "type": "double"}])
 

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from datashard_core import CorruptTableError, Schema, col
 from datashard_core.config import S3Config
+from datashard_core.effects import driver
 from datashard_core.format.expressions.binding import Check, bind
-from datashard_core.format.statistics.ordering import decode_bound
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.expressions.expressions import Comparison
+from datashard_core.format.expressions.pruning import Known, holds_whole, might_match, possible, presence
 from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
@@ -32,9 +32,9 @@ from datashard_core.format.manifests.manifest import (
     encode_manifest,
 )
 from datashard_core.format.manifests.manifest_scan import Pruning, indexed_files, live_files
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionSpec
-from datashard_core.format.expressions.pruning import Known, holds_whole, might_match, possible, presence
-from datashard_core.effects import driver
+from datashard_core.format.statistics.ordering import decode_bound
 from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.storage.cache import ObjectCache, small_files
 from datashard_core.storage.local import LocalStorage
@@ -261,11 +261,11 @@ def test_rows_of_local_files_are_decoded_by_a_few_threads(tmp_path: Path, monkey
     decoded: set[int] = set()
     step = FileRows.step
 
-    def noted(self: FileRows) -> Any:
+    def with_watermark(self: FileRows) -> Any:
         decoded.add(threading.get_ident())
         return step(self)
 
-    with mock.patch.object(FileRows, "step", noted):
+    with mock.patch.object(FileRows, "step", with_watermark):
         for _ in range(10):
             assert table.scan().to_arrow().num_rows == 12
     assert 1 <= len(decoded) <= max(2, os.cpu_count() or 1)

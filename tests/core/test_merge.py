@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from datashard_testkit.sampling import THOROUGH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,15 +16,21 @@ from datashard_core.commit.core.manifest_merge import FAN_IN, live_files, live_r
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.state import manifests_of
-from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, ManifestEntry, ManifestFile, decode_manifest
+from datashard_core.effects.driver import run
+from datashard_core.format.manifests.manifest import (
+    ADDED,
+    DELETED,
+    EXISTING,
+    ManifestEntry,
+    ManifestFile,
+    decode_manifest,
+)
 from datashard_core.format.manifests.partition_summary import united
 from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
 from datashard_core.format.types.types import DecimalType, PrimitiveType
-from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.sampling import THOROUGH
 
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "text", "type": "string"}])
 
@@ -220,7 +227,7 @@ def test_manifests_without_live_files_are_dropped_from_the_list() -> None:
 
 def test_a_manifest_stays_in_the_list_until_its_entries_were_read() -> None:
     dead = _manifest(0, files=0, number=2, deleted_files_count=3, deleted_rows_count=3)
-    assert merge.without_empty([dead], merge.NOTHING_KNOWN) == (dead,)
+    assert merge.without_empty([dead], merge.EMPTY_CACHE) == (dead,)
 
 
 def test_entries_of_deleted_files_are_not_copied(warehouse: Warehouse) -> None:

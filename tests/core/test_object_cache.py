@@ -7,9 +7,9 @@ import pytest
 import datashard_core as ds
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.state import manifests_of
+from datashard_core.effects.driver import run
 from datashard_core.errors import CorruptTableError
 from datashard_core.storage.cache import ObjectCache, immutable
-from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
 

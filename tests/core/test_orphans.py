@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.maintenance import orphans
 from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
+from datashard_core.commit.core.state import Append, Committed, manifests_of
+from datashard_core.commit.maintenance import orphans
 from datashard_core.commit.staging.body import StagedBody, encode_body
 from datashard_core.commit.staging.key import StagedName
-from datashard_core.commit.core.state import Append, Committed, manifests_of
-from datashard_core.errors import AppendRefusedError, ConfigurationError, CorruptTableError
-from datashard_core.format.rows.digest import id_digest
-from datashard_core.format.parquet.parquet import encode_parquet
-from datashard_core.storage.base import PreconditionFailedError, Storage, Version
 from datashard_core.effects.driver import run
+from datashard_core.errors import AppendRefusedError, ConfigurationError, CorruptTableError
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.rows.digest import id_digest
+from datashard_core.storage.base import PreconditionFailedError, Storage, Version
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -76,9 +76,9 @@ def test_what_lost_a_race_died_or_expired_is_removed_and_the_rest_stays(
     strangers = {"data/notes.txt", "metadata/00001-foreign.metadata.json"}
     for key in lost | strangers:
         table._storage.put(key, b"lost")
-    young = table.remove_orphans()
-    assert young.files == 0
-    assert young.too_young >= len(lost)
+    ensure_recent = table.remove_orphans()
+    assert ensure_recent.files == 0
+    assert ensure_recent.too_young >= len(lost)
     time_passes(2 * DAY)
     table.append([{"n": 10}], commit="deferred")
     table._storage.put("data/auto_just_written.parquet", b"on its way")
@@ -238,11 +238,11 @@ def test_a_fence_that_lost_its_race_or_its_reply(
     real = orphans._fence
     tries: list[int] = []
 
-    def fence(target: Any, state: Any, commit_id: str) -> Iterator[Any]:
+    async def fence(target: Any, state: Any, commit_id: str) -> Any:
         tries.append(state.body.version)
         if len(tries) == 1 and answer == "taken":
             table.append([{"n": 50}])
-        made = yield from real(target, state, commit_id)
+        made = await real(target, state, commit_id)
         return None if len(tries) == 1 else made
 
     monkeypatch.setattr(orphans, "_fence", fence)

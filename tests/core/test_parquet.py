@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from datashard_core.format.parquet import parquet
-from datashard_core.format.statistics.metrics import FEW, Metrics
 from datashard_core.format.parquet.parquet import encode_parquet, write_parquet
 from datashard_core.format.rows.records import to_table
+from datashard_core.format.statistics.metrics import FEW, Metrics
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.types import children, walk
 

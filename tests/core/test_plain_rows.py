@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 
 import datashard_core as ds
 from datashard_core.errors import InvalidRecordsError
-from datashard_core.format.rows.digest import rows_digest
 from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.rows.digest import rows_digest
 from datashard_core.format.rows.python_rows import FEW_BYTES, FEW_ROWS, PlainRows, arrow_of, joined_rows, plain_rows
 from datashard_core.format.rows.records import to_table
 from datashard_core.format.types.schema import Schema

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.format.types import types as t
 from datashard_core.format.expressions.binding import AllOf, Check, Reference, bind
-from datashard_core.format.statistics.ordering import canonical
+from datashard_core.format.expressions.pruning import PartitionSource, allowed_by_partition
+from datashard_core.format.expressions.row_filter import matching_rows
 from datashard_core.format.manifests.manifest_index import ColumnBuilder, ManifestIndex
+from datashard_core.format.metadata.transforms import bucket, parse_transform, source_range
 from datashard_core.format.parquet.arrow_reader import ParquetFile
 from datashard_core.format.rows.projection import first_leaves
-from datashard_core.format.expressions.pruning import PartitionSource, allowed_by_partition
 from datashard_core.format.rows.records import to_table
-from datashard_core.format.expressions.row_filter import matching_rows
-from datashard_core.format.metadata.transforms import bucket, parse_transform, source_range
+from datashard_core.format.statistics.ordering import canonical
+from datashard_core.format.types import types as t
 from datashard_core.query import where as where_module
 from datashard_core.storage.base import StoredObject
 from datashard_core.storage.cache import immutable

@@ -16,8 +16,8 @@ import pytest
 
 from datashard_core import Table, Warehouse, col
 from datashard_core.errors import DataShardError, InvalidRecordsError, UnsupportedTableError
-from datashard_core.format.types.ranges import RULES, STORED, first_outside, stored_text
 from datashard_core.format.rows.records import to_table
+from datashard_core.format.types.ranges import RULES, STORED, first_outside, stored_text
 from datashard_core.format.types.schema import Schema
 from datashard_core.table.append import plan_append
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from datashard_testkit.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -154,7 +154,7 @@ def test_a_second_failure_keeps_the_base_of_the_first(monkeypatch: pytest.Monkey
 
 def test_a_follower_whose_leader_was_interrupted_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its error has no base to tell for an id that was handed in (-1): asking again works in an old table, too."""
-    monkeypatch.setattr(lookup, "horizon_ms", lambda newest: 2**62)  # everything is out of the retention
+    monkeypatch.setattr(lookup, "retention_cutoff_ms", lambda newest: 2**62)  # everything is out of the retention
     warehouse = Warehouse(MemoryStorage("memory://recovery"))
     table = warehouse.create_table("t", SCHEMA)
     for number in range(300):

@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.scripted_server import ScriptedServer, answer, refusal
 
 import datashard_core as ds
 from datashard_core.config import S3Config, TransportChoice
@@ -21,8 +23,6 @@ from datashard_core.storage.redact import LONGEST, clean, words
 from datashard_core.storage.s3 import ONE_PUT, S3Storage
 from datashard_core.storage.s3_codes import CODES
 from datashard_core.storage.s3_errors import Answer, meaning, read_answer
-from datashard_testkit.s3_server import S3Server
-from datashard_testkit.scripted_server import ScriptedServer, answer, refusal
 
 TRANSPORTS: tuple[TransportChoice, ...] = ("boto3", "obstore")
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "b", "type": "binary"}])

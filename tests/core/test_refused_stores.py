@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from datashard_testkit.fault_proxy import FaultProxy, Plan
+from datashard_testkit.s3_server import S3Server
 from msgspec.structs import replace
 
 import datashard_core as ds
@@ -19,8 +21,6 @@ from datashard_core.errors import NoSuchTableError, StoreNotConditionalError
 from datashard_core.storage import probe
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.fault_proxy import FaultProxy, Plan
-from datashard_testkit.s3_server import S3Server
 
 TRANSPORTS: tuple[TransportChoice, ...] = ("boto3", "obstore")
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}])

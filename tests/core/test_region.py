@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from datashard_testkit.scripted_server import ScriptedServer, answer, refusal
 
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import StorageError
 from datashard_core.storage import region, s3_client, s3_obstore
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.storage.s3_boto import BotoTransport
-from datashard_testkit.scripted_server import ScriptedServer, answer, refusal
 
 TRANSPORTS: tuple[TransportChoice, ...] = ("boto3", "obstore")
 WHOLE = ('ETag: "a"', "Last-Modified: Mon, 30 Nov 2026 11:00:00 GMT")

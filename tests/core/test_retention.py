@@ -34,11 +34,11 @@ def _metadata(count: int, *, every: int = 1000, refs: dict[str, Any] | None = No
 
 
 def test_count_bounds_what_age_would_keep_and_age_what_count_would() -> None:
-    young = _metadata(30)
-    assert kept_snapshots(young, Retention(DAY, 1, 5, 100)) == {26, 27, 28, 29, 30}
-    assert kept_snapshots(young, Retention(3000, 1, 100, 100)) == {27, 28, 29, 30}
-    assert kept_snapshots(young, Retention(3000, 7, 100, 100)) == set(range(24, 31))
-    assert kept_snapshots(young, Retention(1, 1, 1, 1)) == {30}
+    ensure_recent = _metadata(30)
+    assert kept_snapshots(ensure_recent, Retention(DAY, 1, 5, 100)) == {26, 27, 28, 29, 30}
+    assert kept_snapshots(ensure_recent, Retention(3000, 1, 100, 100)) == {27, 28, 29, 30}
+    assert kept_snapshots(ensure_recent, Retention(3000, 7, 100, 100)) == set(range(24, 31))
+    assert kept_snapshots(ensure_recent, Retention(1, 1, 1, 1)) == {30}
     assert kept_snapshots(_metadata(0), Retention(1, 1, 1, 1)) == set()
 
 

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+import itertools
 from typing import Any
 
 import pytest
 
 import datashard_core as ds
+from datashard_core.clock import Clock
 from datashard_core.effects import driver
-from datashard_core.effects.requests import Now, Random, Request, Unique
+from datashard_core.effects.requests import LOCAL
+from datashard_core.effects.scheduler import Scheduler
+from datashard_core.storage.base import Storage
 from datashard_core.table import append
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 
 ROWS = [{"n": number} for number in range(100)]
-QUICK = (Now, Unique, Random)
 
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
-    """The kinds of requests of each round that had to be waited for."""
+    """The kinds of requests that are sent at each moment, if every answer takes one unit of time."""
     seen: list[set[str]] = []
-    perform = driver._perform_all
 
-    def noted(batch: Sequence[Request[Any]], *rest: Any) -> list[Any]:
-        if asked := {type(request).__name__ for request in batch if not isinstance(request, QUICK)}:
-            seen.append(asked)
-        return perform(batch, *rest)
+    def drive(scheduler: Scheduler[Any], storage: Storage, clock: Clock, until: float | None) -> None:
+        begun = len(seen)
+        order = itertools.count()
+        under_way = [(0, next(order), *one) for one in scheduler.begin()]
+        while not scheduler.main.done:
+            moment, _, task, batch = heapq.heappop(under_way)
+            if task.done:
+                continue
+            asked = {type(request).__name__ for request in batch if not isinstance(request, LOCAL)}
+            if asked:
+                seen.extend(set[str]() for _ in range(begun + moment + 1 - len(seen)))
+                seen[begun + moment] |= asked
+            outcomes = [perform(request, storage, clock) for request in batch]
+            for one in scheduler.resume(task, outcomes):
+                heapq.heappush(under_way, (moment + bool(asked), next(order), *one))
 
-    monkeypatch.setattr(driver, "_perform_all", noted)
+    perform = driver._perform
+    monkeypatch.setattr(driver, "_drive", drive)
     return seen
 
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit.maintenance import compact as compaction
 from datashard_core.commit.core import manifest_merge as merge
-from datashard_core.commit.external.commit import commit_external
+from datashard_core.commit.core.next_version import manifest_of, snapshot_id_from
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.row_accounting import Change, adds_up, check_rewritten, check_rows
 from datashard_core.commit.core.state import manifests_of
-from datashard_core.commit.core.next_version import manifest_of, snapshot_id_from
-from datashard_core.commit.core.version_file import VersionBody
+from datashard_core.commit.core.version_file import VersionFile
+from datashard_core.commit.external.commit import commit_external
+from datashard_core.commit.maintenance import compact as compaction
+from datashard_core.effects.driver import run
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
@@ -32,8 +32,8 @@ from datashard_core.format.manifests.manifest import (
     decode_manifest,
     encode_manifest_list,
 )
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.snapshot import Snapshot
-from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -96,7 +96,7 @@ def _commit(table: Table, manifests: Sequence[ManifestFile], snapshot_id: int, o
         ),
     )
 
-    def build(newest: VersionBody) -> dict[str, Any]:
+    def build(newest: VersionFile) -> dict[str, Any]:
         changed = newest.table.with_snapshot(snapshot, now_ms=snapshot.timestamp_ms, previous_metadata=None)
         raw: dict[str, Any] = msgspec.json.decode(changed.to_json())
         return raw
@@ -228,7 +228,7 @@ def test_a_copy_that_is_taken_away_before_the_commit_stops_the_compaction(monkey
             listed = _listed(table)
             manifest, snapshot_id = _new_manifest(table, [(DELETED, file)])
             _commit(table, [*listed[:-1], manifest], snapshot_id, "delete")
-        return (await real(target, state, rewrite, deadline))
+        return await real(target, state, rewrite, deadline)
 
     monkeypatch.setattr(compaction, "_commit", commit)
     # The version that it was planned on is not the newest any more, so it has to look whether all its sources live.

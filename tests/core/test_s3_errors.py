@@ -6,13 +6,13 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from datashard_testkit.s3_server import S3Server
 
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import DataShardError, StorageError, StoreNotConditionalError
 from datashard_core.storage.base import ObjectNotFoundError, OutcomeUnknownError, PreconditionFailedError
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.storage.s3_errors import PERMISSIONS, Answer, meaning
-from datashard_testkit.s3_server import S3Server
 
 CONFIG = S3Config("bucket", "p", endpoint="http://localhost:1", region="eu-west-1", access_key="a", secret_key="s")
 CASES: list[tuple[str, str, int, type[DataShardError], str | None]] = [

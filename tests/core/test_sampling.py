@@ -6,8 +6,7 @@ from collections import Counter
 from itertools import product
 
 import pytest
-
-from datashard_testkit import thorough
+from datashard_testkit import sampling as thorough
 from datashard_testkit.sampling import one_in
 
 OPERATORS = ("==", "!=", "<", "<=", ">", ">=")

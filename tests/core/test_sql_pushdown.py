@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from datashard_testkit.conditions import NAN, VALUES, literal, order
 
 import datashard_core as ds
 from datashard_core import col
@@ -19,7 +20,6 @@ from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table import dataset as dataset_module
 from datashard_core.table.scan import Scan
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.conditions import NAN, VALUES, literal, order
 
 KINDS = {f"c{number}": kind for number, kind in enumerate(VALUES)}
 FIELDS = [{"name": name, "type": kind} for name, kind in KINDS.items()]
@@ -83,7 +83,7 @@ class Asked:
         self.files: list[int] = []
         narrowed = dataset_module.narrowed
 
-        def noted(scan: Scan, columns: Any, where: Any) -> Scan:
+        def with_watermark(scan: Scan, columns: Any, where: Any) -> Scan:
             if scan.table_name != "every":
                 return narrowed(scan, columns, where)
             self.filters.append(where)
@@ -91,7 +91,7 @@ class Asked:
             self.files.append(len(found.data_files()))
             return found
 
-        monkeypatch.setattr(dataset_module, "narrowed", noted)
+        monkeypatch.setattr(dataset_module, "narrowed", with_watermark)
 
 
 @pytest.mark.parametrize("kind", ["int", "long", "date", "time", "timestamp", "string", "binary", "decimal(38, 3)"])

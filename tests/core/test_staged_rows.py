@@ -7,9 +7,9 @@ import pytest
 from datashard_core import Schema, col
 from datashard_core.commit.append.deferred import defer
 from datashard_core.commit.staging.body import MAX_BODY_BYTES
+from datashard_core.effects.driver import run
 from datashard_core.errors import ConfigurationError
 from datashard_core.storage.base import Storage
-from datashard_core.effects.driver import run
 from datashard_core.table.append import plan_append
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse

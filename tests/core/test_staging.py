@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.append_ids.lookback import RecordedOutcome
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.staging.body import (
     NewerBodyError,
@@ -21,7 +21,7 @@ from datashard_core.commit.staging.body import (
     described_files,
     encode_body,
 )
-from datashard_core.commit.staging.key import StagedName, judge, parse_listed
+from datashard_core.commit.staging.key import StagedName, classify, parse_listed
 from datashard_core.format.rows.digest import id_digest
 from datashard_core.format.rows.python_rows import PlainRows, arrow_of, plain_rows, rows_by_id
 from datashard_core.format.types.schema import Schema
@@ -48,32 +48,32 @@ def test_names_survive_a_listing_and_sort_by_base() -> None:
 
 def test_an_append_is_allowed_only_if_nothing_after_its_base_names_it() -> None:
     name = staged(5)
-    assert judge([name], {}, 9, frozenset()).allowed == (name,)
-    named_before = {name.id: Named(5, "d")}
-    assert judge([name], named_before, 9, frozenset()).allowed == (name,)
-    named_after = {name.id: Named(6, "d")}
-    verdict = judge([name], named_after, 9, frozenset())
-    assert (verdict.allowed, verdict.spent) == ((), (name,))
-    refused_after = {name.id: Named(6, Refusal("no"))}
-    assert judge([name], refused_after, 9, frozenset()).spent == (name,)
+    assert classify([name], {}, 9, frozenset()).allowed == (name,)
+    named_before = {name.id: RecordedOutcome(5, "d")}
+    assert classify([name], named_before, 9, frozenset()).allowed == (name,)
+    named_after = {name.id: RecordedOutcome(6, "d")}
+    verdict = classify([name], named_after, 9, frozenset())
+    assert (verdict.allowed, verdict.reclaimable) == ((), (name,))
+    refused_after = {name.id: RecordedOutcome(6, Refusal("no"))}
+    assert classify([name], refused_after, 9, frozenset()).reclaimable == (name,)
 
 
 def test_what_was_staged_for_an_earlier_table_of_the_name_is_spent() -> None:
     old, new = staged(4, "a", 1), staged(5, "a", 2)
-    verdict = judge([old, new], {}, 9, frozenset(), first=5)
-    assert (verdict.allowed, verdict.spent, verdict.others) == ((new,), (old,), {})
-    assert judge([old], {}, 9, frozenset({old.id}), first=5).spent == (old,)
+    verdict = classify([old, new], {}, 9, frozenset(), first=5)
+    assert (verdict.allowed, verdict.reclaimable, verdict.others) == ((new,), (old,), {})
+    assert classify([old], {}, 9, frozenset({old.id}), first=5).reclaimable == (old,)
 
 
 def test_a_base_above_the_version_is_left_alone() -> None:
-    verdict = judge([staged(10)], {}, 9, frozenset())
-    assert (verdict.allowed, verdict.spent) == ((), ())
+    verdict = classify([staged(10)], {}, 9, frozenset())
+    assert (verdict.allowed, verdict.reclaimable) == ((), ())
 
 
 def test_one_body_counts_for_each_id_and_own_ids_come_from_memory() -> None:
     twins = [staged(3, "a", 1), staged(2, "a", 2), staged(4, "b", 3)]
-    assert judge(twins, {}, 9, frozenset()).allowed == (twins[1], twins[2])
-    assert judge(twins, {}, 9, frozenset({id_digest("a")})).allowed == (twins[2],)
+    assert classify(twins, {}, 9, frozenset()).allowed == (twins[1], twins[2])
+    assert classify(twins, {}, 9, frozenset({id_digest("a")})).allowed == (twins[2],)
 
 
 ROWS = pa.table({"n": [1, None]}, schema=SCHEMA.to_arrow())

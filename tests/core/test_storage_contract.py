@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from datashard_testkit.contract import CHECKS, Check
 
 from datashard_core.storage.base import Storage
 from datashard_core.storage.probe import _prove, check_conditional
-from datashard_testkit.contract import CHECKS, Check
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

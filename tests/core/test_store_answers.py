@@ -9,6 +9,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from datashard_testkit.fault_proxy import FaultProxy
+from datashard_testkit.s3_server import S3Server
 from msgspec.structs import replace
 
 import datashard_core as ds
@@ -19,8 +21,6 @@ from datashard_core.storage.base import Version
 from datashard_core.storage.cache import immutable, small_files
 from datashard_core.storage.s3 import ONE_PUT, S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.fault_proxy import FaultProxy
-from datashard_testkit.s3_server import S3Server
 
 TRANSPORTS: tuple[TransportChoice, ...] = ("boto3", "obstore")
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "b", "type": "binary"}])

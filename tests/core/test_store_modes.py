@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import get_args
 
 import pytest
+from datashard_testkit.contract import CHECKS
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.store_modes import mode_of
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.core.version_file import HINT_KEY, parse_version, version_key
+from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import StorageError
 from datashard_core.storage import probe, s3_client
@@ -21,9 +24,6 @@ from datashard_core.storage.base import PreconditionFailedError, Version
 from datashard_core.storage.if_match import IfMatch, forms_of, keeps_versions, same
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.contract import CHECKS
-from datashard_testkit.s3_server import S3Server
-from datashard_testkit.store_modes import mode_of
 
 TRANSPORTS = tuple(choice for choice in get_args(TransportChoice) if choice != "auto")
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}])

@@ -101,11 +101,11 @@ def test_files_of_a_bucket_are_fetched_by_many_threads_and_decoded_by_few(
     decoded: set[int] = set()
     step = FileRows.step
 
-    def noted(self: FileRows) -> Any:
+    def with_watermark(self: FileRows) -> Any:
         (decoded if self.at_hand else fetched).add(threading.get_ident())
         return step(self)
 
-    monkeypatch.setattr(FileRows, "step", noted)
+    monkeypatch.setattr(FileRows, "step", with_watermark)
     monkeypatch.setattr(driver._Shared, "decoders", driver.Pool(1))
     assert sorted(table.scan().to_arrow()["a"].to_pylist()) == list(range(20))
     assert fetched and decoded and not fetched & decoded

@@ -18,16 +18,16 @@ import pyarrow as pa
 import pytest
 
 from datashard_core import Schema, Table, Warehouse, col
-from datashard_core.commit.external.commit import commit_external
+from datashard_core.commit.core.next_version import manifest_of
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.state import manifests_of
-from datashard_core.commit.core.next_version import manifest_of
-from datashard_core.commit.core.version_file import VersionBody
+from datashard_core.commit.core.version_file import VersionFile
+from datashard_core.commit.external.commit import commit_external
+from datashard_core.effects.driver import run
 from datashard_core.format.manifests.manifest import ADDED, ManifestEntry, encode_manifest_list
-from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.metadata.partition import PartitionSpec
 from datashard_core.format.metadata.snapshot import Snapshot, append_summary
-from datashard_core.effects.driver import run
+from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.plan import Planner
 
@@ -236,7 +236,7 @@ def partitioned(table: Table, rows: Sequence[tuple[int | None, str | None, float
         partition = {"n": n, "start": text and text[:1], "x": x}
         files.append(msgspec.structs.replace(told, partition=partition, spec_id=1))
 
-    def build(parent: VersionBody) -> dict[str, Any]:
+    def build(parent: VersionFile) -> dict[str, Any]:
         old = parent.table
         sequence, snapshot_id = old.last_sequence_number + 1, 1000 + old.last_sequence_number
         entries = [ManifestEntry(ADDED, snapshot_id, None, None, file) for file in files]

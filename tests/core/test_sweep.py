@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core.clock import SystemClock
-from datashard_core.commit.versions import metadata_expiry as sweep
-from datashard_core.commit.append_ids.segment import NodeName, encode_node
+from datashard_core.commit.append_ids.segment import SegmentName, encode_segment
 from datashard_core.commit.core.version_file import parse_version, version_key
+from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.storage.base import Storage, Version
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
@@ -140,13 +140,13 @@ def test_the_newest_versions_are_left_alone_however_old_they_are(table: Table, m
 
 @pytest.mark.parametrize("node", ["missing", "another table's", "incomplete"])
 def test_no_version_is_buried_before_the_node_holds_its_names(table: Table, node: str, moved_clock: Any) -> None:
-    key = NodeName(1, 16).key
+    key = SegmentName(1, 16).key
     whole = table._storage.get(key).body
     if node == "missing":
         table._storage.delete([key])
     else:
         uuid = table._target.uuid if node == "incomplete" else "0" * 32
-        table._storage.put(key, encode_node(uuid, 0, 16, 0, []))
+        table._storage.put(key, encode_segment(uuid, 0, 16, 0, []))
     moved_clock.ahead += WEEK + 60
     _append(table, 21, 23)  # one look
     assert _buried(table) == []

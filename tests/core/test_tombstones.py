@@ -7,12 +7,12 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core.commit.append_ids.lookup import look_up
-from datashard_core.commit.append_ids.segment import NodeName
+from datashard_core.commit.append_ids.segment import SegmentName
 from datashard_core.commit.core.state import read_version
-from datashard_core.commit.core.version_file import VersionBody, parse_version, tombstone, version_key
+from datashard_core.commit.core.version_file import VersionFile, parse_version, tombstone, version_key
+from datashard_core.effects.driver import run
 from datashard_core.errors import CorruptTableError
 from datashard_core.format.rows.digest import id_digest
-from datashard_core.effects.driver import run
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -29,14 +29,14 @@ def table() -> Table:
     return made
 
 
-def _named(table: Table, newest: VersionBody, numbers: list[int], bodies: dict[int, VersionBody]) -> dict[int, int]:
+def _named(table: Table, newest: VersionFile, numbers: list[int], bodies: dict[int, VersionFile]) -> dict[int, int]:
     """Which version is said to have committed which append, looked for above version 8."""
     ids = {id_digest(f"append {number}"): number for number in numbers}
     steps = look_up(frozenset(ids), newest, above=8, bodies=bodies, history=table._target.history)
     return {ids[own]: word.version for own, word in run(steps, table._storage).items()}
 
 
-def _bury(table: Table, version: int) -> VersionBody:
+def _bury(table: Table, version: int) -> VersionFile:
     """Write a tombstone over a version, as maintenance does."""
     key = version_key(version)
     body = tombstone(table._target.uuid)
@@ -62,7 +62,7 @@ def test_a_sleeper_learns_of_its_own_block_from_a_node_that_reaches_beyond_what_
         look_up(frozenset({"0" * 32}), table._seen.body, above=-1, bodies={}, history=table._target.history),
         table._storage,
     )
-    assert table._storage.head(NodeName(1, 32).key).size
+    assert table._storage.head(SegmentName(1, 32).key).size
     foreign = replace(slept_at, names=None)  # another engine's: it repeats no names of earlier versions
     assert _named(table, foreign, [18, 19, 21, 25], {}) == {18: 18, 19: 19}
 
@@ -71,7 +71,7 @@ def test_without_the_node_nothing_is_said(table: Table) -> None:
     slept_at = run(read_version(table.uri, 20), table._storage)
     for version in range(8, 16):
         _bury(table, version)
-    table._storage.delete([NodeName(1, 16).key])
+    table._storage.delete([SegmentName(1, 16).key])
     with pytest.raises(CorruptTableError, match=r"v15\.metadata\.json is a tombstone, and the id node .* is missing"):
         _named(table, slept_at, [12], {})
 

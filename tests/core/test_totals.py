@@ -7,23 +7,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from datashard_testkit.foreign import foreign_commit
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit.core.manifest_merge import NOTHING_KNOWN, Known
+from datashard_core.commit.core.manifest_merge import EMPTY_CACHE, Known
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.state import manifests_of
-from datashard_core.commit.core.totals import FROM_NOTHING, gap, totals_of
+from datashard_core.commit.core.totals import FROM_NOTHING, missing_totals, totals_of
 from datashard_core.config import S3Config
-from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.effects.driver import run
 from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, ManifestEntry, ManifestFile
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.snapshot import TOTALS, Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
-from datashard_core.effects.driver import run
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.foreign import foreign_commit
 
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "tag", "type": "string"}])
 
@@ -165,18 +165,18 @@ LISTED = [_manifest(number) for number in (1, 2, 3)]
 def test_which_manifests_tell_what_is_missing(
     summaries: tuple[Mapping[str, str], ...], since: int, read: list[str]
 ) -> None:
-    found = gap(_table(*summaries), LISTED)
+    found = missing_totals(_table(*summaries), LISTED)
     assert found is not None
     assert (found.since, [manifest.manifest_path for manifest in found.manifests]) == (since, read)
     assert found.totals == {"total-files-size": 1000 if since > 0 else 0}
 
 
 def test_nothing_is_read_where_nothing_is_missing() -> None:
-    assert gap(_table(), []) is None
-    assert gap(_table(BARE, WHOLE), LISTED) is None
+    assert missing_totals(_table(), []) is None
+    assert missing_totals(_table(BARE, WHOLE), LISTED) is None
     sizes_alone = {"operation": "append", "total-files-size": "5"}
-    assert gap(_table(sizes_alone), LISTED) is None, "a list without delete files says that there are none"
-    assert gap(_table(sizes_alone), [*LISTED, _manifest(4, content=1)]) is not None
+    assert missing_totals(_table(sizes_alone), LISTED) is None, "a list without delete files says that there are none"
+    assert missing_totals(_table(sizes_alone), [*LISTED, _manifest(4, content=1)]) is not None
 
 
 def test_what_merging_copied_is_not_counted_twice() -> None:
@@ -184,7 +184,7 @@ def test_what_merging_copied_is_not_counted_twice() -> None:
     entries = (_entry(ADDED, 3, 7), _entry(EXISTING, 2, 50), _entry(EXISTING, 1, 900), _entry(DELETED, 3, 13))
     table, listed = _table(WHOLE, BARE, BARE), [_manifest(1), merged]
     assert totals_of(table, listed, Known({"m3": entries}))["total-files-size"] == 1000 + 7 + 50
-    assert "total-files-size" not in totals_of(table, listed, NOTHING_KNOWN)
+    assert "total-files-size" not in totals_of(table, listed, EMPTY_CACHE)
 
 
 def test_delete_files_are_counted_by_what_they_hold() -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datashard_testkit.fault_proxy import FaultProxy, Plan
+from datashard_testkit.s3_server import S3Server
 
 import datashard_core as ds
 from datashard_core.config import S3Config, TransportChoice
@@ -22,8 +24,6 @@ from datashard_core.errors import ConfigurationError, StorageError
 from datashard_core.storage import s3_client
 from datashard_core.storage.s3 import ONE_PUT, S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.fault_proxy import FaultProxy, Plan
-from datashard_testkit.s3_server import S3Server
 
 TRANSPORTS: tuple[TransportChoice, ...] = ("boto3", "obstore")
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}, {"id": 2, "name": "b", "type": "binary"}])

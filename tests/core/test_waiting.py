@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import get_args
 
 import pytest
+from datashard_testkit.fault_proxy import FaultProxy, Plan
+from datashard_testkit.s3_server import S3Server
 
 import datashard_core as ds
 from datashard_core.commit.append import group_append as group
@@ -21,8 +23,6 @@ from datashard_core.storage.base import ObjectInfo
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.fault_proxy import FaultProxy, Plan
-from datashard_testkit.s3_server import S3Server
 
 TRANSPORTS = [choice for choice in get_args(TransportChoice) if choice != "auto"]
 SCHEMA = ds.Schema(fields=[{"id": 1, "name": "n", "type": "long"}])

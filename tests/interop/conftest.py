@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from datashard_testkit.s3_server import S3Server
 from pyiceberg.catalog import Catalog, load_catalog
 
 from datashard_core.clock import SystemClock
@@ -15,7 +16,6 @@ from datashard_core.commit.append import deferred
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
 
 
 @pytest.fixture(scope="session")

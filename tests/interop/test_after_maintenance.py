@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.core.version_file import parse_version, version_key
+from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datashard_testkit.s3_server import S3Server
 
 from datashard_core.errors import CorruptTableError
 from datashard_core.storage.local import LocalStorage
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITER = Path(__file__).with_name("datashard_writer.py")

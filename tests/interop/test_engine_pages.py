@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datashard_testkit.s3_server import S3Server
+from datashard_testkit.tables import MAKERS, NUMBERS, Row, in_order, make_all, numbers, told
 from pyiceberg.catalog import load_catalog
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import LongType
@@ -27,8 +29,6 @@ from pyiceberg.types import LongType
 import datashard_core as ds
 from datashard_core.config import S3Config
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
-from datashard_testkit.tables import MAKERS, NUMBERS, Row, in_order, make_all, numbers, told
 
 HERE = Path(__file__).parent
 PAGES = HERE.parents[1] / "docs" / "engines"

@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from datashard_testkit.sampling import one_in
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.types import DecimalType, DoubleType, LongType, StringType
 
@@ -27,7 +28,6 @@ from datashard_core import col
 from datashard_core.format.expressions.expressions import Condition
 from datashard_core.storage.local import LocalStorage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.sampling import one_in
 
 OLD = [
     {"name": "n", "type": "long"},

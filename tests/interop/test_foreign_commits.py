@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datashard_testkit.s3_server import S3Server
 
 import datashard_core as ds
 from datashard_core.commit.core.version_file import HINT_KEY, parse_version, version_key
 from datashard_core.format.metadata.snapshot import TOTALS
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
 
 HERE = Path(__file__).parent
 ENGINES = ("sail", "clickhouse", "datashard")

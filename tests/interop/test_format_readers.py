@@ -31,7 +31,6 @@ from pyiceberg.expressions import (
 )
 from pyiceberg.table import StaticTable
 
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
@@ -43,12 +42,13 @@ from datashard_core.format.manifests.manifest import (
     encode_manifest,
     encode_manifest_list,
 )
-from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionSpec
-from datashard_core.format.rows.records import to_table
-from datashard_core.format.types.schema import Schema
 from datashard_core.format.metadata.snapshot import Snapshot, append_summary
 from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
+from datashard_core.format.parquet.parquet import encode_parquet
+from datashard_core.format.rows.records import to_table
+from datashard_core.format.types.schema import Schema
 
 UTC = dt.UTC
 PLACE = {

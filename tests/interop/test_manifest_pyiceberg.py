@@ -19,8 +19,6 @@ from pyiceberg.table import Table as ForeignTable
 from pyiceberg.table.metadata import TableMetadataV2
 
 from datashard_core import Schema
-from datashard_core.format.rows.columns import column_array
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
@@ -32,10 +30,12 @@ from datashard_core.format.manifests.manifest import (
     encode_manifest,
     encode_manifest_list,
 )
-from datashard_core.format.statistics.metrics import Metrics
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionSpec
 from datashard_core.format.metadata.snapshot import Snapshot, append_summary
 from datashard_core.format.metadata.table_metadata import new_table_metadata, parse_metadata
+from datashard_core.format.rows.columns import column_array
+from datashard_core.format.statistics.metrics import Metrics
 from datashard_core.format.types.types import NestedField, parse_type
 
 SCHEMA = Schema(fields=[{"id": 1, "name": "a", "type": "long"}, {"id": 2, "name": "b", "type": "double"}])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from datashard_testkit.s3_server import S3Server
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import NoSuchTableError
 
@@ -14,7 +15,6 @@ import datashard_core as ds
 from datashard_core.errors import ConfigurationError
 from datashard_core.pyiceberg import register
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
 
 SCHEMA = ds.Schema.from_arrow(pa.schema([("k", pa.int64())]))
 

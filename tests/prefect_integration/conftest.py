@@ -32,10 +32,10 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
 )
 
+from datashard_testkit.s3_server import S3Server  # noqa: E402
 from prefect.settings import PREFECT_API_URL  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
-from datashard_testkit.s3_server import S3Server  # noqa: E402
 from prefect_datashard import DataShardBlock  # noqa: E402
 
 WRONG = {

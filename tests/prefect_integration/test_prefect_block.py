@@ -9,6 +9,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from datashard_testkit.s3_server import S3Server
 from prefect import flow
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
@@ -21,7 +22,6 @@ from pydantic import ValidationError
 import prefect_datashard
 from datashard_core import InvalidRecordsError, LocalConfig, NoSuchTableError, S3Config, Schema, TableExistsError
 from datashard_core.errors import ConfigurationError, StorageError
-from datashard_testkit.s3_server import S3Server
 from prefect_datashard import DataShardBlock
 from prefect_datashard.credentials import SessionCredentials
 

@@ -15,19 +15,18 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-
-from datashard_core.commit.core import chain
-
-from datashard_core.commit.core import current_version as pointer
-from datashard_core.commit.core.recorded_ids import MAX_PROPERTY_BYTES
-from datashard_testkit.mutants_of_row_accounting import ACCOUNTING_TEETH
+from datashard_testkit.mutants import TEETH, Tooth
 from datashard_testkit.mutants_of_id_retention import FORGETFUL, MEMORY_TEETH
-from datashard_testkit.workloads import Mix, mix_for
+from datashard_testkit.mutants_of_row_accounting import ACCOUNTING_TEETH
+from datashard_testkit.mutants_of_staging import STAGED_MUTANTS
+from datashard_testkit.mutants_of_upkeep import UPKEEP_TEETH
 from datashard_testkit.scenario import run_seed
 from datashard_testkit.simulation import Faults
-from datashard_testkit.mutants_of_staging import STAGED_MUTANTS
-from datashard_testkit.mutants import TEETH, Tooth
-from datashard_testkit.mutants_of_upkeep import UPKEEP_TEETH
+from datashard_testkit.workloads import Mix, mix_for
+
+from datashard_core.commit.core import chain
+from datashard_core.commit.core import current_version as pointer
+from datashard_core.commit.core.recorded_ids import MAX_PROPERTY_BYTES
 
 SEEDS = int(os.environ.get("DATASHARD_SIMULATION_SEEDS", "100"))
 

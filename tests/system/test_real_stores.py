@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any, get_args
 
 import pytest
+from datashard_testkit.contract import CHECKS, Check
 
 import datashard_core as ds
 from datashard_core.clock import SYSTEM_CLOCK
@@ -18,7 +19,6 @@ from datashard_core.errors import StorageError
 from datashard_core.storage.probe import _prove
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.contract import CHECKS, Check
 
 pytestmark = [pytest.mark.system, pytest.mark.stores]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import datashard_core as ds
 from datashard_testkit.s3_server import S3Server
 from datashard_testkit.tables import in_order, make_all, told
+
+import datashard_core as ds
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "engines" / "spark.md"

@@ -22,13 +22,13 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
+from datashard_testkit.s3_server import S3Server
 from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core.config import S3Config
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.warehouse import Warehouse
-from datashard_testkit.s3_server import S3Server
 
 pytestmark = pytest.mark.system
 

@@ -14,29 +14,29 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from datashard_core.commit.staging.set_aside import MAX_BYTES, Aside
-from datashard_core.commit.staging.examine import Examined, Good, check_files, fit, opened, refusal
-from datashard_core.commit.append.file_age import young
-from datashard_core.commit.append_ids.lookback import ForgottenError, Named, lowest_told
-from datashard_core.commit.append.manifest_reads import learn
+from datashard_core.commit.append.file_age import ensure_recent
+from datashard_core.commit.append.manifest_reads import load_manifests
+from datashard_core.commit.append_ids.lookback import ForgottenError, RecordedOutcome, lowest_recorded
 from datashard_core.commit.append_ids.lookup import look_up
-from datashard_core.commit.core.recorded_ids import Record, Refusal
-from datashard_core.commit.staging.key import Judged, StagedName, judge
-from datashard_core.commit.core.state import Append, Seen, Target
 from datashard_core.commit.core.next_version import check_schema_still_fits
-from datashard_core.commit.core.version_file import VersionBody
+from datashard_core.commit.core.recorded_ids import Record, Refusal
+from datashard_core.commit.core.state import Append, TableState, Target
+from datashard_core.commit.core.version_file import VersionFile
+from datashard_core.commit.staging.examine import Examined, Good, check_files, fit, opened, refusal
+from datashard_core.commit.staging.key import Classified, StagedName, classify
+from datashard_core.commit.staging.set_aside import MAX_BYTES, Aside
+from datashard_core.effects.requests import Get, Request
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.rows.python_rows import Rows
-from datashard_core.effects.requests import Get, Request
-from datashard_core.effects.tasks import gather, outcomes_of, result_of
 
 log = logging.getLogger(__name__)
 
 MAX_APPENDS = 512
 
 
-class Load(Struct):
+class CommitBatch(Struct):
     """What one version is about to carry.
 
     Attributes:
@@ -69,17 +69,17 @@ def within_limits(names: Sequence[StagedName], size: int, count: int) -> list[St
     return chosen
 
 
-async def judge_listed(
-    target: Target, body: VersionBody, listed: Sequence[StagedName], own: Mapping[str, Append]
-) -> Judged:
+async def classify_listed(
+    target: Target, body: VersionFile, listed: Sequence[StagedName], own: Mapping[str, Append]
+) -> Classified:
     """Base rule and delete rule over a listing, reading what of the history they need."""
-    known, said = await said_of(target, body, listed)
-    return judge(known, said, body.version, frozenset(own), body.first)
+    known, said = await recorded_outcomes_of(target, body, listed)
+    return classify(known, said, body.version, frozenset(own), body.first)
 
 
-async def said_of(
-    target: Target, body: VersionBody, listed: Sequence[StagedName]
-) -> tuple[Sequence[StagedName], Mapping[str, Named]]:
+async def recorded_outcomes_of(
+    target: Target, body: VersionFile, listed: Sequence[StagedName]
+) -> tuple[Sequence[StagedName], Mapping[str, RecordedOutcome]]:
     """What the history says of the listed appends, each after its own base.
 
     Returns:
@@ -90,7 +90,7 @@ async def said_of(
     try:
         return below, (await _look_up(target, body, below))
     except (StorageError, CorruptTableError, ForgottenError) as error:
-        floor = lowest_told(body) - 1
+        floor = lowest_recorded(body) - 1
         if isinstance(error, ForgottenError):
             floor = min(floor, error.until - 1)
         told = [name for name in below if name.base >= floor]
@@ -104,28 +104,26 @@ async def said_of(
         return told, (await _look_up(target, body, told))
 
 
-async def _look_up(target: Target, body: VersionBody, names: Sequence[StagedName]) -> dict[str, Named]:
+async def _look_up(target: Target, body: VersionFile, names: Sequence[StagedName]) -> dict[str, RecordedOutcome]:
     if not names:
         return {}
-    return (
-        await look_up(
-            frozenset(name.id for name in names),
-            body,
-            above=min(name.base for name in names),
-            bodies={},
-            history=target.history,
-        )
+    return await look_up(
+        frozenset(name.id for name in names),
+        body,
+        above=min(name.base for name in names),
+        bodies={},
+        history=target.history,
     )
 
 
-async def take(
+async def add_staged(
     target: Target,
-    state: Seen,
+    state: TableState,
     chosen: Sequence[StagedName],
-    load: Load,
+    load: CommitBatch,
     others: Mapping[str, Sequence[StagedName]] | None = None,
     exists: int | None = None,
-) -> Seen:
+) -> TableState:
     """Read the staged bodies, and beside them what is not known of the live manifests.
 
     Args:
@@ -139,13 +137,13 @@ async def take(
     """
     others = others or {}
     against = state.body.version if exists is None else exists
-    outcomes, state = await gather(_outcomes([Get(name.key) for name in chosen]), learn(target, state))
+    outcomes, state = await gather(_outcomes([Get(name.key) for name in chosen]), load_manifests(target, state))
     examined = await _examine(target, state.body, chosen, outcomes, against)
     doubtful = [first for first in chosen if isinstance(examined[first], (Refusal, Aside))]
     more = [name for first in doubtful for name in others.get(first.id, ())]
     if more:
         outcomes = await outcomes_of([Get(name.key) for name in more])
-        examined.update((await _examine(target, state.body, more, outcomes, against)))
+        examined.update(await _examine(target, state.body, more, outcomes, against))
     load.aside.update({name: one for name, one in examined.items() if isinstance(one, Aside)})
     for first in chosen:
         tries = (first, *others.get(first.id, ()))
@@ -175,14 +173,16 @@ async def _outcomes(requests: Sequence[Request[Any]]) -> Sequence[Any]:
 
 
 async def _examine(
-    target: Target, body: VersionBody, names: Sequence[StagedName], outcomes: Sequence[Any], against: int
+    target: Target, body: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any], against: int
 ) -> dict[StagedName, Examined]:
     """What the bodies hold; files that they describe have to be as described, and old ones are copied."""
     examined = opened(target, body, names, outcomes)
     described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
     if described:
         files = [file for good in described.values() for file in good.files]
-        checked, named = await gather(check_files(described), young(target, body.table.location, files, against))
+        checked, named = await gather(
+            check_files(described), ensure_recent(target, body.table.location, files, against)
+        )
         outcome = iter(named)
         for name, good in described.items():
             mine = [next(outcome) for _ in good.files]
@@ -196,7 +196,7 @@ def _with_files(checked: Examined, outcomes: Sequence[DataFile | DataShardError]
     return replace(checked, files=tuple(result_of(outcome) for outcome in outcomes))
 
 
-def take_own(append: Append, body: VersionBody, target: Target, load: Load) -> None:
+def add_own(append: Append, body: VersionFile, target: Target, load: CommitBatch) -> None:
     """Take along an append of the committer itself.
 
     Raises:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from msgspec import Struct, field
 
-from datashard_core.commit.staging.set_aside import Aside, aside_by_name, eligible
-from datashard_core.commit.append.publish import commit
-from datashard_core.commit.append.group_append import LASTING
-from datashard_core.commit.append_ids.lookback import ForgottenError, Named
 from datashard_core.commit.append.combine import finish
+from datashard_core.commit.append.group_append import LASTING
+from datashard_core.commit.append.outcome import Result, conflict, refusal_of, unknown
+from datashard_core.commit.append.publish import commit
 from datashard_core.commit.append.queue import body_of, first_page
-from datashard_core.commit.append_ids.lookup import Remembered, look_up, recall
-from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.append_ids.lookback import ForgottenError, RecordedOutcome
+from datashard_core.commit.append_ids.lookup import LookupResult, look_up, look_up_since
 from datashard_core.commit.append_ids.segment import REFUSED_EARLIER
 from datashard_core.commit.core.current_version import find_current
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.core.state import Append, Committed, TableState, Target, newest, on_newest, require_live
 from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, decode_body, encode_body
 from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
-from datashard_core.commit.core.state import Append, Committed, Seen, Target, newest, on_newest, settle
-from datashard_core.commit.append.outcome import Result, conflict, refusal_of, unknown
+from datashard_core.commit.staging.set_aside import Aside, aside_by_name, eligible
+from datashard_core.effects.requests import Get, Instant, ListPage, Now, Put, Random, Sleep, Unique
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 from datashard_core.errors import (
     CommitStateUnknownError,
     CommitTimeoutError,
@@ -29,8 +30,6 @@ from datashard_core.errors import (
     StorageError,
 )
 from datashard_core.storage.base import ObjectInfo
-from datashard_core.effects.requests import Get, Instant, ListPage, Now, Put, Random, Sleep, Unique
-from datashard_core.effects.tasks import gather, outcomes_of, result_of
 
 ONE_IN = 128
 """One of so many deferred appends commits what is staged, so the backlog stays bounded.
@@ -58,7 +57,7 @@ class Deferred(Struct, frozen=True):
     commits: bool
 
 
-async def defer(item: Append, target: Target, seen: Seen) -> tuple[Deferred | Result, Seen]:
+async def defer(item: Append, target: Target, seen: TableState) -> tuple[Deferred | Result, TableState]:
     """Stage an append and return.
 
     Args:
@@ -78,8 +77,8 @@ async def defer(item: Append, target: Target, seen: Seen) -> tuple[Deferred | Re
     if item.base is None or item.digest:  # a caller's id
         above = -1 if item.base is None else item.base
 
-        def asked(newest: Seen) -> Coroutine[Any, Any, Remembered]:
-            return recall(frozenset({item.id}), newest.body, above=above, bodies={}, history=target.history)
+        def asked(newest: TableState) -> Coroutine[Any, Any, LookupResult]:
+            return look_up_since(frozenset({item.id}), newest.body, above=above, bodies={}, history=target.history)
 
         state, told = await on_newest(target, seen, asked)
         word = told.words.get(item.id)
@@ -110,7 +109,7 @@ async def defer(item: Append, target: Target, seen: Seen) -> tuple[Deferred | Re
     return Deferred(base, commits=int(nonce[:8], 16) % ONE_IN == 0), state
 
 
-async def commit_backlog(target: Target, seen: Seen, timeout: float) -> Seen:
+async def commit_backlog(target: Target, seen: TableState, timeout: float) -> TableState:
     """Commit what is staged, once: the duty of one deferred append in :data:`ONE_IN`.
 
     Whoever loses the race leaves it at that, for the winner carried the same appends. A table that
@@ -125,14 +124,14 @@ async def commit_backlog(target: Target, seen: Seen, timeout: float) -> Seen:
         StorageError: the store failed; what is staged stays staged.
     """
     found, page, now = await gather(find_current(target.root, seen.body), first_page(target.root), Now())
-    state = settle(found, seen, target)
+    state = require_live(found, seen, target)
     listed = eligible(target.root, state.body, parse_listed(page.infos))
     if len(listed) < MUCH and abs(now.wall_ms - state.body.table.last_updated_ms) < RECENT_MS:
         return state
     outcome = await commit(target, state, listed, {})
     if outcome.created is None:
         return state
-    return (await finish(target, outcome, now.monotonic + timeout))
+    return await finish(target, outcome, now.monotonic + timeout)
 
 
 class _Backlog(Struct):
@@ -150,14 +149,14 @@ class _Backlog(Struct):
 
     target: Target
     deadline: float
-    state: Seen | None
+    state: TableState | None
     left: set[StagedName] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     forgotten: set[StagedName] = field(default_factory=set)
     aside: dict[StagedName, Aside] = field(default_factory=dict)
 
 
-async def flush(target: Target, seen: Seen | None, timeout: float) -> Seen:
+async def flush(target: Target, seen: TableState | None, timeout: float) -> TableState:
     """Commit everything that is staged now; when it returns, all of it is in the table.
 
     Raises:
@@ -173,7 +172,9 @@ async def flush(target: Target, seen: Seen | None, timeout: float) -> Seen:
     return state
 
 
-async def flush_all(target: Target, seen: Seen | None, timeout: float) -> tuple[Seen, DataShardError | None]:
+async def flush_all(
+    target: Target, seen: TableState | None, timeout: float
+) -> tuple[TableState, DataShardError | None]:
     """Commit everything that is staged now, and tell of what is not in the table then.
 
     Returns:
@@ -192,7 +193,7 @@ async def flush_all(target: Target, seen: Seen | None, timeout: float) -> tuple[
         try:
             done = await _commit_left(backlog)
         except StorageError as error:
-            await _breathe(error, backlog)
+            await _back_off(error, backlog)
     assert backlog.state is not None
     return backlog.state, error_of(target, backlog.refused, backlog.forgotten, backlog.aside)
 
@@ -235,7 +236,7 @@ def _set_aside(backlog: _Backlog, found: Mapping[StagedName, Aside | None]) -> N
     backlog.left = (backlog.left or set()) - aside.keys()
 
 
-async def _strike_named_of_aside(backlog: _Backlog, state: Seen) -> None:
+async def _strike_named_of_aside(backlog: _Backlog, state: TableState) -> None:
     """Forget of what is set aside what a version names all the same, by another body of the same id."""
     names = set(backlog.aside)
     await _strike_named(backlog, names, state)
@@ -254,10 +255,10 @@ async def staged_objects() -> list[ObjectInfo]:
 
 async def staged_names() -> list[StagedName]:
     """Everything that is staged, every page."""
-    return parse_listed((await staged_objects()))
+    return parse_listed(await staged_objects())
 
 
-async def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -> None:
+async def _strike_named(backlog: _Backlog, left: set[StagedName], state: TableState) -> None:
     """Take out of ``left`` what a version after its base names or whose table is no more; note what is refused."""
     left -= {name for name in left if name.base < state.body.first}
     below = [name.base for name in left if name.base < state.body.version]
@@ -282,12 +283,12 @@ async def _strike_named(backlog: _Backlog, left: set[StagedName], state: Seen) -
             backlog.refused[name.id] = reason
 
 
-async def _words(target: Target, left: set[StagedName], state: Seen, above: int) -> dict[str, Named]:
+async def _words(target: Target, left: set[StagedName], state: TableState, above: int) -> dict[str, RecordedOutcome]:
     ids = frozenset(name.id for name in left)
-    return (await look_up(ids, state.body, above=above, bodies={}, history=target.history))
+    return await look_up(ids, state.body, above=above, bodies={}, history=target.history)
 
 
-async def _reason_of(state: Seen, name: StagedName) -> str:
+async def _reason_of(state: TableState, name: StagedName) -> str:
     """Why a version that only an id node tells of refused an append: what lies there may still show it."""
     outcomes = await outcomes_of((Get(name.key),))
     if not isinstance(outcomes[0], StorageError):
@@ -301,7 +302,7 @@ async def _reason_of(state: Seen, name: StagedName) -> str:
     return REFUSED_EARLIER
 
 
-async def _breathe(error: StorageError, backlog: _Backlog) -> None:
+async def _back_off(error: StorageError, backlog: _Backlog) -> None:
     fraction, now = await gather(Random(), Now())
     if now.monotonic > backlog.deadline or error.reason in LASTING:
         raise error

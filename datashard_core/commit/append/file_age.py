@@ -14,20 +14,20 @@ from msgspec.structs import replace
 
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.state import Append, Target
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.version_file import VersionFile, version_key
+from datashard_core.effects.requests import Get, Head, PutData, Unique
+from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, DataShardError
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.effects.requests import Get, Head, PutData, Unique
-from datashard_core.effects.tasks import outcomes_of, result_of
 
 SHORTEST_GRACE = 3600.0
 """Seconds that every orphan is left alone at least."""
-YOUNG = SHORTEST_GRACE / 2
+RECENT_SECONDS = SHORTEST_GRACE / 2
 """Seconds up to which a file is named as it is. The other half is for the commit."""
 
 
-async def young(
+async def ensure_recent(
     target: Target, location: str, files: Sequence[DataFile], against: int
 ) -> list[DataFile | DataShardError]:
     """Files as the next version may name them.
@@ -45,23 +45,25 @@ async def young(
     Raises:
         StorageError: the age of the version could not be learnt.
     """
-    newest, *infos = await outcomes_of([
-        Head(version_key(against)),
-        *(Head(key_of(file.file_path, location, target.root)) for file in files),
-    ])
+    newest, *infos = await outcomes_of(
+        [
+            Head(version_key(against)),
+            *(Head(key_of(file.file_path, location, target.root)) for file in files),
+        ]
+    )
     now = result_of(newest).last_modified
     named: list[DataFile | DataShardError] = []
     for file, info in zip(files, infos, strict=True):
         if isinstance(info, DataShardError):
             named.append(info)
-        elif now - info.last_modified < YOUNG:
+        elif now - info.last_modified < RECENT_SECONDS:
             named.append(file)
         else:
-            named.append((await _copied(target, location, file)))
+            named.append(await _copied(target, location, file))
     return named
 
 
-async def is_young(target: Target, location: str, file: DataFile, against: int) -> bool:
+async def is_recent(target: Target, location: str, file: DataFile, against: int) -> bool:
     """Whether a file is there, and may be named on top of a version as it is.
 
     Raises:
@@ -70,7 +72,7 @@ async def is_young(target: Target, location: str, file: DataFile, against: int) 
     newest, info = await outcomes_of((Head(version_key(against)), Head(key_of(file.file_path, location, target.root))))
     if isinstance(info, ObjectNotFoundError):
         return False
-    return bool(result_of(newest).last_modified - result_of(info).last_modified < YOUNG)
+    return bool(result_of(newest).last_modified - result_of(info).last_modified < RECENT_SECONDS)
 
 
 async def _copied(target: Target, location: str, file: DataFile) -> DataFile | DataShardError:
@@ -84,7 +86,7 @@ async def _copied(target: Target, location: str, file: DataFile) -> DataFile | D
     return replace(file, file_path=f"{location}/{key}")
 
 
-async def young_own(target: Target, body: VersionBody, own: Mapping[str, Append]) -> Mapping[str, Append]:
+async def ensure_own_recent(target: Target, body: VersionFile, own: Mapping[str, Append]) -> Mapping[str, Append]:
     """A committer's own appends, with files that the version after ``body`` may name.
 
     A file that was begun when ``body`` or a later version was known is younger than that version, and
@@ -98,7 +100,7 @@ async def young_own(target: Target, body: VersionBody, own: Mapping[str, Append]
     if not doubtful:
         return own
     files = [file for one in doubtful.values() for file in one.files]
-    named = iter((await young(target, body.table.location, files, body.version)))
+    named = iter(await ensure_recent(target, body.table.location, files, body.version))
     renewed = dict(own)
     for key, one in doubtful.items():
         mine: list[DataFile] = []

@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from datashard_core.commit.core.chain import BrokenChainError
-from datashard_core.commit.append_ids.lookback import Named
-from datashard_core.commit.append_ids.lookup import look_up
-from datashard_core.commit.core.recorded_ids import Refusal
-from datashard_core.commit.core.current_version import Found, find_current, move_hint, read_next
-from datashard_core.commit.staging.key import StagedName
-from datashard_core.commit.core.state import Append, Committed, Seen, Target, newest, read_version, settle
-from datashard_core.commit.core.vanished import VanishedTableError
 from datashard_core.commit.append.outcome import Result, conflict, refusal_of, unknown
-from datashard_core.commit.core.version_file import VersionBody
-from datashard_core.errors import CommitTimeoutError, CorruptTableError, DataShardError, StorageError, StorageReason
+from datashard_core.commit.append_ids.lookback import RecordedOutcome
+from datashard_core.commit.append_ids.lookup import look_up
+from datashard_core.commit.core.chain import BrokenChainError
+from datashard_core.commit.core.current_version import Found, find_current, move_hint, read_next
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.core.state import Append, Committed, TableState, Target, newest, read_version, require_live
+from datashard_core.commit.core.vanished import VanishedTableError
+from datashard_core.commit.core.version_file import VersionFile
+from datashard_core.commit.staging.key import StagedName
 from datashard_core.effects.requests import Instant, Now, Random, Sleep
 from datashard_core.effects.tasks import gather
+from datashard_core.errors import CommitTimeoutError, CorruptTableError, DataShardError, StorageError, StorageReason
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Group(Struct):
     said: bool = False
     cause: DataShardError | None = None
     vanished: bool = False
-    state: Seen | None = None
+    state: TableState | None = None
 
     @property
     def lowest_base(self) -> int:
@@ -60,7 +60,7 @@ class Group(Struct):
         return self.bases.get(item.id, -1 if item.base is None else item.base)
 
     @property
-    def known(self) -> Seen:
+    def known(self) -> TableState:
         """The newest version known; there is one as soon as the group has arrived."""
         assert self.state is not None
         return self.state
@@ -81,7 +81,7 @@ async def read_on(group: Group, *, whole: bool = True) -> bool:
     if found is None or found.newest.version == state.body.version:
         return False
     if found.newest.state == "table" or found.newest.uuid != group.target.uuid:
-        settle(found, state, group.target)  # the history of a table made again says nothing of ours, nor its end
+        require_live(found, state, group.target)  # the history of a table made again says nothing of ours, nor its end
     try:
         words = await look_up(
             frozenset(group.waiting),
@@ -92,14 +92,14 @@ async def read_on(group: Group, *, whole: bool = True) -> bool:
         )
     except CorruptTableError:
         # A purge may have taken the history of a dropped table, tombstones that of a version long past.
-        newer = await newest(group.target, settle(found, state, group.target))
+        newer = await newest(group.target, require_live(found, state, group.target))
         if newer.body.version == found.newest.version:
             raise
-        return (await read_on(group))
-    await finish_named(group, words, found, before=False)
+        return await read_on(group)
+    await finish_recorded(group, words, found, before=False)
     group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
     if group.waiting or found.newest.state == "table":
-        group.state = settle(found, state, group.target)
+        group.state = require_live(found, state, group.target)
     if not group.waiting and group.tried and found.newest.state == "table":
         # It may have been our own try that landed, with nobody to move the hint after it.
         await follow_with_hint(group, items, state.body.version)
@@ -130,7 +130,7 @@ def doubt(group: Group, items: Mapping[str, Append], error: VanishedTableError) 
             group.results[own] = unknown(group.target, item, group.base_of(item), error)
 
 
-async def finish_named(group: Group, words: Mapping[str, Named], found: Found, *, before: bool) -> None:
+async def finish_recorded(group: Group, words: Mapping[str, RecordedOutcome], found: Found, *, before: bool) -> None:
     """Appends that the history names are over: committed (by whomever), refused, or in conflict."""
     for own, word in words.items():
         item = group.waiting.get(own)
@@ -150,7 +150,7 @@ async def finish_named(group: Group, words: Mapping[str, Named], found: Found, *
 
 async def _snapshot_of(group: Group, version: int, found: Found) -> int | None:
     """The snapshot of a version that names an append: what is committed is so, also if this cannot be read now."""
-    body: VersionBody | None = found.bodies.get(version)
+    body: VersionFile | None = found.bodies.get(version)
     if body is None:
         try:
             body = await read_version(group.target.root, version)
@@ -160,7 +160,7 @@ async def _snapshot_of(group: Group, version: int, found: Found) -> int | None:
     return body.metadata.current_snapshot_id if body.metadata is not None else None
 
 
-def endure(group: Group, error: StorageError) -> None:
+def raise_if_permanent(group: Group, error: StorageError) -> None:
     """Once something was sent, a passing failure of the store is waited out; else it is the answer.
 
     A store that is overloaded is waited for in any case.
@@ -174,9 +174,9 @@ def endure(group: Group, error: StorageError) -> None:
         raise GaveUpError(error) from error
 
 
-async def breathe(group: Group, error: StorageError) -> None:
+async def back_off(group: Group, error: StorageError) -> None:
     """Wait out a failure; a store that says it is overloaded is left alone for longer each time."""
-    endure(group, error)
+    raise_if_permanent(group, error)
     fraction, now = await gather(Random(), Now())
     check_deadline(group, now)
     if error.reason == "throttled":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from datashard_core.commit.staging.set_aside import Aside
-from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
 from datashard_core.commit.core.state import Target
+from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
+from datashard_core.commit.staging.set_aside import Aside
 from datashard_core.errors import AppendRefusedError, AppendSetAsideError, CommitStateUnknownError, DataShardError
 from datashard_core.storage.base import ObjectInfo
 

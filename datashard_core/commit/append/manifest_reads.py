@@ -9,21 +9,21 @@ from msgspec.structs import replace
 
 from datashard_core.commit.core import manifest_merge as merge
 from datashard_core.commit.core.manifest_merge import Entries, Known
-from datashard_core.commit.core.paths import key_of
-from datashard_core.commit.core.row_accounting import Change, check_rows
-from datashard_core.commit.core.properties import settings_of
-from datashard_core.commit.core.state import Seen, Target, manifests_of
-from datashard_core.commit.core.totals import gap
 from datashard_core.commit.core.next_version import NewManifest, NextVersion
-from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
-from datashard_core.format.manifests.manifest import ManifestEntry, ManifestFile, decode_manifest
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.row_accounting import Change, check_rows
+from datashard_core.commit.core.state import TableState, Target, manifests_of
+from datashard_core.commit.core.totals import missing_totals
 from datashard_core.effects.requests import Get
 from datashard_core.effects.tasks import outcomes_of, result_of
+from datashard_core.errors import CorruptTableError, StorageError, UnsupportedTableError
+from datashard_core.format.manifests.manifest import ManifestEntry, ManifestFile, decode_manifest
 
 log = logging.getLogger(__name__)
 
 
-async def learn(target: Target, state: Seen) -> Seen:
+async def load_manifests(target: Target, state: TableState) -> TableState:
     """Read what is not known yet: the manifest list, the manifests that the next commit merges or leaves out,
     and those that tell the totals which another engine left out of its snapshot.
 
@@ -42,13 +42,13 @@ async def learn(target: Target, state: Seen) -> Seen:
     manifests = state.manifests or ()
     wanted = (*merge.sources(manifests, table, settings_of(table.properties)), *merge.empty(manifests))
     chosen = {one.manifest_path: one for one in wanted}
-    missing = gap(table, manifests)
+    missing = missing_totals(table, manifests)
     if missing is not None:
         chosen |= {one.manifest_path: one for one in missing.manifests}
-    return (await learn_entries(target, state, tuple(chosen.values())))
+    return await load_entries(target, state, tuple(chosen.values()))
 
 
-async def learn_entries(target: Target, state: Seen, manifests: Sequence[ManifestFile]) -> Seen:
+async def load_entries(target: Target, state: TableState, manifests: Sequence[ManifestFile]) -> TableState:
     """Read those manifests that are not known; what cannot be read is left out, and logged."""
     missing = [manifest for manifest in manifests if state.known.of(manifest) is None]
     if not missing:
@@ -65,8 +65,8 @@ async def learn_entries(target: Target, state: Seen, manifests: Sequence[Manifes
     return replace(state, known=Known({**state.known.entries, **learnt}))
 
 
-def merge_known(
-    target: Target, state: Seen, unique: str, snapshot_id: int
+def merge_loaded(
+    target: Target, state: TableState, unique: str, snapshot_id: int
 ) -> tuple[tuple[ManifestFile, ...], NewManifest | None]:
     """The live manifests as they go on, some of them merged where that is due and they are known.
 
@@ -99,7 +99,7 @@ def merge_known(
 
 
 def account_for(
-    target: Target, state: Seen, after: Sequence[ManifestFile], written: Sequence[NewManifest], change: Change
+    target: Target, state: TableState, after: Sequence[ManifestFile], written: Sequence[NewManifest], change: Change
 ) -> None:
     """Refuse a manifest list that loses or doubles rows: see :mod:`datashard_core.commit.core.row_accounting`.
 
@@ -120,7 +120,7 @@ def account_for(
     check_rows(where, state.manifests or (), after, entries, change)
 
 
-def known_after(known: Known, prepared: NextVersion, written: Sequence[NewManifest]) -> Known:
+def cache_after(known: Known, prepared: NextVersion, written: Sequence[NewManifest]) -> Known:
     """What is known of live manifests as soon as the next version is created."""
     table = prepared.body.table
     learnt = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datashard_core.commit.append_ids.lookback import ForgottenError, Named
+from datashard_core.commit.append_ids.lookback import ForgottenError, RecordedOutcome
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.state import Append, Committed, Target
 from datashard_core.commit.core.vanished import VanishedTableError
@@ -11,7 +11,7 @@ from datashard_core.errors import AppendIdConflictError, AppendRefusedError, Com
 Result = Committed | DataShardError
 
 
-def refusal_of(target: Target, item: Append, word: Named) -> AppendRefusedError:
+def refusal_of(target: Target, item: Append, word: RecordedOutcome) -> AppendRefusedError:
     """The failure that a committed version speaks of."""
     assert isinstance(word.record, Refusal)
     return AppendRefusedError(
@@ -20,7 +20,7 @@ def refusal_of(target: Target, item: Append, word: Named) -> AppendRefusedError:
     )
 
 
-def conflict(target: Target, item: Append, word: Named) -> AppendIdConflictError:
+def conflict(target: Target, item: Append, word: RecordedOutcome) -> AppendIdConflictError:
     """The same id with other rows: an error that shows both, never a silent skip."""
     return AppendIdConflictError(
         f"table {target.name}: append id {item.append_id!r} was committed in version {word.version} with other rows "

@@ -18,28 +18,38 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from datashard_core.commit.staging.set_aside import alive, eligible
-from datashard_core.commit.append.publish import Draft, Outcome, commit, create, draft_alone
-from datashard_core.commit.core.chain import BrokenChainError
+from datashard_core.commit.append.combine import finish
 from datashard_core.commit.append.group_append import (
     GaveUpError,
     Group,
-    breathe,
+    back_off,
     check_deadline,
     doubt,
-    finish_named,
+    finish_recorded,
     follow_with_hint,
     read_on,
 )
-from datashard_core.commit.append_ids.lookback import ForgottenError
-from datashard_core.commit.append.combine import finish
-from datashard_core.commit.append.queue import first_page, stage, turn_in_line
-from datashard_core.commit.append_ids.lookup import Remembered, recall
-from datashard_core.commit.core.current_version import Found, find_current
-from datashard_core.commit.staging.key import StagedName, parse_listed
-from datashard_core.commit.core.state import Append, Committed, Seen, Target, is_hot, newest, settle
-from datashard_core.commit.core.vanished import VanishedTableError
 from datashard_core.commit.append.outcome import Result, unknown
+from datashard_core.commit.append.publish import CommitOutcome, Draft, commit, create, draft_own
+from datashard_core.commit.append.queue import first_page, stage, wait_in_queue
+from datashard_core.commit.append_ids.lookback import ForgottenError
+from datashard_core.commit.append_ids.lookup import LookupResult, look_up_since
+from datashard_core.commit.core.chain import BrokenChainError
+from datashard_core.commit.core.current_version import Found, find_current
+from datashard_core.commit.core.state import (
+    Append,
+    Committed,
+    TableState,
+    Target,
+    is_recently_grouped,
+    newest,
+    require_live,
+)
+from datashard_core.commit.core.vanished import VanishedTableError
+from datashard_core.commit.staging.key import StagedName, parse_listed
+from datashard_core.commit.staging.set_aside import alive, eligible
+from datashard_core.effects.requests import Instant, Now, Sleep
+from datashard_core.effects.tasks import Task, gather, join, outcomes_of, start
 from datashard_core.errors import (
     ConfigurationError,
     CorruptTableError,
@@ -48,19 +58,17 @@ from datashard_core.errors import (
     StorageError,
 )
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.effects.requests import Instant, Now, Sleep
-from datashard_core.effects.tasks import Task, gather, join, outcomes_of, start
 
 log = logging.getLogger(__name__)
 
 BEFORE_FIRST_LISTING = 0.1  # seconds: others that arrive in this while are seen by one listing
-CROWD = 8  # appends that wait: a newcomer gets in line instead of racing them
+MAX_RACING = 8  # appends that wait: a newcomer gets in line instead of racing them
 CROWD_SECONDS = 60.0  # what was staged longer ago waits for nobody
 
 
 async def append(
-    appends: Sequence[Append], target: Target, seen: Seen | None, timeout: float
-) -> tuple[dict[str, Result], Seen | None]:
+    appends: Sequence[Append], target: Target, seen: TableState | None, timeout: float
+) -> tuple[dict[str, Result], TableState | None]:
     """Append rows: each append exactly once, or an error that says what is known of it.
 
     Args:
@@ -96,8 +104,8 @@ async def append(
     return group.results, seen if group.vanished else group.state
 
 
-async def _append(group: Group, seen: Seen | None, now: Instant) -> None:
-    hot = seen is not None and is_hot(seen.body, now.wall_ms)
+async def _append(group: Group, seen: TableState | None, now: Instant) -> None:
+    hot = seen is not None and is_recently_grouped(seen.body, now.wall_ms)
     draft: Task[Draft] | None = None
     sent = await start(_send_files(group))
     if seen is not None and hot and _based_by(group, seen.body.version):
@@ -105,11 +113,11 @@ async def _append(group: Group, seen: Seen | None, now: Instant) -> None:
         await _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
         await _all_sent(group, sent)
     else:
-        if seen is not None and not seen.contested:
+        if seen is not None and not seen.contended:
             # Most tables are quiet: the files are on their way while we look whether this one is.
-            draft = await start(draft_alone(group.target, seen, dict(group.waiting)))
+            draft = await start(draft_own(group.target, seen, dict(group.waiting)))
         expected, items = frozenset(group.waiting), dict(group.waiting)
-        listed = await with_beside(_arrived(group, seen), sent, *([draft] if draft is not None else []))
+        listed = await _arrived(group, seen)
         await _all_sent(group, sent)
         if not group.waiting:
             done = [group.results.get(own) for own in items]
@@ -119,18 +127,20 @@ async def _append(group: Group, seen: Seen | None, now: Instant) -> None:
             return
         root, body = group.target.root, group.known.body
         alone = seen is not None and body.version == seen.body.version and not eligible(root, body, listed)
-        group.state = replace(group.known, contested=not alone)
+        group.state = replace(group.known, contended=not alone)
         if not alone or frozenset(group.waiting) != expected:
-            draft = None  # its files stay, named by nothing
+            if draft is not None:
+                draft.cancel()  # its files stay, named by nothing
+            draft = None
         now = await Now()
-        crowded = len(alive(root, body, listed, now.wall_ms / 1000, CROWD_SECONDS)) > CROWD
-        if not (crowded or is_hot(group.known.body, now.wall_ms)):
+        crowded = len(alive(root, body, listed, now.wall_ms / 1000, CROWD_SECONDS)) > MAX_RACING
+        if not (crowded or is_recently_grouped(group.known.body, now.wall_ms)):
             await _try(group, listed, draft)
     if group.waiting:
         await stage(group)
         await Sleep(BEFORE_FIRST_LISTING)
     while group.waiting:
-        turn = await turn_in_line(group)
+        turn = await wait_in_queue(group)
         if turn is not None:
             await _try(group, turn)
 
@@ -149,7 +159,7 @@ async def _send_files(group: Group) -> dict[str, DataShardError]:
             elif isinstance(outcome, DataShardError):
                 failed[own] = outcome
         if overload is not None:
-            await breathe(group, overload)
+            await back_off(group, overload)
         unsent = again
     return failed
 
@@ -174,23 +184,23 @@ def _based_by(group: Group, version: int) -> bool:
     return all(item.base is not None and item.base <= version for item in group.waiting.values())
 
 
-async def _arrived(group: Group, seen: Seen | None) -> list[StagedName]:
+async def _arrived(group: Group, seen: TableState | None) -> list[StagedName]:
     """Arrive, however often the store says that it is overloaded."""
     while True:
         try:
-            return (await _arrive(group, seen))
+            return await _arrive(group, seen)
         except StorageError as error:
-            await breathe(group, error)
+            await back_off(group, error)
 
 
-async def _arrive(group: Group, seen: Seen | None) -> list[StagedName]:
+async def _arrive(group: Group, seen: TableState | None) -> list[StagedName]:
     """Read the newest version and the line, and look the callers' ids up, all beside each other."""
     found, page, words = await gather(
         find_current(group.target.root, seen.body if seen is not None else None),
         first_page(group.target.root),
         _words_early(group, seen),
     )
-    state = settle(found, seen, group.target)
+    state = require_live(found, seen, group.target)
     try:
         await _enter(group, state, found, seen if words is not None else None, words)
     except CorruptTableError:
@@ -198,35 +208,33 @@ async def _arrive(group: Group, seen: Seen | None) -> list[StagedName]:
         newer = await newest(group.target, state)
         if newer.body.version == state.body.version:
             raise
-        return (await _arrive(group, newer))
+        return await _arrive(group, newer)
     return parse_listed(page.infos)
 
 
-async def _words_early(group: Group, seen: Seen | None) -> Remembered | None:
+async def _words_early(group: Group, seen: TableState | None) -> LookupResult | None:
     """What is said of the ids up to the version last seen; None where that can only be asked of a newer one."""
     try:
-        return (await _words(group, seen, group.lowest_base))
+        return await _words(group, seen, group.lowest_base)
     except CorruptTableError:
         return None  # whoever slept may find its versions purged, or replaced by tombstones
 
 
-async def _words(group: Group, state: Seen | None, above: int, found: Found | None = None) -> Remembered:
+async def _words(group: Group, state: TableState | None, above: int, found: Found | None = None) -> LookupResult:
     """What versions above one say of the group's ids, up to one that is known."""
     if state is None:
-        return Remembered({}, 0)
-    return (
-        await recall(
-            frozenset(group.waiting),
-            state.body,
-            above=above,
-            bodies=found.bodies if found is not None else {},
-            history=group.target.history,
-        )
+        return LookupResult({}, 0)
+    return await look_up_since(
+        frozenset(group.waiting),
+        state.body,
+        above=above,
+        bodies=found.bodies if found is not None else {},
+        history=group.target.history,
     )
 
 
 async def _enter(
-    group: Group, state: Seen, found: Found, earlier: Seen | None = None, words: Remembered | None = None
+    group: Group, state: TableState, found: Found, earlier: TableState | None = None, words: LookupResult | None = None
 ) -> None:
     """Base of every append: the newest version known, once the ids are known to be unnamed up to it.
 
@@ -249,7 +257,7 @@ async def _enter(
     above = group.lowest_base if earlier is None else max(group.lowest_base, earlier.body.version)
     later = await _words(group, state, above, found)
     told = later if words is None else _joined(words, later, above)
-    await finish_named(group, told.words, found, before=True)
+    await finish_recorded(group, told.words, found, before=True)
     for own, item in list(group.waiting.items()):
         if item.base is not None and item.base >= 0 and item.digest and item.base < told.since - 1:
             # A caller's second try, so late that nobody remembers the first one.
@@ -258,13 +266,13 @@ async def _enter(
     group.bases = dict.fromkeys(group.waiting, version)
 
 
-def _joined(earlier: Remembered, later: Remembered, above: int) -> Remembered:
+def _joined(earlier: LookupResult, later: LookupResult, above: int) -> LookupResult:
     """Two look-ups as one, of which the later one began after version ``above``, where the earlier one ended.
 
     Only where the later one did not reach back to there is anything between them forgotten.
     """
     since = later.since if later.since > above + 1 else earlier.since
-    return Remembered({**earlier.words, **later.words}, since)
+    return LookupResult({**earlier.words, **later.words}, since)
 
 
 async def _try(group: Group, listed: Sequence[StagedName], draft: Task[Draft] | None = None) -> None:
@@ -296,19 +304,19 @@ async def _after_failure(group: Group, error: StorageError | CorruptTableError) 
         error = failed
     if isinstance(error, CorruptTableError):
         raise error
-    await breathe(group, error)
+    await back_off(group, error)
 
 
-async def _by_draft(group: Group, draft: Task[Draft]) -> Outcome | None:
+async def _by_draft(group: Group, draft: Task[Draft]) -> CommitOutcome | None:
     """Create the version that was drafted; None if its files could not be written."""
     await join(draft)
     if isinstance(draft.outcome, Draft):
-        return (await create(group.target, draft.outcome, ()))
+        return await create(group.target, draft.outcome, ())
     log.info("table %s: its files are written again: %s", group.target.name, draft.outcome)
     return None
 
 
-async def _finish(group: Group, outcome: Outcome, created: Seen) -> None:
+async def _finish(group: Group, outcome: CommitOutcome, created: TableState) -> None:
     """The appends are committed; do what is left to do, by which it is seen whether there still is a table."""
     items = dict(group.waiting)
     _all_committed(group, created)
@@ -320,7 +328,7 @@ async def _finish(group: Group, outcome: Outcome, created: Seen) -> None:
         group.results |= dict.fromkeys(items, error)
 
 
-def _all_committed(group: Group, created: Seen) -> None:
+def _all_committed(group: Group, created: TableState) -> None:
     snapshot_id = created.body.table.current_snapshot_id
     for own in group.waiting:
         group.results[own] = Committed(created.body.version, snapshot_id, already_appended=False)

@@ -14,18 +14,12 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from datashard_core.commit.staging.set_aside import Aside, alive, eligible, worth_a_look
-from datashard_core.commit.append.batch import Load, judge_listed, size_of, take, take_own, within_limits
-from datashard_core.commit.append.file_age import young_own
-from datashard_core.commit.append.manifest_reads import account_for, known_after, learn, merge_known
-from datashard_core.commit.core.manifest_merge import Known
+from datashard_core.commit.append.batch import CommitBatch, add_own, add_staged, classify_listed, size_of, within_limits
+from datashard_core.commit.append.file_age import ensure_own_recent
+from datashard_core.commit.append.manifest_reads import account_for, cache_after, load_manifests, merge_loaded
 from datashard_core.commit.append_ids.segment_store import upkeep
 from datashard_core.commit.core.current_version import Hint, move_hint, read_hint
-from datashard_core.commit.core.row_accounting import Change
-from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
-from datashard_core.commit.core.state import Append, Seen, Target
-from datashard_core.commit.versions.metadata_expiry import Sweep, bury, due, look, noted
-from datashard_core.commit.core.totals import totals_of
+from datashard_core.commit.core.manifest_merge import Known
 from datashard_core.commit.core.next_version import (
     NewManifest,
     NewSnapshot,
@@ -35,20 +29,26 @@ from datashard_core.commit.core.next_version import (
     next_version,
     with_next,
 )
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.row_accounting import Change
+from datashard_core.commit.core.state import Append, TableState, Target
+from datashard_core.commit.core.totals import totals_of
+from datashard_core.commit.core.version_file import VersionFile, version_key
+from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
+from datashard_core.commit.staging.set_aside import Aside, alive, eligible, worth_a_look
+from datashard_core.commit.versions.metadata_expiry import ExpiryPlan, due, look, with_watermark, write_tombstones
+from datashard_core.effects.requests import Delete, ListPage, Now, Put, PutData, PutIfAbsent, Request, Unique
+from datashard_core.effects.tasks import Task, gather, join, outcomes_of, result_of, start
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.rows.python_rows import joined_rows
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
-from datashard_core.effects.requests import Delete, ListPage, Now, Put, PutData, PutIfAbsent, Request, Unique
-from datashard_core.effects.tasks import Task, gather, join, outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
 MERGES = 4
 """Files that a commit writes if it merges manifests: data file, two manifests, manifest list."""
 
-Chores = Task[Hint | None]
+PostCommit = Task[Hint | None]
 """What follows a commit and can fail without harm: the hint, spent objects, id nodes."""
 
 
@@ -61,12 +61,12 @@ class Following(Struct, frozen=True):
         known: entries of the manifests that it merges.
     """
 
-    load: Load
-    spent: tuple[StagedName, ...]
+    load: CommitBatch
+    reclaimable: tuple[StagedName, ...]
     known: Known
 
 
-class Outcome(Struct, frozen=True):
+class CommitOutcome(Struct, frozen=True):
     """How a try to create a version ended.
 
     Attributes:
@@ -78,10 +78,10 @@ class Outcome(Struct, frozen=True):
         aside: staged objects that were read and set aside, and why.
     """
 
-    created: Seen | None = None
+    created: TableState | None = None
     cause: DataShardError | None = None
     nothing: bool = False
-    chores: Chores | None = None
+    post_commit: PostCommit | None = None
     following: Following | None = None
     aside: Mapping[StagedName, Aside] = {}
 
@@ -101,18 +101,18 @@ class Draft(Struct, frozen=True):
         swept: what is to be cleared away of old versions.
     """
 
-    parent: VersionBody
+    parent: VersionFile
     prepared: NextVersion
-    created: Seen
+    created: TableState
     carried: frozenset[StagedName]
-    chores: Chores | None
+    post_commit: PostCommit | None
     hint: Task[Hint | None] | None
     beside: tuple[Task[Any], ...]
     following: Task[Following | None] | None
-    swept: Sweep | None
+    expiry: ExpiryPlan | None
 
 
-class _Line(Struct):
+class _Waiting(Struct):
     """Who waits while a version is on its way."""
 
     waiting: list[StagedName] = field(default_factory=list)
@@ -120,13 +120,13 @@ class _Line(Struct):
 
 async def commit(
     target: Target,
-    state: Seen,
+    state: TableState,
     listed: Sequence[StagedName],
     own: Mapping[str, Append],
     staged: Sequence[StagedName] = (),
     *,
     leads: bool = False,
-) -> Outcome:
+) -> CommitOutcome:
     """Try once to create the version after ``state``.
 
     Args:
@@ -140,34 +140,34 @@ async def commit(
     own_id = next(iter(own), None)
     root, body = target.root, state.body
     looked = eligible(root, body, listed) if own_id is None else worth_a_look(root, body, listed, own_id)
-    judged = await judge_listed(target, body, looked, own)
+    judged = await classify_listed(target, body, looked, own)
     chosen = within_limits(judged.allowed, sum(size_of(append) for append in own.values()), len(own))
-    load = Load()
+    load = CommitBatch()
     state, own = await gather(
-        take(target, state, chosen, load, judged.others), young_own(target, state.body, own)
+        add_staged(target, state, chosen, load, judged.others), ensure_own_recent(target, state.body, own)
     )
     for append in own.values():
-        take_own(append, state.body, target, load)
+        add_own(append, state.body, target, load)
     if not load.names:
-        await _clean(judged.spent)
-        return Outcome(nothing=True, aside=load.aside)
-    company = leads and any(name.kind == "w" and name.id not in own for name in looked)
-    spent = (*judged.spent, *staged)
-    outcome = await carry(target, state, load, spent, own_id, company=company, leads=leads)
+        await _clean(judged.reclaimable)
+        return CommitOutcome(nothing=True, aside=load.aside)
+    has_waiters = leads and any(name.kind == "w" and name.id not in own for name in looked)
+    reclaimable = (*judged.reclaimable, *staged)
+    outcome = await write_and_publish(target, state, load, reclaimable, own_id, has_waiters=has_waiters, leads=leads)
     return replace(outcome, aside=load.aside)
 
 
-async def carry(
+async def write_and_publish(
     target: Target,
-    state: Seen,
-    load: Load,
-    spent: Sequence[StagedName],
+    state: TableState,
+    load: CommitBatch,
+    reclaimable: Sequence[StagedName],
     own_id: str | None = None,
     *,
-    company: bool = False,
+    has_waiters: bool = False,
     leads: bool = False,
-    chores: Chores | None = None,
-) -> Outcome:
+    post_commit: PostCommit | None = None,
+) -> CommitOutcome:
     """Write the files of the version after ``state`` and create it.
 
     Args:
@@ -180,11 +180,11 @@ async def carry(
         leads: and read their rows, to go on with them.
         chores: what is left to do of the commit before.
     """
-    draft = await _write(target, state, load, own_id, company=company, leads=leads, chores=chores)
-    return (await create(target, draft, spent))
+    draft = await _write(target, state, load, own_id, has_waiters=has_waiters, leads=leads, post_commit=post_commit)
+    return await create(target, draft, reclaimable)
 
 
-async def draft_alone(target: Target, state: Seen, own: Mapping[str, Append]) -> Draft:
+async def draft_own(target: Target, state: TableState, own: Mapping[str, Append]) -> Draft:
     """Write the files of the version after ``state`` for own appends alone, before anything was looked at.
 
     Args:
@@ -193,45 +193,44 @@ async def draft_alone(target: Target, state: Seen, own: Mapping[str, Append]) ->
         own: digest of append id -> the appends. Whoever creates the version has to know by then that
             they are unnamed up to ``state``.
     """
-    load = Load()
-    state, young = await gather(learn(target, state), young_own(target, state.body, own))
-    for append in young.values():
-        take_own(append, state.body, target, load)
-    return (await _write(target, state, load, next(iter(own)), company=False, leads=False, chores=None))
+    load = CommitBatch()
+    state, ensure_recent = await gather(load_manifests(target, state), ensure_own_recent(target, state.body, own))
+    for append in ensure_recent.values():
+        add_own(append, state.body, target, load)
+    return await _write(target, state, load, next(iter(own)), has_waiters=False, leads=False, post_commit=None)
 
 
 async def _write(
     target: Target,
-    state: Seen,
-    load: Load,
+    state: TableState,
+    load: CommitBatch,
     own_id: str | None,
     *,
-    company: bool,
+    has_waiters: bool,
     leads: bool,
-    chores: Chores | None,
+    post_commit: PostCommit | None,
 ) -> Draft:
     """Write the files of the version after ``state``; the arguments are those of :func:`carry`."""
     prepared, puts, known = await _prepare(target, state, load, own_id)
-    line = _Line()
-    created = Seen(prepared.body, prepared.manifests, state.hint, known, state.contested)
-    following = await start(_follow(target, state, created, load, line, leads)) if company else None
-    hint = await start(read_hint()) if chores is None and _is_behind(state) else None
+    line = _Waiting()
+    created = TableState(prepared.body, prepared.manifests, state.hint, known, state.contended)
+    following = await start(_follow(target, state, created, load, line, leads)) if has_waiters else None
+    hint = await start(read_hint()) if post_commit is None and _is_behind(state) else None
     old = due(state.body) if len(puts) < MERGES else None  # a merge is enough for one commit
     sweep = await start(look(target, state.body, old)) if old is not None else None
-    beside = tuple(one for one in (chores, following, hint) if one is not None)
-    for outcome in (await joined(puts, *beside, *([sweep] if sweep is not None else []))):
-        result_of(outcome)
-    swept = await _swept(target, sweep)
-    if swept is not None:
-        prepared = noted(prepared, swept)
+    beside = tuple(one for one in (post_commit, following, hint) if one is not None)
+    await gather(*puts)
+    expiry = await _expiry(target, sweep)
+    if expiry is not None:
+        prepared = with_watermark(prepared, expiry)
     if line.waiting:
         turn = prepared.commit_id if leads else line.waiting[0].id
         prepared = with_next(prepared, turn, len(line.waiting))
     goes_on = following if line.waiting and leads else None
-    return Draft(state.body, prepared, created, frozenset(load.carried), chores, hint, beside, goes_on, swept)
+    return Draft(state.body, prepared, created, frozenset(load.carried), post_commit, hint, beside, goes_on, expiry)
 
 
-async def create(target: Target, draft: Draft, spent: Sequence[StagedName]) -> Outcome:
+async def create(target: Target, draft: Draft, reclaimable: Sequence[StagedName]) -> CommitOutcome:
     """The conditional put of a version whose files are written.
 
     Args:
@@ -240,22 +239,24 @@ async def create(target: Target, draft: Draft, spent: Sequence[StagedName]) -> O
         spent: staged objects that a version up to its parent names.
     """
     prepared = draft.prepared
-    outcomes = await joined((PutIfAbsent(version_key(prepared.version), prepared.data),), *draft.beside)
+    outcomes = await outcomes_of((PutIfAbsent(version_key(prepared.version), prepared.data),))
     if isinstance(outcomes[0], (PreconditionFailedError, OutcomeUnknownError)):
-        return Outcome(cause=outcomes[0])
+        return CommitOutcome(cause=outcomes[0])
     result_of(outcomes[0])
     await join(*draft.beside)
-    hint = _newest_hint(draft.created.hint, draft.chores, draft.hint)
+    hint = _newest_hint(draft.created.hint, draft.post_commit, draft.hint)
     created = replace(draft.created, body=prepared.body, hint=hint)
-    return Outcome(
+    return CommitOutcome(
         created=created,
-        chores=await start(_chores(target, draft.parent, created, {*spent, *draft.carried}, draft.swept)),
+        post_commit=await start(
+            _post_commit(target, draft.parent, created, {*reclaimable, *draft.carried}, draft.expiry)
+        ),
         following=_usable(draft.following),
     )
 
 
 async def _prepare(
-    target: Target, state: Seen, load: Load, own_id: str | None
+    target: Target, state: TableState, load: CommitBatch, own_id: str | None
 ) -> tuple[NextVersion, list[Request[Any]], Known]:
     """Data file, manifests and manifest list under fresh names, to be written side by side."""
     now, for_data, for_manifest, for_merged, for_list, for_commit = await gather(
@@ -273,7 +274,7 @@ async def _prepare(
     written: list[NewManifest] = []
     if files:
         added = new_manifest(for_manifest, table, files, table.schema)
-        live, merged = merge_known(target, state, for_merged, added.snapshot_id)
+        live, merged = merge_loaded(target, state, for_merged, added.snapshot_id)
         snapshot = append_snapshot(table, live, totals_of(table, state.manifests or (), state.known), added)
         written = [added] if merged is None else [added, merged]
         given = sum(rows.num_rows for rows in load.tables) + sum(file.record_count for file in load.files)
@@ -291,27 +292,27 @@ async def _prepare(
     else:
         puts += [Put(manifest.key, manifest.data) for manifest in written]
         puts.append(Put(prepared.manifest_list_key, prepared.manifest_list))
-    return prepared, puts, known_after(state.known, prepared, written)
+    return prepared, puts, cache_after(state.known, prepared, written)
 
 
 async def _follow(
-    target: Target, state: Seen, created: Seen, load: Load, line: _Line, leads: bool
+    target: Target, state: TableState, created: TableState, load: CommitBatch, line: _Waiting, leads: bool
 ) -> Following | None:
     """List who has staged since; judge them by the history and by what is about to be committed."""
-    listed = parse_listed((await ListPage(PREFIX)))
+    listed = parse_listed(await ListPage(PREFIX))
     root, others = target.root, [name for name in listed if name.id not in load.names]
     line.waiting = [name for name in alive(root, state.body, others) if not _tells(state.body, name)]
     if not (leads and line.waiting):
         return None
     looked = worth_a_look(root, state.body, others, next(iter(load.names)))
-    judged = await judge_listed(target, state.body, looked, {})
-    theirs = Load()
+    judged = await classify_listed(target, state.body, looked, {})
+    theirs = CommitBatch()
     chosen = within_limits(judged.allowed, 0, 0)
-    state = await take(target, created, chosen, theirs, judged.others, exists=state.body.version)
-    return Following(theirs, judged.spent, state.known) if theirs.names else None
+    state = await add_staged(target, created, chosen, theirs, judged.others, exists=state.body.version)
+    return Following(theirs, judged.reclaimable, state.known) if theirs.names else None
 
 
-def _tells(body: VersionBody, name: StagedName) -> bool:
+def _tells(body: VersionFile, name: StagedName) -> bool:
     """Whether a body itself says that a version after its base names an append."""
     told = body.names.names if body.names is not None else {}
     return any(version > name.base and name.id in names for version, names in told.items())
@@ -326,7 +327,7 @@ def _usable(following: Task[Following | None] | None) -> Following | None:
     return outcome
 
 
-async def _swept(target: Target, sweep: Task[Sweep] | None) -> Sweep | None:
+async def _expiry(target: Target, sweep: Task[ExpiryPlan] | None) -> ExpiryPlan | None:
     """What the look at old versions has found; a failure of it is no failure of the commit."""
     if sweep is None:
         return None
@@ -337,27 +338,27 @@ async def _swept(target: Target, sweep: Task[Sweep] | None) -> Sweep | None:
     return sweep.outcome
 
 
-def _is_behind(state: Seen) -> bool:
+def _is_behind(state: TableState) -> bool:
     """Whether others have surely moved the hint since we saw it."""
     return state.hint is None or state.hint.number != state.body.version
 
 
-def _newest_hint(before: Hint | None, chores: Chores | None, read: Task[Hint | None] | None) -> Hint | None:
-    for beside in (chores, read):
+def _newest_hint(before: Hint | None, post_commit: PostCommit | None, read: Task[Hint | None] | None) -> Hint | None:
+    for beside in (post_commit, read):
         if beside is not None and isinstance(beside.outcome, Hint):
             return beside.outcome
     return before
 
 
-async def _chores(
-    target: Target, parent: VersionBody, created: Seen, named: set[StagedName], swept: Sweep | None
+async def _post_commit(
+    target: Target, parent: VersionFile, created: TableState, named: set[StagedName], expiry: ExpiryPlan | None
 ) -> Hint | None:
     version = created.body.version
     hint, *_ = await gather(
         move_hint(version, created.hint, target.root, own=created.body),
         _clean(tuple(sorted(named))),
         upkeep(version, parent, target.history),
-        *([bury(target, swept, created.body)] if swept is not None else []),
+        *([write_tombstones(target, expiry, created.body)] if expiry is not None else []),
     )
     moved: Hint | None = hint
     return moved

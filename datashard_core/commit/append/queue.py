@@ -7,18 +7,26 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from datashard_core.commit.staging.set_aside import Aside, alive, may_count
-from datashard_core.commit.staging.examine import opened
-from datashard_core.commit.append.batch import MAX_APPENDS, said_of
-from datashard_core.commit.append.group_append import LASTING, Group, breathe, check_deadline, endure, read_on, say
+from datashard_core.commit.append.batch import MAX_APPENDS, recorded_outcomes_of
+from datashard_core.commit.append.group_append import (
+    LASTING,
+    Group,
+    back_off,
+    check_deadline,
+    raise_if_permanent,
+    read_on,
+    say,
+)
 from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.core.state import Append, TableState
 from datashard_core.commit.staging.body import StagedBody, encode_body
+from datashard_core.commit.staging.examine import opened
 from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
-from datashard_core.commit.core.state import Append, Seen
-from datashard_core.errors import StorageError
-from datashard_core.storage.base import ObjectInfo
+from datashard_core.commit.staging.set_aside import Aside, alive, may_count
 from datashard_core.effects.requests import Get, Instant, ListPage, Now, Put, Random, Sleep, Unique
 from datashard_core.effects.tasks import outcomes_of
+from datashard_core.errors import StorageError
+from datashard_core.storage.base import ObjectInfo
 
 SHORTEST_LOOK = 0.1  # seconds between two looks for the next version
 WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
@@ -48,10 +56,10 @@ async def stage(group: Group) -> None:
             group.staged[own] = name
     for outcome in outcomes:
         if isinstance(outcome, StorageError):
-            endure(group, outcome)
+            raise_if_permanent(group, outcome)
 
 
-def body_of(item: Append, state: Seen) -> StagedBody:
+def body_of(item: Append, state: TableState) -> StagedBody:
     """What is staged of an append."""
     return StagedBody(
         table=state.body.table.table_uuid,
@@ -63,7 +71,7 @@ def body_of(item: Append, state: Seen) -> StagedBody:
     )
 
 
-async def turn_in_line(group: Group) -> list[StagedName] | None:
+async def wait_in_queue(group: Group) -> list[StagedName] | None:
     """One stay in line: wait to be carried, or list, find one's place, and wait.
 
     Returns:
@@ -73,7 +81,7 @@ async def turn_in_line(group: Group) -> list[StagedName] | None:
     turn = newest.next
     if turn and turn not in group.waiting and group.unlisted < LIST_AFTER:
         group.unlisted += 1
-        if (await _watch(group, newest.line, PATIENCE)):
+        if await _watch(group, newest.line, PATIENCE):
             return None
     group.unlisted = 0
     try:
@@ -87,14 +95,14 @@ async def turn_in_line(group: Group) -> list[StagedName] | None:
             return None
         rank = 0 if turn in group.waiting else (await _rank(group, listed))
     except StorageError as error:
-        await breathe(group, error)
+        await back_off(group, error)
         return None
     patience = PATIENCE * math.log2(1 + rank)
     if rank > SAMPLE and not group.throttled:
         # So many that are alive would have committed by now: see whether the first of them can.
-        if (await _watch(group, rank, PATIENCE)):
+        if await _watch(group, rank, PATIENCE):
             return None
-        if (await _none_can_commit(group, listed)):
+        if await _none_can_commit(group, listed):
             return listed
         patience -= PATIENCE
     waited = rank > 0 and (await _watch(group, rank, patience))
@@ -153,7 +161,7 @@ async def _stage_again(group: Group, listed: Sequence[StagedName]) -> None:
 
 async def _rank(group: Group, listed: Sequence[StagedName]) -> int:
     """How many wait before the first of ours."""
-    return len((await _before(group, listed)))
+    return len(await _before(group, listed))
 
 
 async def _none_can_commit(group: Group, listed: Sequence[StagedName]) -> bool:
@@ -172,7 +180,7 @@ async def _before(group: Group, listed: Sequence[StagedName]) -> list[StagedName
     mine = min(group.staged[own] for own in group.waiting)
     waiting = alive(group.target.root, group.known.body, listed)
     before = [name for name in waiting if name < mine and name.id not in group.waiting]
-    known, words = await said_of(group.target, group.known.body, before)
+    known, words = await recorded_outcomes_of(group.target, group.known.body, before)
     return [name for name in known if not (name.id in words and words[name.id].version > name.base)]
 
 
@@ -188,11 +196,11 @@ async def _watch(group: Group, line: int, patience: float) -> bool:
         pause = max(SHORTEST_LOOK, line / WRITERS_PER_SECOND, group.throttled)
         await Sleep(pause * (0.75 + 0.5 * fraction))
         try:
-            if (await _look(group)):
+            if await _look(group):
                 return True
             group.throttled *= EASED
         except StorageError as error:
-            await breathe(group, error)
+            await back_off(group, error)
         now: Instant = await Now()
         check_deadline(group, now)
         say(group, now, f"{line} in line before them; ")

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from datashard_core.commit.staging.set_aside import Aside, eligible
 from datashard_core.commit.append.deferred import staged_names
-from datashard_core.commit.staging.examine import Good, check_files, opened
-from datashard_core.commit.append_ids.lookback import ForgottenError, Named
+from datashard_core.commit.append_ids.lookback import ForgottenError, RecordedOutcome
 from datashard_core.commit.append_ids.lookup import look_up
 from datashard_core.commit.core.recorded_ids import Refusal
-from datashard_core.commit.staging.key import StagedName, judge
-from datashard_core.commit.core.state import Seen, Target, newest
+from datashard_core.commit.core.state import TableState, Target, newest
+from datashard_core.commit.staging.examine import Good, check_files, opened
+from datashard_core.commit.staging.key import StagedName, classify
+from datashard_core.commit.staging.set_aside import Aside, eligible
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.rows.python_rows import arrow_of
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.effects.requests import Get
-from datashard_core.effects.tasks import outcomes_of, result_of, start
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,12 +46,12 @@ class WithStaged(Struct, frozen=True):
         files: finished data files that staged appends describe, likewise.
     """
 
-    seen: Seen
+    seen: TableState
     rows: tuple[pa.Table, ...]
     files: tuple[DataFile, ...]
 
 
-async def read_with_staged(target: Target, seen: Seen | None) -> WithStaged:
+async def read_with_staged(target: Target, seen: TableState | None) -> WithStaged:
     """Read the newest version and the staged appends that it does not hold.
 
     Raises:
@@ -66,7 +66,7 @@ async def read_with_staged(target: Target, seen: Seen | None) -> WithStaged:
             # A body that cannot be shown gives way to another of the same id.
             wanted = [name for name in names if bodies.get(name, name) is not None]
             try:
-                left = await _unnamed(target, seen, wanted)
+                left = await _unrecorded(target, seen, wanted)
             except CorruptTableError:
                 newer = await newest(target, seen)
                 if newer.body.version == seen.body.version:
@@ -88,7 +88,7 @@ async def read_with_staged(target: Target, seen: Seen | None) -> WithStaged:
     )
 
 
-async def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> tuple[StagedName, ...]:
+async def _unrecorded(target: Target, seen: TableState, names: Sequence[StagedName]) -> tuple[StagedName, ...]:
     """One name for each id that no version after its base names."""
     below = eligible(target.root, seen.body, names)
     if not below:
@@ -100,17 +100,17 @@ async def _unnamed(target: Target, seen: Seen, names: Sequence[StagedName]) -> t
         log.warning("table %s: staged appends of before version %d are not shown: %s", target.name, error.until, error)
         below = [name for name in below if name.base >= error.until - 1]
         said = await _said(target, seen, below)
-    return judge(below, said, seen.body.version, frozenset(), seen.body.first).allowed
+    return classify(below, said, seen.body.version, frozenset(), seen.body.first).allowed
 
 
-async def _said(target: Target, seen: Seen, names: Sequence[StagedName]) -> dict[str, Named]:
+async def _said(target: Target, seen: TableState, names: Sequence[StagedName]) -> dict[str, RecordedOutcome]:
     above = min((name.base for name in names), default=seen.body.version)
     ids = frozenset(name.id for name in names)
-    return (await look_up(ids, seen.body, above=above, bodies={}, history=target.history))
+    return await look_up(ids, seen.body, above=above, bodies={}, history=target.history)
 
 
 async def _read(
-    target: Target, seen: Seen, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
+    target: Target, seen: TableState, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
 ) -> bool:
     """Read staged bodies; whether one of them is gone. A body that cannot be shown counts as None."""
     gone = False
@@ -126,7 +126,7 @@ async def _read(
                 outcomes.append(outcome)
         examined = opened(target, seen.body, there, outcomes)
         described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
-        examined.update((await check_files(described)))
+        examined.update(await check_files(described))
         for outcome, (name, one) in zip(outcomes, examined.items(), strict=True):
             if one is None:
                 result_of(outcome)  # rows that are promised are not left out in silence
@@ -140,6 +140,6 @@ async def _read(
     return gone
 
 
-def _shown(seen: Seen, bodies: Sequence[Good]) -> WithStaged:
+def _shown(seen: TableState, bodies: Sequence[Good]) -> WithStaged:
     rows = tuple(arrow_of(body.rows) for body in bodies if body.rows is not None)
     return WithStaged(seen, rows, tuple(file for body in bodies for file in body.files))

@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from datashard_core.commit.core.chain import check_neighbours
 from datashard_core.commit.core.recorded_ids import BLOCK, Record, Refusal
-from datashard_core.commit.core.version_file import VersionBody, parse_version, version_key
+from datashard_core.commit.core.version_file import VersionFile, parse_version, version_key
+from datashard_core.effects.requests import Get
+from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, DataShardError
 from datashard_core.storage.base import ObjectNotFoundError, StoredObject
-from datashard_core.effects.requests import Get
-from datashard_core.effects.tasks import outcomes_of, result_of, start
 
 MAX_READS = 16
 
@@ -53,7 +53,7 @@ class ForgottenError(DataShardError):
         self.until = until
 
 
-class Named(Struct, frozen=True):
+class RecordedOutcome(Struct, frozen=True):
     """The last word of the history on an id.
 
     Attributes:
@@ -71,8 +71,8 @@ class Named(Struct, frozen=True):
 
 
 async def look_back(
-    ids: frozenset[str], newest: VersionBody, *, above: int, bodies: Mapping[int, VersionBody], root: str
-) -> dict[str, Named]:
+    ids: frozenset[str], newest: VersionFile, *, above: int, bodies: Mapping[int, VersionFile], root: str
+) -> dict[str, RecordedOutcome]:
     """The last word on each id in the versions ``(above, newest]``, out of the versions themselves.
 
     Args:
@@ -89,11 +89,11 @@ async def look_back(
         TombstoneMetError: the names of a version in between are known to the id nodes alone.
         CorruptTableError: a version in between is gone, so nothing can be said.
     """
-    found: dict[str, Named] = {}
+    found: dict[str, RecordedOutcome] = {}
 
     def visit(version: int, names: Mapping[str, Record]) -> bool:
         for append_id in ids & names.keys():
-            found.setdefault(append_id, Named(version, names[append_id]))
+            found.setdefault(append_id, RecordedOutcome(version, names[append_id]))
         return len(found) < len(ids)
 
     await walk_back(newest, above=above, bodies=bodies, root=root, visit=visit)
@@ -101,10 +101,10 @@ async def look_back(
 
 
 async def walk_back(
-    newest: VersionBody,
+    newest: VersionFile,
     *,
     above: int,
-    bodies: Mapping[int, VersionBody],
+    bodies: Mapping[int, VersionFile],
     root: str,
     visit: Callable[[int, Mapping[str, Record]], bool],
 ) -> int:
@@ -143,7 +143,7 @@ async def walk_back(
     return version + 1
 
 
-def told(version: int, body: VersionBody) -> Mapping[str, Record] | None:
+def told(version: int, body: VersionFile) -> Mapping[str, Record] | None:
     """Names of ``version`` as ``body`` tells them; None if it does not."""
     if version == body.version:
         return body.named
@@ -152,7 +152,7 @@ def told(version: int, body: VersionBody) -> Mapping[str, Record] | None:
     return None
 
 
-def lowest_told(body: VersionBody) -> int:
+def lowest_recorded(body: VersionFile) -> int:
     """Lowest version whose names are known from a body without a gap."""
     version = body.version
     while version > 0 and told(version - 1, body) is not None:
@@ -160,7 +160,7 @@ def lowest_told(body: VersionBody) -> int:
     return version
 
 
-async def _read_back(version: int, above: int, known: dict[int, VersionBody], root: str) -> bool:
+async def _read_back(version: int, above: int, known: dict[int, VersionFile], root: str) -> bool:
     """Read a version, and beside it the ends of the blocks before it, which tell the most.
 
     Returns:
@@ -177,7 +177,7 @@ async def _read_back(version: int, above: int, known: dict[int, VersionBody], ro
         where = f"{root}/{version_key(number)}"
         if isinstance(outcome, ObjectNotFoundError):
             if number == version:
-                if (await _begins(version + 1, known, root)):
+                if await _begins(version + 1, known, root):
                     return False
                 raise CorruptTableError(
                     f"{where} is missing, so it cannot be said which appends are in the table already. "
@@ -189,7 +189,7 @@ async def _read_back(version: int, above: int, known: dict[int, VersionBody], ro
     return True
 
 
-async def _begins(version: int, known: dict[int, VersionBody], root: str) -> bool:
+async def _begins(version: int, known: dict[int, VersionFile], root: str) -> bool:
     """Whether a version that exists is the first of its table."""
     if version not in known:
         outcomes = await outcomes_of((Get(version_key(version)),))

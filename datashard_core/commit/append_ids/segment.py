@@ -16,7 +16,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from datashard_core._imports import blake2b
-from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.append_ids.lookback import RecordedOutcome
 from datashard_core.commit.core.recorded_ids import BLOCK, Record, Refusal
 from datashard_core.errors import CorruptTableError
 
@@ -32,7 +32,7 @@ WINDOW = 64 * 1024
 TOO_LARGE = 4 * 2**20
 """Bytes above which no commit writes a node: maintenance does, and who needs it reads what it is made of."""
 
-MARK = PREFIX + "forgotten.json"
+WATERMARK = PREFIX + "forgotten.json"
 """Says which versions' nodes maintenance has removed for good."""
 
 ALL_VERSIONS = range(2**64)
@@ -44,7 +44,7 @@ _RECORD = struct.Struct(">16sQB16s")  # id digest, version, kind, rows digest
 _COMMITTED, _LIBRARY_MADE, _REFUSED = 0, 1, 2
 
 
-class NodeName(Struct, frozen=True):
+class SegmentName(Struct, frozen=True):
     """Which node.
 
     Attributes:
@@ -67,26 +67,26 @@ class NodeName(Struct, frozen=True):
         return (self.until - 1) // block * block
 
     @property
-    def previous(self) -> NodeName | None:
+    def previous(self) -> SegmentName | None:
         """The node of this level that this one continues, in the same block."""
         until = self.until - BLOCK**self.level
-        return NodeName(self.level, until) if until > self.since else None
+        return SegmentName(self.level, until) if until > self.since else None
 
     @property
-    def parts(self) -> tuple[NodeName, ...]:
+    def parts(self) -> tuple[SegmentName, ...]:
         """The nodes that it is made of, newest first; on level 1 there are names of 16 versions besides."""
-        lower = (NodeName(self.level - 1, self.until),) if self.level > 1 else ()
+        lower = (SegmentName(self.level - 1, self.until),) if self.level > 1 else ()
         return lower if self.previous is None else (*lower, self.previous)
 
     @property
-    def covers(self) -> tuple[NodeName, ...]:
+    def superseded_names(self) -> tuple[SegmentName, ...]:
         """The later nodes of the top level that hold all that this one holds, oldest first."""
         step = int(BLOCK**TOP_LEVEL)
         block = step * BLOCK
         end = (self.until - 1) // block * block + block
         first = -(-self.until // step) * step
         return tuple(
-            NodeName(TOP_LEVEL, until)
+            SegmentName(TOP_LEVEL, until)
             for until in range(first, end + 1, step)
             if (self.level, self.until) < (TOP_LEVEL, until)
         )
@@ -97,7 +97,7 @@ class NodeName(Struct, frozen=True):
         return self.level == TOP_LEVEL and self.until % BLOCK ** (TOP_LEVEL + 1) == 0
 
 
-class NodeHeader(Struct, frozen=True):
+class SegmentHeader(Struct, frozen=True):
     """What a node says of itself.
 
     Attributes:
@@ -115,18 +115,18 @@ class NodeHeader(Struct, frozen=True):
     count: int
 
 
-def parse_key(key: str) -> NodeName | None:
+def parse_key(key: str) -> SegmentName | None:
     """The node that a key names; None for what is no node."""
     match = _KEY.fullmatch(key)
-    return NodeName(int(match[1]), int(match[2])) if match is not None else None
+    return SegmentName(int(match[1]), int(match[2])) if match is not None else None
 
 
-def due_after(version: int) -> list[NodeName]:
+def due_after(version: int) -> list[SegmentName]:
     """The nodes that whoever commits ``version`` writes."""
-    return [NodeName(level, version) for level in LEVELS_AT_COMMIT if version and version % BLOCK**level == 0]
+    return [SegmentName(level, version) for level in LEVELS_AT_COMMIT if version and version % BLOCK**level == 0]
 
 
-def needed_below(version: int, above: int) -> Iterator[NodeName]:
+def needed_below(version: int, above: int) -> Iterator[SegmentName]:
     """The nodes that together hold the names of the versions (above, version), newest first.
 
     Args:
@@ -137,12 +137,14 @@ def needed_below(version: int, above: int) -> Iterator[NodeName]:
     while until > 0 and until - 1 > above:
         while level < TOP_LEVEL and until % BLOCK ** (level + 1) == 0:
             level += 1
-        name = NodeName(level, until)
+        name = SegmentName(level, until)
         yield name
         until = name.since
 
 
-def encode_node(table: str, since: int, until: int, last_ms: int, records: Iterable[tuple[str, Named]]) -> bytes:
+def encode_segment(
+    table: str, since: int, until: int, last_ms: int, records: Iterable[tuple[str, RecordedOutcome]]
+) -> bytes:
     """The bytes of a node.
 
     Args:
@@ -157,7 +159,7 @@ def encode_node(table: str, since: int, until: int, last_ms: int, records: Itera
     return header + b"".join(rows)
 
 
-def decode_header(data: bytes, where: str, table: str) -> NodeHeader | None:
+def decode_header(data: bytes, where: str, table: str) -> SegmentHeader | None:
     """The header of a node, of which ``data`` is the beginning.
 
     Returns:
@@ -173,7 +175,7 @@ def decode_header(data: bytes, where: str, table: str) -> NodeHeader | None:
         raise CorruptTableError(f"{where} is a damaged id node: delete it, it is made again from the history")
     if uuid != _identity(table):
         return None
-    return NodeHeader(uuid.hex(), since, until, last_ms, count)
+    return SegmentHeader(uuid.hex(), since, until, last_ms, count)
 
 
 def _identity(table: str) -> bytes:
@@ -184,7 +186,7 @@ def _identity(table: str) -> bytes:
         return blake2b(table.encode(), digest_size=16).digest()
 
 
-def decode_records(data: bytes, where: str = "an id node") -> list[tuple[str, Named]]:
+def decode_records(data: bytes, where: str = "an id node") -> list[tuple[str, RecordedOutcome]]:
     """All records of a whole node.
 
     Raises:
@@ -196,7 +198,7 @@ def decode_records(data: bytes, where: str = "an id node") -> list[tuple[str, Na
     return list(_records(data[_HEADER.size :], range(since, until), where))
 
 
-def _records(body: bytes, versions: range, where: str) -> Iterator[tuple[str, Named]]:
+def _records(body: bytes, versions: range, where: str) -> Iterator[tuple[str, RecordedOutcome]]:
     if len(body) % _RECORD.size:
         raise CorruptTableError(f"{where} is cut short: delete it, it is made again from the history")
     for own, version, kind, digest in _RECORD.iter_unpack(body):
@@ -204,7 +206,7 @@ def _records(body: bytes, versions: range, where: str) -> Iterator[tuple[str, Na
             raise CorruptTableError(
                 f"{where} has a damaged record, of version {version}: delete it, it is made again from the history"
             )
-        yield own.hex(), Named(version, _unpacked(kind, digest))
+        yield own.hex(), RecordedOutcome(version, _unpacked(kind, digest))
 
 
 def size_of(count: int) -> int:
@@ -234,7 +236,7 @@ def encloses(data: bytes, start: int, end: int, own: str, count: int) -> bool:
     return (from_start or first < digest) and (to_end or last > digest)
 
 
-def records_in(data: bytes, own: str, newest: int, versions: range = ALL_VERSIONS) -> Named | None:
+def records_in(data: bytes, own: str, newest: int, versions: range = ALL_VERSIONS) -> RecordedOutcome | None:
     """The last word of versions up to ``newest`` on an id, among whole records.
 
     Args:
@@ -246,7 +248,7 @@ def records_in(data: bytes, own: str, newest: int, versions: range = ALL_VERSION
     Raises:
         CorruptTableError: the records are cut short, or name other versions.
     """
-    best: Named | None = None
+    best: RecordedOutcome | None = None
     for found, word in _records(data, versions, "an id node"):
         if found == own and word.version <= newest and (best is None or word.version > best.version):
             best = word
@@ -270,15 +272,15 @@ def _unpacked(kind: int, digest: bytes) -> Record:
     return digest.hex() if kind == _COMMITTED else ""
 
 
-def merged(parts: Iterable[Iterable[tuple[str, Named]]]) -> list[tuple[str, Named]]:
+def merged(parts: Iterable[Iterable[tuple[str, RecordedOutcome]]]) -> list[tuple[str, RecordedOutcome]]:
     """Records of several nodes or versions, each pair once."""
-    seen: dict[tuple[str, int], Named] = {}
+    seen: dict[tuple[str, int], RecordedOutcome] = {}
     for part in parts:
         for own, word in part:
             seen[(own, word.version)] = word
     return [(own, word) for (own, _), word in seen.items()]
 
 
-def records_of(version: int, names: Mapping[str, Record]) -> list[tuple[str, Named]]:
+def records_of(version: int, names: Mapping[str, Record]) -> list[tuple[str, RecordedOutcome]]:
     """What one version names, as records."""
-    return [(own, Named(version, record)) for own, record in names.items()]
+    return [(own, RecordedOutcome(version, record)) for own, record in names.items()]

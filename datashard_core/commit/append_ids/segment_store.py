@@ -14,27 +14,33 @@ import msgspec
 from msgspec import Struct
 
 from datashard_core.commit.append_ids import segment as nodes
-from datashard_core.commit.append_ids.lookback import ForgottenError, Named, TombstoneMetError, told, walk_back
+from datashard_core.commit.append_ids.lookback import (
+    ForgottenError,
+    RecordedOutcome,
+    TombstoneMetError,
+    told,
+    walk_back,
+)
+from datashard_core.commit.append_ids.segment import SegmentHeader, SegmentName
 from datashard_core.commit.core.recorded_ids import BLOCK, Record
-from datashard_core.commit.append_ids.segment import NodeHeader, NodeName
 from datashard_core.commit.core.state import History, read_version
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.version_file import VersionFile, version_key
+from datashard_core.effects.requests import Get, Put
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, DataShardError, StorageError
 from datashard_core.format.metadata.data_file import Count
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.effects.requests import Get, Put
-from datashard_core.effects.tasks import gather, outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
-Records = Sequence[tuple[str, Named]]
+Records = Sequence[tuple[str, RecordedOutcome]]
 
 
-class NodeLostError(CorruptTableError):
+class SegmentLostError(CorruptTableError):
     """A node is missing, and the versions that it could be made from are tombstones."""
 
 
-class Opened(Struct, frozen=True):
+class OpenSegment(Struct, frozen=True):
     """A node of which the beginning was read.
 
     Attributes:
@@ -43,8 +49,8 @@ class Opened(Struct, frozen=True):
         data: its first bytes, all of them where it is small.
     """
 
-    name: NodeName
-    header: NodeHeader | None
+    name: SegmentName
+    header: SegmentHeader | None
     data: bytes
 
     @property
@@ -63,19 +69,19 @@ class Opened(Struct, frozen=True):
         return self.header.last_ms if self.header is not None else None
 
 
-class Made(Struct, frozen=True):
+class MadeSegment(Struct, frozen=True):
     """All that a node holds: its records, and when the last of its versions was committed."""
 
     records: Records
     last_ms: int
 
 
-async def open_nodes(names: Sequence[NodeName], history: History) -> list[Opened | None]:
+async def open_segments(names: Sequence[SegmentName], history: History) -> list[OpenSegment | None]:
     """Read the beginning of nodes, side by side; None for one that is missing."""
     if not names:
         return []
     outcomes = await outcomes_of([Get(name.key, (0, nodes.WINDOW)) for name in names])
-    found: list[Opened | None] = []
+    found: list[OpenSegment | None] = []
     for name, outcome in zip(names, outcomes, strict=True):
         if isinstance(outcome, ObjectNotFoundError):
             found.append(None)
@@ -87,21 +93,21 @@ async def open_nodes(names: Sequence[NodeName], history: History) -> list[Opened
                 f"{history.root}/{name.key} holds the names of versions from {header.since} to {header.until}, not "
                 f"those of its own: delete it, it is made again from the history"
             )
-        found.append(Opened(name, header, data))
+        found.append(OpenSegment(name, header, data))
     return found
 
 
-async def words_in(ids: frozenset[str], node: Opened, newest: int) -> dict[str, Named]:
+async def outcomes_in_segment(ids: frozenset[str], node: OpenSegment, newest: int) -> dict[str, RecordedOutcome]:
     """The last word on each id, by versions up to ``newest``, that a node holds: of a large one a range is read."""
     if node.header is None:
         return {}
     if node.whole:
-        return last_words(ids, nodes.decode_records(node.data, node.name.key), newest)
+        return last_outcomes(ids, nodes.decode_records(node.data, node.name.key), newest)
     key, count = node.name.key, node.count
     held = range(node.header.since, node.header.until)
     ranges = {own: nodes.window(own, count) for own in sorted(ids)}
     parts = await outcomes_of([Get(key, span) for span in ranges.values()])
-    words: dict[str, Named] = {}
+    words: dict[str, RecordedOutcome] = {}
     whole: bytes | None = None
     for (own, (start, end)), part in zip(ranges.items(), parts, strict=True):
         body = result_of(part).body
@@ -118,18 +124,18 @@ async def words_in(ids: frozenset[str], node: Opened, newest: int) -> dict[str, 
     return words
 
 
-def last_words(ids: frozenset[str], records: Records, newest: int) -> dict[str, Named]:
+def last_outcomes(ids: frozenset[str], records: Records, newest: int) -> dict[str, RecordedOutcome]:
     """The last word of versions up to ``newest`` on each id, among records."""
-    words: dict[str, Named] = {}
+    words: dict[str, RecordedOutcome] = {}
     for own, word in records:
         if own in ids and word.version <= newest and (own not in words or words[own].version < word.version):
             words[own] = word
     return words
 
 
-async def make_node(
-    name: NodeName, near: VersionBody, history: History, most: int | None = nodes.TOO_LARGE
-) -> Made | None:
+async def make_segment(
+    name: SegmentName, near: VersionFile, history: History, most: int | None = nodes.TOO_LARGE
+) -> MadeSegment | None:
     """Make a node of what it is made of, and write it.
 
     Args:
@@ -145,25 +151,23 @@ async def make_node(
         NodeLostError: versions that it could be made from are tombstones, or later than the one given.
     """
     if name.until <= near.first:
-        return Made((), 0)
+        return MadeSegment((), 0)
     if name.until > near.version + 1:
-        raise NodeLostError(
+        raise SegmentLostError(
             f"{history.root}/{name.key} is missing, and version {near.version} is too old to make it: load the table "
             "again."
         )
     parts = [part for part in name.parts if part.until > near.first]
-    opened = await open_nodes(parts, history)
+    opened = await open_segments(parts, history)
     if _is_more(sum(node.count for node in opened if node is not None), most):
         return None
     lists: list[Records] = []
     last_ms, sure = 0, True
     if name.level == 1:
-        last_ms, sure, named = await _names_between(
-            max(name.until - BLOCK, near.first), name.until, near, history.root
-        )
+        last_ms, sure, named = await _names_between(max(name.until - BLOCK, near.first), name.until, near, history.root)
         lists.append(named)
     for part, node in zip(parts, opened, strict=True):
-        made = (await _whole(node)) if node is not None else (await make_node(part, near, history, most))
+        made = (await _whole(node)) if node is not None else (await make_segment(part, near, history, most))
         if made is None:
             return None
         lists.append(made.records)
@@ -172,15 +176,15 @@ async def make_node(
     if _is_more(len(records), most):
         return None
     if sure:
-        data = nodes.encode_node(history.uuid, name.since, name.until, last_ms, records)
+        data = nodes.encode_segment(history.uuid, name.since, name.until, last_ms, records)
         outcomes = await outcomes_of((Put(name.key, data),))
         if isinstance(outcomes[0], StorageError):
             # Whoever needs it next makes it again.
             log.info("id node %s was not written: %s", name.key, outcomes[0])
-    return Made(records, last_ms)
+    return MadeSegment(records, last_ms)
 
 
-async def names_of(name: NodeName, near: VersionBody, history: History) -> Records:
+async def names_of(name: SegmentName, near: VersionFile, history: History) -> Records:
     """What a node of level 1 holds besides its parts: the names of its last 16 versions."""
     if name.level > 1:
         return ()
@@ -188,7 +192,7 @@ async def names_of(name: NodeName, near: VersionBody, history: History) -> Recor
     return records
 
 
-async def stand_in(name: NodeName, history: History) -> Opened | None:
+async def superseding_segment(name: SegmentName, history: History) -> OpenSegment | None:
     """What a missing node's names are to be asked of, where they cannot be read from versions any more.
 
     Returns:
@@ -198,10 +202,10 @@ async def stand_in(name: NodeName, history: History) -> Opened | None:
         ForgottenError: maintenance has removed it, for its versions are out of the retention.
     """
     # The mark is written before anything is removed, and nobody removes what a cover lacks.
-    covers = await open_nodes(name.covers, history)
-    found = next((node for node in covers if node is not None and node.header is not None), None)
+    superseded_names = await open_segments(name.superseded_names, history)
+    found = next((node for node in superseded_names if node is not None and node.header is not None), None)
     if found is None:
-        outcomes = await outcomes_of((Get(nodes.MARK),))
+        outcomes = await outcomes_of((Get(nodes.WATERMARK),))
         if not isinstance(outcomes[0], ObjectNotFoundError):
             until = forgotten_before(result_of(outcomes[0]).body, history)
             if name.until <= until:
@@ -209,16 +213,16 @@ async def stand_in(name: NodeName, history: History) -> Opened | None:
     return found
 
 
-class _Mark(Struct, frozen=True):
+class _Watermark(Struct, frozen=True):
     table: str
     until: Count
 
 
 def forgotten_before(data: bytes, history: History) -> int:
     """What the mark says: nodes up to that version are removed for good; 0 for another table's mark."""
-    where = f"{history.root}/{nodes.MARK}"
+    where = f"{history.root}/{nodes.WATERMARK}"
     try:
-        mark = msgspec.json.decode(data, type=_Mark)
+        mark = msgspec.json.decode(data, type=_Watermark)
         return mark.until if mark.table == history.uuid else 0
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise CorruptTableError(
@@ -226,16 +230,16 @@ def forgotten_before(data: bytes, history: History) -> int:
         ) from error
 
 
-def mark_of(until: int, history: History) -> bytes:
+def watermark_of(until: int, history: History) -> bytes:
     """The bytes of the mark."""
     return msgspec.json.encode({"table": history.uuid, "until": until})
 
 
-async def upkeep(version: int, parent: VersionBody, history: History) -> None:
+async def upkeep(version: int, parent: VersionFile, history: History) -> None:
     """After a commit: write the nodes that are due, but for large ones. A failure costs only time later on."""
     try:
         for name in nodes.due_after(version):
-            await make_node(name, parent, history)
+            await make_segment(name, parent, history)
     except DataShardError as error:
         log.info("id nodes after version %d of %s were not written: %s", version, history.root, error)
 
@@ -244,19 +248,21 @@ def _is_more(count: int, most: int | None) -> bool:
     return most is not None and nodes.size_of(count) > most
 
 
-async def _whole(node: Opened) -> Made:
+async def _whole(node: OpenSegment) -> MadeSegment:
     if node.header is None:
-        return Made((), 0)
+        return MadeSegment((), 0)
     data = node.data
     if not node.whole:
-        (stored,) = await gather(Get(node.name.key),)
+        (stored,) = await gather(
+            Get(node.name.key),
+        )
         data = stored.body
-    return Made(nodes.decode_records(data, node.name.key), node.header.last_ms)
+    return MadeSegment(nodes.decode_records(data, node.name.key), node.header.last_ms)
 
 
-async def _names_between(since: int, until: int, near: VersionBody, root: str) -> tuple[int, bool, Records]:
+async def _names_between(since: int, until: int, near: VersionFile, root: str) -> tuple[int, bool, Records]:
     """Names of the versions [since, until), when the last was committed, and whether that is the very time."""
-    records: list[tuple[str, Named]] = []
+    records: list[tuple[str, RecordedOutcome]] = []
 
     def visit(version: int, names: Mapping[str, Record]) -> bool:
         if version < until:
@@ -265,7 +271,7 @@ async def _names_between(since: int, until: int, near: VersionBody, root: str) -
 
     last = near if near.version == until - 1 else (await read_version(root, until - 1))
     if last.state == "tombstone" and told(last.version, near) is None:
-        raise NodeLostError(
+        raise SegmentLostError(
             f"{root}/{version_key(last.version)} is a tombstone, and the id node that holds its names is missing: "
             "restore _datashard/ids of this table, whose objects must not be deleted."
         )
@@ -274,7 +280,7 @@ async def _names_between(since: int, until: int, near: VersionBody, root: str) -
     try:
         await walk_back(begin, above=since - 1, bodies=bodies, root=root, visit=visit)
     except TombstoneMetError as met:
-        raise NodeLostError(str(met)) from met
+        raise SegmentLostError(str(met)) from met
     if last.metadata is not None:
         return last.metadata.last_updated_ms, True, records
     # A tombstone, which `near` tells of: the later time only keeps its names for longer.

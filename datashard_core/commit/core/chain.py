@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.version_file import VersionFile, version_key
 from datashard_core.errors import StoreNotConditionalError
 
 
@@ -17,13 +17,13 @@ class BrokenChainError(StoreNotConditionalError):
     """Two writers created one version: rows of one of them are lost."""
 
 
-def token_of(body: VersionBody) -> str:
+def token_of(body: VersionFile) -> str:
     """What names the commit that wrote a version; empty for one of another engine."""
     names = body.names
     return names.own_token if names is not None and names.version == body.version else ""
 
 
-def is_broken(parent: VersionBody, child: VersionBody) -> bool:
+def is_broken(parent: VersionFile, child: VersionFile) -> bool:
     """Whether a version was built on another commit than the one that holds its parent's name.
 
     A tombstone tells no commit, and versions of older releases and other engines do not say what
@@ -35,7 +35,7 @@ def is_broken(parent: VersionBody, child: VersionBody) -> bool:
     return names.parent != token_of(parent)
 
 
-def check_neighbours(bodies: Mapping[int, VersionBody], version: int, root: str) -> None:
+def check_neighbours(bodies: Mapping[int, VersionFile], version: int, root: str) -> None:
     """Compare a version with the one before it and the one after it, as far as they are known.
 
     Raises:
@@ -47,7 +47,7 @@ def check_neighbours(bodies: Mapping[int, VersionBody], version: int, root: str)
             check_link(parent, child, root)
 
 
-def check_link(parent: VersionBody, child: VersionBody, root: str) -> None:
+def check_link(parent: VersionFile, child: VersionFile, root: str) -> None:
     """Compare a version with the one after it.
 
     Raises:
@@ -62,7 +62,7 @@ def check_link(parent: VersionBody, child: VersionBody, root: str) -> None:
         )
 
 
-def check_own(own: VersionBody, found: VersionBody, root: str) -> None:
+def check_own(own: VersionFile, found: VersionFile, root: str) -> None:
     """Compare a version that was created here with what the store holds under its name.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from datashard_core.commit.core.version_file import VersionBody
+from datashard_core.commit.core.version_file import VersionFile
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _told: set[str] = set()
 """Tables that this process has warned of."""
 
 
-def warn_if_ahead(root: str, body: VersionBody, last_modified: float) -> None:
+def warn_if_clock_ahead(root: str, body: VersionFile, last_modified: float) -> None:
     """Log a warning, once for each table and process, if a version's time is far ahead of the store's clock.
 
     Args:
@@ -27,7 +27,7 @@ def warn_if_ahead(root: str, body: VersionBody, last_modified: float) -> None:
         body: the version.
         last_modified: when the store says that it was written, in seconds since 1970.
     """
-    ahead = ahead_ms(body, last_modified)
+    ahead = milliseconds_ahead(body, last_modified)
     if ahead <= TOLERATED_MS or root in _told:
         return
     _told.add(root)
@@ -43,7 +43,7 @@ def warn_if_ahead(root: str, body: VersionBody, last_modified: float) -> None:
     )
 
 
-def ahead_ms(body: VersionBody, last_modified: float) -> int:
+def milliseconds_ahead(body: VersionFile, last_modified: float) -> int:
     """By how much a version's own time is later than the store's time of writing it; 0 for what is no table."""
     if body.metadata is None:
         return 0

@@ -14,17 +14,24 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from datashard_core.commit.core.clock_skew import warn_if_ahead
 from datashard_core.commit.core.chain import BrokenChainError, check_link, check_neighbours, check_own
-from datashard_core.commit.core.table_origin import with_origin
+from datashard_core.commit.core.clock_skew import warn_if_clock_ahead
 from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.table_origin import with_first_version
 from datashard_core.commit.core.vanished import check_still_there
-from datashard_core.commit.core.version_file import HINT_KEY, MAX_VERSION, VersionBody, hinted_version, parse_version, version_key
+from datashard_core.commit.core.version_file import (
+    HINT_KEY,
+    MAX_VERSION,
+    VersionFile,
+    hinted_version,
+    parse_version,
+    version_key,
+)
+from datashard_core.effects.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace
+from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.metadata.json_text import whole_number
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
-from datashard_core.effects.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace
-from datashard_core.effects.tasks import outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +53,18 @@ class Hint(Struct, frozen=True):
 class Found(Struct, frozen=True):
     """The newest version, and the bodies that were read on the way to it."""
 
-    newest: VersionBody
-    bodies: Mapping[int, VersionBody]
+    newest: VersionFile
+    bodies: Mapping[int, VersionFile]
     hint: Hint | None = None
 
 
 class _Search(Struct):
     root: str
-    bodies: dict[int, VersionBody] = field(default_factory=dict)
+    bodies: dict[int, VersionFile] = field(default_factory=dict)
 
     def keep(self, version: int, stored: StoredObject) -> None:
         body = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
-        warn_if_ahead(self.root, body, stored.last_modified)
+        warn_if_clock_ahead(self.root, body, stored.last_modified)
         self.bodies[version] = body
         check_neighbours(self.bodies, version, self.root)
 
@@ -66,7 +73,7 @@ class _Search(Struct):
         return max(self.bodies, default=-1)
 
 
-async def find_current(root: str, seen: VersionBody | None = None) -> Found | None:
+async def find_current(root: str, seen: VersionFile | None = None) -> Found | None:
     """Find the newest version.
 
     Args:
@@ -102,7 +109,7 @@ async def find_current(root: str, seen: VersionBody | None = None) -> Found | No
             f"{root}: the newest version, {newest.version}, is a tombstone, and nothing follows it. "
             "Versions after it were removed by hand: restore them."
         )
-    return Found((await with_origin(newest, search.bodies, root)), search.bodies, hint)
+    return Found((await with_first_version(newest, search.bodies, root)), search.bodies, hint)
 
 
 async def find_hinted(root: str) -> Found | None:
@@ -114,7 +121,7 @@ async def find_hinted(root: str) -> Found | None:
     Returns, raises: as :func:`find_current`.
     """
     hint = await read_hint()
-    hinted: VersionBody | None = None
+    hinted: VersionFile | None = None
     if hint is not None and hint.number >= 0:
         search = _Search(root)
         await _read(search, [hint.number])
@@ -123,11 +130,11 @@ async def find_hinted(root: str) -> Found | None:
             now = await Now()
             recent = TRUSTED * settings_of(hinted.table.properties).id_retention_ms
             if abs(now.wall_ms - hinted.table.last_updated_ms) < recent:
-                return Found((await with_origin(hinted, search.bodies, root)), search.bodies, hint)
-    return (await find_current(root, hinted))
+                return Found((await with_first_version(hinted, search.bodies, root)), search.bodies, hint)
+    return await find_current(root, hinted)
 
 
-async def read_next(root: str, seen: VersionBody) -> Found | None:
+async def read_next(root: str, seen: VersionFile) -> Found | None:
     """The version after one that is known, if it exists: one read, for those who look often."""
     search = _Search(root)
     await _read(search, [seen.version + 1])
@@ -136,8 +143,8 @@ async def read_next(root: str, seen: VersionBody) -> Found | None:
     following = search.bodies[search.highest]
     check_link(seen, following, root)
     if following.state == "tombstone":  # we have slept for days
-        return (await find_current(root, seen))
-    following = await with_origin(following, {seen.version: seen}, root)
+        return await find_current(root, seen)
+    following = await with_first_version(following, {seen.version: seen}, root)
     return Found(following, {following.version: following, seen.version: seen})
 
 
@@ -266,7 +273,7 @@ async def move_hint(
     root: str,
     *,
     absent: bool = False,
-    own: VersionBody | None = None,
+    own: VersionFile | None = None,
     parent: int | None = None,
 ) -> Hint | None:
     """Move the hint on to version ``to``, never backwards.
@@ -326,7 +333,7 @@ async def move_hint(
 
 
 async def _check_hint(
-    to: int, seen: Hint | None, own: VersionBody | None, parent: int | None, before: int, root: str
+    to: int, seen: Hint | None, own: VersionFile | None, parent: int | None, before: int, root: str
 ) -> None:
     """What the hint, read after a version was created, says of that version and of the ones before it."""
     if parent is not None and (seen is None or seen.number < before):
@@ -335,7 +342,7 @@ async def _check_hint(
         check_own(own, (await _read_again(own, root)), root)
 
 
-async def _read_again(own: VersionBody, root: str) -> VersionBody:
+async def _read_again(own: VersionFile, root: str) -> VersionFile:
     key = version_key(own.version)
     stored: StoredObject = await Get(key)
     return parse_version(stored.body, own.version, f"{root}/{key}")

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from datashard_core.commit.core.properties import Settings
 from datashard_core.commit.core.next_version import NewManifest, manifest_of
+from datashard_core.commit.core.properties import Settings
 from datashard_core.format.manifests.manifest import DELETED, EXISTING, ManifestEntry, ManifestFile
 from datashard_core.format.manifests.partition_summary import partition_types, united
 from datashard_core.format.metadata.table_metadata import TableMetadata
@@ -26,7 +26,7 @@ FAN_IN = 8
 MERGE_BYTES = 512 * 1024
 """Bytes of manifests that one commit reads for it at most."""
 
-KNOWN_ENTRIES = 512
+MAX_CACHED_ENTRIES = 512
 """Entries of manifests that a process keeps in memory."""
 
 Entries = tuple[ManifestEntry, ...]
@@ -45,7 +45,7 @@ class Known(Struct, frozen=True):
         """What is worth keeping of these and of what was learnt: live manifests, small ones first."""
         candidates = {**self.entries, **learnt}
         kept: dict[str, Entries] = {}
-        room = KNOWN_ENTRIES
+        room = MAX_CACHED_ENTRIES
         for path in sorted(
             (manifest.manifest_path for manifest in manifests if manifest.manifest_path in candidates),
             key=lambda path: len(candidates[path]),
@@ -57,7 +57,7 @@ class Known(Struct, frozen=True):
         return Known(kept)
 
 
-NOTHING_KNOWN = Known({})
+EMPTY_CACHE = Known({})
 
 
 def live_files(manifest: ManifestFile) -> int | None:

@@ -9,11 +9,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.commit.core import recorded_ids as names_module
-from datashard_core.commit.core.recorded_ids import CommitNames, Record
 from datashard_core.commit.core.properties import settings_of
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.recorded_ids import CommitNames, Record
+from datashard_core.commit.core.version_file import VersionFile, version_key
 from datashard_core.errors import InvalidRecordsError
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
@@ -23,11 +22,12 @@ from datashard_core.format.manifests.manifest import (
     encode_manifest,
     encode_manifest_list,
 )
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionSpec
 from datashard_core.format.metadata.retention import Retention
-from datashard_core.format.types.schema import Schema
 from datashard_core.format.metadata.snapshot import Snapshot, append_summary
 from datashard_core.format.metadata.table_metadata import TableMetadata, new_table_metadata
+from datashard_core.format.types.schema import Schema
 
 OUR_PROPERTIES = {
     names_module.PROTOCOL_PROPERTY: str(names_module.PROTOCOL_VERSION),
@@ -130,7 +130,7 @@ class NextVersion(Struct, frozen=True):
     manifest_list_key: str
     manifest_list: bytes
     manifests: tuple[ManifestFile, ...] | None
-    body: VersionBody
+    body: VersionFile
     data: bytes
 
     @property
@@ -201,7 +201,7 @@ def append_snapshot(
 
 
 def next_version(
-    parent: VersionBody,
+    parent: VersionFile,
     snapshot: NewSnapshot | None,
     *,
     commit_id: str,
@@ -264,7 +264,7 @@ def next_version(
         manifest_list_key=key,
         manifest_list=encoded,
         manifests=snapshot.manifests if snapshot is not None else None,
-        body=VersionBody(parent.version + 1, "table", metadata, property_),
+        body=VersionFile(parent.version + 1, "table", metadata, property_),
         data=metadata.to_json(),
     )
 
@@ -293,7 +293,7 @@ def first_version(
     location: str,
     schema: Schema,
     properties: Mapping[str, str],
-) -> tuple[VersionBody, bytes]:
+) -> tuple[VersionFile, bytes]:
     """The version that creates a table: v0, or the one after the marker of a drop."""
     names = CommitNames(
         table_uuid, version, version, commit_id, version, {version: {commit_id: names_module.LIBRARY_MADE}}
@@ -305,7 +305,7 @@ def first_version(
         properties=restored(properties, names),
         now_ms=now_ms,
     )
-    return VersionBody(version, "table", metadata, names), metadata.to_json()
+    return VersionFile(version, "table", metadata, names), metadata.to_json()
 
 
 def check_schema_still_fits(written: Schema, current: Schema, table_name: str) -> None:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote
 
+from datashard_core.effects.requests import Delete
 from datashard_core.errors import UnsupportedTableError
 from datashard_core.storage.keys import checked_key, fault_of
-from datashard_core.effects.requests import Delete
 
 TABLE_FOLDERS = ("data/", "metadata/", "_datashard/")
 """Everything of a table lies in these folders; nothing outside them is ever deleted."""

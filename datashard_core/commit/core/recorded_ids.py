@@ -133,7 +133,7 @@ def _number(value: Any) -> int:
     return number
 
 
-def named_by(version: int, property_: CommitNames | None) -> Mapping[str, Record]:
+def recorded_by(version: int, property_: CommitNames | None) -> Mapping[str, Record]:
     """What version ``version`` itself committed or refused, by the property found in its body.
 
     Empty for a version of another engine, which dropped the property or carried an older one on.

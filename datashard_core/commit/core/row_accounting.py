@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import DELETED, EXISTING, ManifestEntry, ManifestFile
+from datashard_core.format.metadata.data_file import DataFile
 
 Entries = Sequence[ManifestEntry]
 

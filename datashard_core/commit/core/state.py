@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from datashard_core.commit.core.manifest_merge import NOTHING_KNOWN, Known
-from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.current_version import Found, Hint, find_current
-from datashard_core.commit.core.version_file import VersionBody, parse_version, version_key
+from datashard_core.commit.core.manifest_merge import EMPTY_CACHE, Known
+from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.version_file import VersionFile, parse_version, version_key
+from datashard_core.effects.requests import Get, PutData
 from datashard_core.errors import CorruptTableError, NoSuchTableError
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import ManifestFile, decode_manifest_list
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.rows.python_rows import Rows
 from datashard_core.format.types.schema import Schema
-from datashard_core.format.metadata.snapshot import Snapshot
-from datashard_core.effects.requests import Get, PutData
 
-HOT_MS = 3000
+RECENTLY_GROUPED_MS = 3000
 
 Answer = TypeVar("Answer")
 
 
-class Seen(Struct, frozen=True):
+class TableState(Struct, frozen=True):
     """The newest version that this process knows, with what was read along with it.
 
     Attributes:
@@ -37,11 +37,11 @@ class Seen(Struct, frozen=True):
             prepared for the next version may come to nothing.
     """
 
-    body: VersionBody
+    body: VersionFile
     manifests: tuple[ManifestFile, ...] | None = None
     hint: Hint | None = None
-    known: Known = NOTHING_KNOWN
-    contested: bool = False
+    known: Known = EMPTY_CACHE
+    contended: bool = False
 
 
 class History(Struct, frozen=True):
@@ -115,7 +115,7 @@ class Committed(Struct, frozen=True):
     already_appended: bool
 
 
-def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
+def require_live(found: Found | None, seen: TableState | None, target: Target) -> TableState:
     """The newest version as a state to build on, or the error that there is no such table."""
     if found is None:
         raise NoSuchTableError(f"there is no table {target.name} at {target.root}: create it first")
@@ -130,21 +130,23 @@ def settle(found: Found | None, seen: Seen | None, target: Target) -> Seen:
     if seen is not None and seen.body.version == newest.version:
         return replace(seen, hint=found.hint or seen.hint)
     if seen is None:
-        return Seen(newest, None, found.hint)
-    return Seen(newest, None, found.hint or seen.hint, seen.known, seen.contested)
+        return TableState(newest, None, found.hint)
+    return TableState(newest, None, found.hint or seen.hint, seen.known, seen.contended)
 
 
-async def newest(target: Target, seen: Seen | None) -> Seen:
+async def newest(target: Target, seen: TableState | None) -> TableState:
     """The newest version.
 
     Raises:
         NoSuchTableError: the table was dropped.
     """
     found = await find_current(target.root, seen.body if seen is not None else None)
-    return settle(found, seen, target)
+    return require_live(found, seen, target)
 
 
-async def on_newest(target: Target, seen: Seen | None, look: Callable[[Seen], Coroutine[Any, Any, Answer]]) -> tuple[Seen, Answer]:
+async def on_newest(
+    target: Target, seen: TableState | None, look: Callable[[TableState], Coroutine[Any, Any, Answer]]
+) -> tuple[TableState, Answer]:
     """Look at something on the newest version: what is found damaged there counts if that is still the newest.
 
     Between the two, the table can be dropped and purged, and versions become tombstones under a sleeper.
@@ -169,14 +171,14 @@ async def on_newest(target: Target, seen: Seen | None, look: Callable[[Seen], Co
             state = newer
 
 
-def is_hot(body: VersionBody, now_ms: int) -> bool:
+def is_recently_grouped(body: VersionFile, now_ms: int) -> bool:
     """Whether many are writing just now: the version carries two appends or more, and is fresh.
 
     Compares clocks of two machines; only speed depends on it.
     """
     if body.metadata is None or len(body.named) < 2:
         return False
-    return abs(now_ms - body.metadata.last_updated_ms) < HOT_MS
+    return abs(now_ms - body.metadata.last_updated_ms) < RECENTLY_GROUPED_MS
 
 
 async def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> tuple[ManifestFile, ...]:
@@ -187,7 +189,7 @@ async def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> t
     return tuple(decode_manifest_list(stored.body))
 
 
-async def read_version(root: str, version: int) -> VersionBody:
+async def read_version(root: str, version: int) -> VersionFile:
     """One version by its number."""
     stored = await Get(version_key(version))
     return parse_version(stored.body, version, f"{root}/{version_key(version)}")

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from datashard_core.commit.core.version_file import VersionBody, parse_version, uuid_in, version_key
-from datashard_core.storage.base import ObjectNotFoundError
+from datashard_core.commit.core.version_file import VersionFile, parse_version, uuid_in, version_key
 from datashard_core.effects.requests import Get
 from datashard_core.effects.tasks import outcomes_of, result_of
+from datashard_core.storage.base import ObjectNotFoundError
 
 AT_ONCE = 16
 
 
-async def with_origin(newest: VersionBody, bodies: Mapping[int, VersionBody], root: str) -> VersionBody:
+async def with_first_version(newest: VersionFile, bodies: Mapping[int, VersionFile], root: str) -> VersionFile:
     """The same version, knowing which one created its table.
 
     Args:
@@ -35,7 +35,7 @@ async def with_origin(newest: VersionBody, bodies: Mapping[int, VersionBody], ro
     return replace(newest, origin=first)
 
 
-def _told(newest: VersionBody, bodies: Mapping[int, VersionBody]) -> int | None:
+def _told(newest: VersionFile, bodies: Mapping[int, VersionFile]) -> int | None:
     """The number, as far as versions before this one tell."""
     for version in sorted(bodies, reverse=True):
         if version < newest.version and (first := _first_by(bodies[version], newest.table.table_uuid)) is not None:
@@ -43,7 +43,7 @@ def _told(newest: VersionBody, bodies: Mapping[int, VersionBody]) -> int | None:
     return None
 
 
-def _first_by(body: VersionBody, uuid: str) -> int | None:
+def _first_by(body: VersionFile, uuid: str) -> int | None:
     """What one earlier body says of it; None if nothing."""
     if body.state == "dropped":
         return body.version + 1
@@ -52,7 +52,7 @@ def _first_by(body: VersionBody, uuid: str) -> int | None:
     return body.names.first if body.names is not None else body.origin
 
 
-async def _read_back(newest: VersionBody, root: str) -> int:
+async def _read_back(newest: VersionFile, root: str) -> int:
     """Read earlier versions until one tells; v0 beside the first, for most tables begin there."""
     uuid, wanted = newest.table.table_uuid, sorted({newest.version - 1, 0}, reverse=True)
     while wanted:

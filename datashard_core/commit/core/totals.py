@@ -25,7 +25,7 @@ _DELETES = {1: "total-position-deletes", 2: "total-equality-deletes"}
 FROM_NOTHING = -1
 
 
-class Gap(Struct, frozen=True):
+class MissingTotals(Struct, frozen=True):
     """What it takes to know the totals of a table's current snapshot.
 
     Attributes:
@@ -39,7 +39,7 @@ class Gap(Struct, frozen=True):
     manifests: tuple[ManifestFile, ...]
 
 
-def gap(table: TableMetadata, manifests: Sequence[ManifestFile]) -> Gap | None:
+def missing_totals(table: TableMetadata, manifests: Sequence[ManifestFile]) -> MissingTotals | None:
     """What has to be read to know all totals; None where the current snapshot and its list tell them.
 
     Args:
@@ -58,10 +58,10 @@ def gap(table: TableMetadata, manifests: Sequence[ManifestFile]) -> Gap | None:
         at = earlier.pop(at.parent_snapshot_id, None) if at.parent_snapshot_id is not None else None
         totals = _told(at, wanted) if at is not None and at.sequence_number > 0 else None
         if at is not None and totals is not None:
-            return Gap(
+            return MissingTotals(
                 at.sequence_number, totals, tuple(m for m in manifests if m.sequence_number > at.sequence_number)
             )
-    return Gap(FROM_NOTHING, dict.fromkeys(wanted, 0), tuple(manifests))
+    return MissingTotals(FROM_NOTHING, dict.fromkeys(wanted, 0), tuple(manifests))
 
 
 def totals_of(table: TableMetadata, manifests: Sequence[ManifestFile], known: Known) -> dict[str, int]:
@@ -80,7 +80,7 @@ def totals_of(table: TableMetadata, manifests: Sequence[ManifestFile], known: Kn
             found["total-records"] += (manifest.added_rows_count or 0) + (manifest.existing_rows_count or 0)
     if not any(manifest.content for manifest in manifests):
         found |= dict.fromkeys(_DELETES.values(), 0)
-    missing = gap(table, manifests)
+    missing = missing_totals(table, manifests)
     read = [known.of(manifest) for manifest in missing.manifests] if missing is not None else []
     if missing is None or None in read:
         return found

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from datashard_core.commit.core.version_file import HINT_KEY, version_key
-from datashard_core.errors import CorruptTableError
-from datashard_core.storage.base import ObjectNotFoundError
 from datashard_core.effects.requests import Head
 from datashard_core.effects.tasks import outcomes_of, result_of
+from datashard_core.errors import CorruptTableError
+from datashard_core.storage.base import ObjectNotFoundError
 
 
 class VanishedTableError(CorruptTableError):

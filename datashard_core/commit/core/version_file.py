@@ -37,7 +37,7 @@ def hinted_version(hint: bytes) -> int | None:
     return whole_number(hint.strip(), MAX_VERSION)
 
 
-class VersionBody(Struct, frozen=True):
+class VersionFile(Struct, frozen=True):
     """The body of ``v{version}.metadata.json``.
 
     Attributes:
@@ -57,7 +57,7 @@ class VersionBody(Struct, frozen=True):
     @property
     def named(self) -> Mapping[str, Record]:
         """Appends that this very version committed or refused."""
-        return names_module.named_by(self.version, self.names)
+        return names_module.recorded_by(self.version, self.names)
 
     @property
     def next(self) -> str:
@@ -98,7 +98,7 @@ class VersionBody(Struct, frozen=True):
         return table is not None and self.names is None and not table.metadata_log and table.last_sequence_number <= 1
 
 
-def parse_version(data: bytes, version: int, where: str) -> VersionBody:
+def parse_version(data: bytes, version: int, where: str) -> VersionFile:
     """Parse a commit object.
 
     Args:
@@ -112,16 +112,16 @@ def parse_version(data: bytes, version: int, where: str) -> VersionBody:
     """
     raw = decode_object(data, where)
     if TOMBSTONE in raw:
-        return VersionBody(version, "tombstone", None, None)
+        return VersionFile(version, "tombstone", None, None)
     if DROPPED in raw:
         try:
             marker = msgspec.convert(raw, _Marker)
         except msgspec.ValidationError as error:
             raise CorruptTableError(f"{where} is not the marker of a dropped table ({error}): restore it") from error
-        return VersionBody(version, "dropped", None, names_module.parse(marker.properties, marker.table_uuid))
+        return VersionFile(version, "dropped", None, names_module.parse(marker.properties, marker.table_uuid))
     metadata = metadata_from(raw, where)
     check_protocol(metadata, where)
-    return VersionBody(version, "table", metadata, names_module.parse(metadata.properties, metadata.table_uuid))
+    return VersionFile(version, "table", metadata, names_module.parse(metadata.properties, metadata.table_uuid))
 
 
 class _Marker(Struct, rename="kebab"):

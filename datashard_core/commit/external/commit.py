@@ -10,30 +10,30 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from datashard_core.commit.core import recorded_ids as names_module
-from datashard_core.commit.external.files import check_files
-from datashard_core.commit.core.recorded_ids import CommitNames
 from datashard_core.commit.append_ids.segment_store import upkeep
+from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.core.current_version import find_current, move_hint
-from datashard_core.commit.core.state import Seen, Target, read_version, settle
 from datashard_core.commit.core.next_version import restored
-from datashard_core.commit.core.version_file import VersionBody, check_protocol, version_key
-from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError, UnsupportedTableError
-from datashard_core.format.types.distinct import check_distinct
-from datashard_core.format.metadata.table_metadata import TableMetadata, metadata_from
-from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
+from datashard_core.commit.core.recorded_ids import CommitNames
+from datashard_core.commit.core.state import TableState, Target, read_version, require_live
+from datashard_core.commit.core.version_file import VersionFile, check_protocol, version_key
+from datashard_core.commit.external.files import check_files
 from datashard_core.effects.requests import Instant, Now, PutIfAbsent, Random, Sleep, Unique
 from datashard_core.effects.tasks import gather, outcomes_of
+from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError, UnsupportedTableError
+from datashard_core.format.metadata.table_metadata import TableMetadata, metadata_from
+from datashard_core.format.types.distinct import check_distinct
+from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
 
 log = logging.getLogger(__name__)
 
 MAX_PAUSE = 0.5  # seconds between two tries of a commit whose outcome is not known
 
-Build = Callable[[VersionBody], Mapping[str, Any] | None]
+Build = Callable[[VersionFile], Mapping[str, Any] | None]
 """Makes the next version's metadata of the newest version; None: nothing is to change."""
 
 
-async def commit_external(target: Target, build: Build, timeout: float) -> Seen | None:
+async def commit_external(target: Target, build: Build, timeout: float) -> TableState | None:
     """Commit the metadata that ``build`` makes on top of the newest version, if nobody is faster.
 
     Args:
@@ -56,7 +56,7 @@ async def commit_external(target: Target, build: Build, timeout: float) -> Seen 
     now, commit_id = await gather(Now(), Unique())
     instant: Instant = now
     found = await find_current(target.root)
-    state = settle(found, None, target)
+    state = require_live(found, None, target)
     raw = build(state.body)
     if raw is None:
         return state
@@ -67,10 +67,10 @@ async def commit_external(target: Target, build: Build, timeout: float) -> Seen 
     hint, _ = await gather(
         move_hint(body.version, state.hint, target.root, own=body), upkeep(body.version, state.body, target.history)
     )
-    return Seen(body, None, hint)
+    return TableState(body, None, hint)
 
 
-def following_version(parent: VersionBody, raw: Mapping[str, Any], commit_id: str, root: str) -> VersionBody:
+def following_version(parent: VersionFile, raw: Mapping[str, Any], commit_id: str, root: str) -> VersionFile:
     """The version after ``parent`` that holds metadata of another library's making. Pure.
 
     Raises:
@@ -98,12 +98,12 @@ def following_version(parent: VersionBody, raw: Mapping[str, Any], commit_id: st
     )
     moved = TableMetadata(_moved_forward(raw, table))
     metadata = moved.with_properties(restored(moved.properties, property_))
-    return VersionBody(parent.version + 1, "table", metadata, property_)
+    return VersionFile(parent.version + 1, "table", metadata, property_)
 
 
 def first_external(
     version: int, table_uuid: str, commit_id: str, now_ms: int, *, raw: Mapping[str, Any], location: str
-) -> tuple[VersionBody, bytes]:
+) -> tuple[VersionFile, bytes]:
     """The first version of a table whose metadata another library made. Pure.
 
     A table made again under a dropped one's name gets a uuid that no writer of the old one knows.
@@ -120,7 +120,7 @@ def first_external(
     updated = max(now_ms, given.last_updated_ms)
     moved = TableMetadata({**raw, "table-uuid": uuid, "last-updated-ms": updated})
     metadata = moved.with_properties(restored(moved.properties, names))
-    return VersionBody(version, "table", metadata, names), metadata.to_json()
+    return VersionFile(version, "table", metadata, names), metadata.to_json()
 
 
 def _moved_forward(raw: Mapping[str, Any], parent: TableMetadata) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _moved_forward(raw: Mapping[str, Any], parent: TableMetadata) -> dict[str, A
     }
 
 
-async def _create(target: Target, body: VersionBody, commit_id: str, deadline: float) -> bool:
+async def _create(target: Target, body: VersionFile, commit_id: str, deadline: float) -> bool:
     """Create the version, or learn that another has its name. The same bytes may be sent again: they are one commit."""
     data = body.table.to_json()
     unknown: DataShardError | None = None

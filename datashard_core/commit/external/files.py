@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datashard_core.commit.append.file_age import YOUNG
+from datashard_core.commit.append.file_age import RECENT_SECONDS
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.row_accounting import adds_up, check_rewritten, gone_and_new
 from datashard_core.commit.core.state import Target, manifests_of
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.version_file import VersionFile, version_key
+from datashard_core.effects.requests import Get, Head
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 from datashard_core.errors import CommitTimeoutError
 from datashard_core.format.manifests.manifest import ADDED, ManifestEntry, ManifestFile, decode_manifest
 from datashard_core.storage.base import ObjectNotFoundError
-from datashard_core.effects.requests import Get, Head
-from datashard_core.effects.tasks import gather, outcomes_of, result_of
 
 FOLDER = "data/"
 """Files elsewhere are never taken for orphans."""
 
 
-async def check_files(target: Target, parent: VersionBody, body: VersionBody) -> None:
+async def check_files(target: Target, parent: VersionFile, body: VersionFile) -> None:
     """Refuse a version that names files as new which may be deleted, or are, or that loses rows of its parent.
 
     Args:
@@ -45,16 +45,17 @@ async def check_files(target: Target, parent: VersionBody, body: VersionBody) ->
     now = result_of(newest).last_modified
     for key, info in zip(keys, infos, strict=True):
         gone = isinstance(info, ObjectNotFoundError)
-        if gone or now - result_of(info).last_modified >= YOUNG:
+        if gone or now - result_of(info).last_modified >= RECENT_SECONDS:
+            minutes = RECENT_SECONDS / 60
             raise CommitTimeoutError(
                 f"table {target.name}: nothing was committed. {target.root}/{key} "
-                f"{'is gone' if gone else f'is more than {YOUNG / 60:.0f} minutes older than the newest version'}: it "
-                "may be removed as an orphan by now. Write the rows again, in pieces that are committed within "
-                f"{YOUNG / 60:.0f} minutes of their first file; a file that is to be added as it is has to be copied."
+                f"{'is gone' if gone else f'is more than {minutes:.0f} minutes older than the newest version'}: it may "
+                "be removed as an orphan by now. Write the rows again, in pieces that are committed within "
+                f"{minutes:.0f} minutes of their first file; a file that is to be added as it is has to be copied."
             )
 
 
-async def _new_files(target: Target, parent: VersionBody, body: VersionBody) -> list[str]:
+async def _new_files(target: Target, parent: VersionFile, body: VersionFile) -> list[str]:
     """Keys of the data files that the version's own snapshots add; what those replace has to add up."""
     location = body.table.location
     before = {snapshot.snapshot_id: snapshot for snapshot in parent.table.snapshots}

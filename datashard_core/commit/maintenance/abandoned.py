@@ -12,18 +12,18 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from datashard_core.commit.staging.set_aside import Aside, aside_by_name
 from datashard_core.commit.append.deferred import staged_objects
-from datashard_core.commit.staging.examine import opened
-from datashard_core.commit.versions.commit_empty import create
-from datashard_core.commit.core.properties import settings_of
-from datashard_core.commit.staging.key import StagedName, parse_listed
-from datashard_core.commit.core.state import Seen, Target, newest
 from datashard_core.commit.core.next_version import next_version
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.state import TableState, Target, newest
 from datashard_core.commit.core.version_file import version_key
-from datashard_core.storage.base import ObjectInfo
+from datashard_core.commit.staging.examine import opened
+from datashard_core.commit.staging.key import StagedName, parse_listed
+from datashard_core.commit.staging.set_aside import Aside, aside_by_name
+from datashard_core.commit.versions.commit_empty import create
 from datashard_core.effects.requests import Delete, Get, Head, Now, Unique
-from datashard_core.effects.tasks import gather, outcomes_of, start
+from datashard_core.effects.tasks import gather, outcomes_of
+from datashard_core.storage.base import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Abandoned(Struct, frozen=True):
     left: tuple[str, ...]
 
 
-async def remove_abandoned(target: Target, seen: Seen | None, grace: float) -> tuple[Abandoned, Seen]:
+async def remove_abandoned(target: Target, seen: TableState | None, grace: float) -> tuple[Abandoned, TableState]:
     """Delete what lies among the staged appends and has been set aside for too long.
 
     Args:
@@ -79,7 +79,7 @@ async def remove_abandoned(target: Target, seen: Seen | None, grace: float) -> t
     return Abandoned(tuple(old), tuple(info.key for info in found if info.key not in gone)), state
 
 
-async def _set_aside(target: Target, state: Seen, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+async def _set_aside(target: Target, state: TableState, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
     """Those of the objects that are no staged appends, or that this version does not take."""
     names = {name.key: name for name in parse_listed(infos)}
     found = {info.key for info in infos if info.key not in names}
@@ -96,7 +96,7 @@ async def _set_aside(target: Target, state: Seen, infos: Sequence[ObjectInfo]) -
     return [info for info in infos if info.key in found]
 
 
-async def _fence(target: Target, state: Seen) -> Seen:
+async def _fence(target: Target, state: TableState) -> TableState:
     """A version that was created just now, by this process or another."""
     now, commit_id, unique = await gather(Now(), Unique(), Unique())
     prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from datashard_core.commit.append.file_age import is_young
-from datashard_core.commit.append.manifest_reads import account_for, known_after, learn_entries
+from datashard_core.commit.append.file_age import is_recent
+from datashard_core.commit.append.manifest_reads import account_for, cache_after, load_entries
 from datashard_core.commit.core.manifest_merge import FAN_IN, Entries, replaced, without_empty
-from datashard_core.commit.versions.commit_empty import create, landed, pause
+from datashard_core.commit.core.next_version import NewManifest, NewSnapshot, NextVersion, next_version
 from datashard_core.commit.core.paths import key_of
-from datashard_core.commit.core.row_accounting import Change
 from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.row_accounting import Change
+from datashard_core.commit.core.state import TableState, Target, is_recently_grouped, manifests_of, newest
+from datashard_core.commit.core.totals import totals_of
 from datashard_core.commit.maintenance.small_files import (
     AFTER_APPEND,
     CALLED_FOR,
@@ -31,16 +33,14 @@ from datashard_core.commit.maintenance.small_files import (
     rewritten,
     rows_of,
 )
-from datashard_core.commit.core.state import Seen, Target, is_hot, manifests_of, newest
-from datashard_core.commit.core.totals import totals_of
-from datashard_core.commit.core.next_version import NewManifest, NewSnapshot, NextVersion, next_version
-from datashard_core.errors import UnsupportedTableError
-from datashard_core.format.metadata.data_file import DataFile
-from datashard_core.format.manifests.manifest import ManifestFile
-from datashard_core.format.parquet.parquet import encode_parquet
-from datashard_core.format.metadata.snapshot import replace_summary
+from datashard_core.commit.versions.commit_empty import create, landed, pause
 from datashard_core.effects.requests import Get, Instant, Now, Put, PutData, Request, Unique
-from datashard_core.effects.tasks import gather, start
+from datashard_core.effects.tasks import gather
+from datashard_core.errors import UnsupportedTableError
+from datashard_core.format.manifests.manifest import ManifestFile
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.metadata.snapshot import replace_summary
+from datashard_core.format.parquet.parquet import encode_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,7 +94,9 @@ class _Rewrite(Struct, frozen=True):
     written_on: int
 
 
-async def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: float) -> tuple[Compacted, Seen]:
+async def compact(
+    target: Target, seen: TableState | None, most_bytes: int, timeout: float
+) -> tuple[Compacted, TableState]:
     """Compact all small files of a table, a batch at a time.
 
     Args:
@@ -114,7 +116,7 @@ async def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: f
     done, given_up = Compacted(), 0
     left_out: set[str] = set()
     while done.size < most_bytes and given_up < MOST_GIVEN_UP:
-        state = await _learnt(target, state)
+        state = await _with_entries(target, state)
         if any(manifest.content for manifest in state.manifests or ()):
             raise UnsupportedTableError(
                 f"table {target.name} has row-level deletes, which name files and positions: compact it with the "
@@ -139,7 +141,7 @@ async def compact(target: Target, seen: Seen | None, most_bytes: int, timeout: f
     return done, state
 
 
-def due(state: Seen) -> tuple[DataFile, ...]:
+def due(state: TableState) -> tuple[DataFile, ...]:
     """The files that should become one after the append that created a version; mostly none.
 
     An append that merges manifests has the entries of eight appends in memory. That is the moment:
@@ -156,7 +158,7 @@ def due(state: Seen) -> tuple[DataFile, ...]:
     return ()
 
 
-async def compact_after_append(target: Target, state: Seen) -> Seen:
+async def compact_after_append(target: Target, state: TableState) -> TableState:
     """Compact what the append that created a version found due: one try, and none while many are writing.
 
     Returns:
@@ -164,7 +166,7 @@ async def compact_after_append(target: Target, state: Seen) -> Seen:
     """
     sources = due(state)
     now: Instant = await Now()
-    if not sources or is_hot(state.body, now.wall_ms):
+    if not sources or is_recently_grouped(state.body, now.wall_ms):
         return state
     read = await _read(target, state, sources)
     if len(read.files) < AFTER_APPEND.at_least:
@@ -179,20 +181,20 @@ async def compact_after_append(target: Target, state: Seen) -> Seen:
     if made is None:
         log.debug("table %s: an append came before the compaction: the next one makes it", target.name)
         return state
-    return replace(made, known=known_after(state.known, prepared, [written]))
+    return replace(made, known=cache_after(state.known, prepared, [written]))
 
 
-async def _learnt(target: Target, state: Seen) -> Seen:
+async def _with_entries(target: Target, state: TableState) -> TableState:
     """The version with the entries of all its manifests."""
     table = state.body.table
     manifests = state.manifests
     if manifests is None:
         manifests = await manifests_of(target.root, table.location, table.current_snapshot)
     state = replace(state, manifests=manifests)
-    return (await learn_entries(target, state, [one for one in manifests if not one.content]))
+    return await load_entries(target, state, [one for one in manifests if not one.content])
 
 
-async def _read(target: Target, state: Seen, sources: Sequence[DataFile]) -> _Read:
+async def _read(target: Target, state: TableState, sources: Sequence[DataFile]) -> _Read:
     """Read the rows of the sources, as many of them as may be in memory together."""
     table = state.body.table
     read = _Read()
@@ -211,7 +213,7 @@ async def _read(target: Target, state: Seen, sources: Sequence[DataFile]) -> _Re
     return read
 
 
-async def _write(target: Target, state: Seen, read: _Read) -> _Rewrite:
+async def _write(target: Target, state: TableState, read: _Read) -> _Rewrite:
     """Write the rows of several files as one."""
     import pyarrow as pa
 
@@ -223,7 +225,7 @@ async def _write(target: Target, state: Seen, read: _Read) -> _Rewrite:
     return _Rewrite(tuple(read.files), encoded.data_file(f"{table.location}/{key}"), state.body.version)
 
 
-async def _commit(target: Target, state: Seen, rewrite: _Rewrite, deadline: float) -> tuple[Seen, bool]:
+async def _commit(target: Target, state: TableState, rewrite: _Rewrite, deadline: float) -> tuple[TableState, bool]:
     """Put the new file in the place of its sources; whether that was done, and the newest version known."""
     commit_id: str = await Unique()
     above = state.body.version
@@ -235,7 +237,7 @@ async def _commit(target: Target, state: Seen, rewrite: _Rewrite, deadline: floa
         prepared, puts, written = planned
         made = await create(target, state, prepared, puts)
         if made is not None:
-            return replace(made, known=known_after(state.known, prepared, [written])), True
+            return replace(made, known=cache_after(state.known, prepared, [written])), True
         await pause(
             deadline,
             f"table {target.name}: others were always faster with the next version than a compaction. Nothing was "
@@ -245,18 +247,18 @@ async def _commit(target: Target, state: Seen, rewrite: _Rewrite, deadline: floa
         state = replace((await newest(target, state)), known=known)
         if (await landed(target, state, commit_id, above)) is not None:
             return state, True
-        state = await _learnt(target, state)
+        state = await _with_entries(target, state)
 
 
 async def _planned(
-    target: Target, state: Seen, rewrite: _Rewrite, commit_id: str
+    target: Target, state: TableState, rewrite: _Rewrite, commit_id: str
 ) -> tuple[NextVersion, list[Request[Any]], NewManifest] | None:
     """The version after ``state`` in which the new file stands for its sources; None if they are not all live."""
     table = state.body.table
     if any(manifest.content for manifest in state.manifests or ()):
         return None  # rows were deleted meanwhile, in a way that names the sources
     if rewrite.written_on < state.body.version and not (
-        await is_young(target, table.location, rewrite.new, state.body.version)
+        await is_recent(target, table.location, rewrite.new, state.body.version)
     ):
         return None
     now, for_manifest, for_list = await gather(Now(), Unique(), Unique())
@@ -275,11 +277,14 @@ async def _planned(
     )
     account_for(target, state, snapshot.manifests, [manifest], Change(removed=rewrite.sources, added=[rewrite.new]))
     prepared = next_version(state.body, snapshot, commit_id=commit_id, names={}, unique=for_list, now_ms=now.wall_ms)
-    puts: list[Request[Any]] = [Put(manifest.key, manifest.data), Put(prepared.manifest_list_key, prepared.manifest_list)]
+    puts: list[Request[Any]] = [
+        Put(manifest.key, manifest.data),
+        Put(prepared.manifest_list_key, prepared.manifest_list),
+    ]
     return prepared, puts, manifest
 
 
-def _holders(state: Seen, sources: Sequence[DataFile]) -> list[tuple[ManifestFile, Entries]]:
+def _holders(state: TableState, sources: Sequence[DataFile]) -> list[tuple[ManifestFile, Entries]]:
     """The manifests of a version that hold sources, as far as their entries are known.
 
     A manifest of another partition spec may name a source too; the new one cannot stand in its place.

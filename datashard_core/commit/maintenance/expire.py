@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from datashard_core.commit.versions.commit_empty import create, landed, pause
-from datashard_core.commit.core.properties import settings_of
-from datashard_core.commit.core.state import Seen, Target, newest
 from datashard_core.commit.core.next_version import next_version
+from datashard_core.commit.core.properties import settings_of
+from datashard_core.commit.core.state import TableState, Target, newest
+from datashard_core.commit.versions.commit_empty import create, landed, pause
 from datashard_core.effects.requests import Now, Unique
 from datashard_core.effects.tasks import gather
 
 
 async def expire(
-    target: Target, seen: Seen | None, older_than_ms: int | None, retain_last: int | None, timeout: float
-) -> tuple[int, Seen]:
+    target: Target, seen: TableState | None, older_than_ms: int | None, retain_last: int | None, timeout: float
+) -> tuple[int, TableState]:
     """Leave out snapshots that are too old, unless a branch or tag leads to them.
 
     Args:

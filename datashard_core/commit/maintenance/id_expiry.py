@@ -9,36 +9,42 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
-from datashard_core.commit.append_ids import segment as nodes
-
-from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.append.deferred import staged_names
-from datashard_core.commit.versions.lifecycle import list_all
-from datashard_core.commit.append_ids.lookup import horizon_ms
-from datashard_core.commit.core.recorded_ids import BLOCK
-from datashard_core.commit.append_ids.segment_store import Opened, forgotten_before, make_node, mark_of, open_nodes
-from datashard_core.commit.append_ids.segment import NodeName
+from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids.lookup import retention_cutoff_ms
+from datashard_core.commit.append_ids.segment import SegmentName
+from datashard_core.commit.append_ids.segment_store import (
+    OpenSegment,
+    forgotten_before,
+    make_segment,
+    open_segments,
+    watermark_of,
+)
 from datashard_core.commit.core.paths import delete
+from datashard_core.commit.core.recorded_ids import BLOCK
 from datashard_core.commit.core.state import Target
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.version_file import VersionFile, version_key
+from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions.lifecycle import list_all
+from datashard_core.effects.requests import Get, Head, KeepsVersions, PutIfAbsent, Replace, Request
+from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError
-from datashard_core.effects.requests import Get, Head, KeepsVersions, PutIfAbsent, Replace, Request
-from datashard_core.effects.tasks import outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
-MARK_TRIES = 5
+WATERMARK_TRIES = 5
 DELETE_BATCH = 1000
 AT_ONCE = 16
 MOST_MISSING = 1000
 """Nodes of a full block hold the names of 4,096 versions, and commits write all but the large ones."""
 
 
-class Doomed(Struct, frozen=True):
+class ToRemove(Struct, frozen=True):
     """What may be removed.
 
     Attributes:
@@ -47,12 +53,12 @@ class Doomed(Struct, frozen=True):
         before: names of versions before this one will not be remembered; 0 where nothing is forgotten.
     """
 
-    forgotten: tuple[NodeName, ...]
-    covered: tuple[NodeName, ...]
+    forgotten: tuple[SegmentName, ...]
+    covered: tuple[SegmentName, ...]
     before: int
 
 
-async def make_large_nodes(target: Target, newest: VersionBody) -> int:
+async def make_large_segments(target: Target, newest: VersionFile) -> int:
     """Make the nodes that look-ups from a version on ask for and that are missing, however large they are.
 
     Returns:
@@ -61,10 +67,10 @@ async def make_large_nodes(target: Target, newest: VersionBody) -> int:
     Raises:
         StorageError: the store failed.
     """
-    wanted: list[NodeName] = []
-    horizon = horizon_ms(newest)
+    wanted: list[SegmentName] = []
+    horizon = retention_cutoff_ms(newest)
     for name in nodes.needed_below(newest.version - newest.version % BLOCK, newest.first - 1):
-        (node,) = await open_nodes((name,), target.history)
+        (node,) = await open_segments((name,), target.history)
         if node is None:
             wanted.append(name)
             if len(wanted) > MOST_MISSING:
@@ -76,11 +82,11 @@ async def make_large_nodes(target: Target, newest: VersionBody) -> int:
         elif node.name.level == nodes.TOP_LEVEL and node.last_ms is not None and node.last_ms < horizon:
             break  # what is older is not asked for
     for name in reversed(wanted):  # a later one is made of earlier ones
-        await make_node(name, newest, target.history, None)
+        await make_segment(name, newest, target.history, None)
     return len(wanted)
 
 
-async def remove_nodes(target: Target, newest: VersionBody) -> int:
+async def remove_segments(target: Target, newest: VersionFile) -> int:
     """Remove the nodes that no look-up needs any more.
 
     Args:
@@ -99,7 +105,9 @@ async def remove_nodes(target: Target, newest: VersionBody) -> int:
     found = ((nodes.parse_key(info.key), info) for info in listed)
     old = {name: info for name, info in found if name is not None and _is_old(name, info, newest, now)}
     headers = await _opened([name for name in old if name.level == nodes.TOP_LEVEL], old, target)
-    doomed = choose(old, headers, horizon_ms(newest), min((name.base for name in staged), default=newest.version))
+    doomed = choose(
+        old, headers, retention_cutoff_ms(newest), min((name.base for name in staged), default=newest.version)
+    )
     forgotten = doomed.forgotten
     if forgotten and not (await _may_forget(target, doomed.before)):
         log.info("table %s: append ids are not forgotten: the store has no usable If-Match", target.name)
@@ -110,7 +118,9 @@ async def remove_nodes(target: Target, newest: VersionBody) -> int:
     return len(keys)
 
 
-def choose(old: Iterable[NodeName], headers: Mapping[NodeName, Opened], horizon: int, lowest_base: int) -> Doomed:
+def choose(
+    old: Iterable[SegmentName], headers: Mapping[SegmentName, OpenSegment], horizon: int, lowest_base: int
+) -> ToRemove:
     """Which nodes may go. Pure.
 
     Args:
@@ -127,22 +137,24 @@ def choose(old: Iterable[NodeName], headers: Mapping[NodeName, Opened], horizon:
         block = int(BLOCK ** (nodes.TOP_LEVEL + 1))
         before = min(max(name.since for name in out), (lowest_base + 1) // block * block)
     forgotten = tuple(name for name in names if name.until <= before)
-    covered = tuple(name for name in names if name.until > before and any(one in headers for one in name.covers))
-    return Doomed(forgotten, covered, before)
+    covered = tuple(
+        name for name in names if name.until > before and any(one in headers for one in name.superseded_names)
+    )
+    return ToRemove(forgotten, covered, before)
 
 
-def _is_old(name: NodeName, info: ObjectInfo, newest: VersionBody, now: float) -> bool:
+def _is_old(name: SegmentName, info: ObjectInfo, newest: VersionFile, now: float) -> bool:
     """Whether a node is this table's, and so old that nobody is about to read it who knows no later one."""
     return newest.first < name.until <= newest.version and now - info.last_modified >= sweep.AGE
 
 
 async def _opened(
-    names: Sequence[NodeName], infos: Mapping[NodeName, ObjectInfo], target: Target
-) -> dict[NodeName, Opened]:
+    names: Sequence[SegmentName], infos: Mapping[SegmentName, ObjectInfo], target: Target
+) -> dict[SegmentName, OpenSegment]:
     """The nodes that are this table's and whole."""
-    opened: dict[NodeName, Opened] = {}
+    opened: dict[SegmentName, OpenSegment] = {}
     for start in range(0, len(names), AT_ONCE):
-        for node in (await open_nodes(names[start : start + AT_ONCE], target.history)):
+        for node in await open_segments(names[start : start + AT_ONCE], target.history):
             if node is None or node.header is None or node.header.until != node.name.until:
                 continue
             if infos[node.name].size == nodes.size_of(node.count):
@@ -155,7 +167,7 @@ async def _may_forget(target: Target, before: int) -> bool:
     if not (await KeepsVersions()):
         return False
     try:
-        await _move_mark(target, before)
+        await _move_watermark(target, before)
     except StorageError as error:
         if error.reason != "unsupported":
             raise
@@ -163,26 +175,26 @@ async def _may_forget(target: Target, before: int) -> bool:
     return True
 
 
-async def _move_mark(target: Target, before: int) -> None:
+async def _move_watermark(target: Target, before: int) -> None:
     """Say that nodes up to a version are forgotten, before they are: the mark never moves back."""
     history = target.history
-    for _ in range(MARK_TRIES):
-        outcome = (await outcomes_of((Get(nodes.MARK),)))[0]
-        request: Request
+    for _ in range(WATERMARK_TRIES):
+        outcome = (await outcomes_of((Get(nodes.WATERMARK),)))[0]
+        request: Request[Any]
         if isinstance(outcome, ObjectNotFoundError):
-            request = PutIfAbsent(nodes.MARK, mark_of(before, history))
+            request = PutIfAbsent(nodes.WATERMARK, watermark_of(before, history))
         else:
             stored = result_of(outcome)
             if forgotten_before(stored.body, history) >= before:
                 return
-            request = Replace(nodes.MARK, mark_of(before, history), stored.version)
+            request = Replace(nodes.WATERMARK, watermark_of(before, history), stored.version)
         try:
             await request
         except PreconditionFailedError:
             continue
         return
     raise StorageError(
-        f"table {target.name}: {target.root}/{nodes.MARK} was changed by others {MARK_TRIES} times meanwhile. Nothing "
-        "was removed; call maintain() again.",
-        key=nodes.MARK,
+        f"table {target.name}: {target.root}/{nodes.WATERMARK} was changed by others {WATERMARK_TRIES} times. "
+        "Nothing was removed; call maintain() again.",
+        key=nodes.WATERMARK,
     )

@@ -16,24 +16,24 @@ from typing import Any
 
 from msgspec import Struct
 
-from datashard_core.commit.staging.set_aside import MAX_BYTES
 from datashard_core.commit.append.deferred import staged_names
-from datashard_core.commit.versions.lifecycle import list_all
-from datashard_core.commit.versions.commit_empty import create, landed, pause
-from datashard_core.commit.core.paths import delete, key_of
-from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, described_files
-from datashard_core.commit.core.state import Seen, Target, newest
 from datashard_core.commit.core.next_version import next_version
-from datashard_core.commit.core.version_file import VersionBody, version_key
+from datashard_core.commit.core.paths import delete, key_of
+from datashard_core.commit.core.state import TableState, Target, newest
+from datashard_core.commit.core.version_file import VersionFile, version_key
+from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, described_files
+from datashard_core.commit.staging.set_aside import MAX_BYTES
+from datashard_core.commit.versions.commit_empty import create, landed, pause
+from datashard_core.commit.versions.lifecycle import list_all
+from datashard_core.effects.requests import Get, Head, Now, Unique
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.manifests.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError
-from datashard_core.effects.requests import Get, Head, Now, Unique
-from datashard_core.effects.tasks import gather, outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
-PLACES = (("data/", ".parquet"), ("metadata/manifests/", ".avro"))
+FOLDERS = (("data/", ".parquet"), ("metadata/manifests/", ".avro"))
 """What is looked at: where data files, manifests and manifest lists lie. Versions and ids never are."""
 AT_ONCE = 32
 DELETE_BATCH = 1000
@@ -64,7 +64,7 @@ class _StaleError(CorruptTableError):
     """Something that a version names is gone: it may not be the newest version any more."""
 
 
-class _Reach:
+class _ReachableFiles:
     """The files that versions reach; a manifest that was read once is not read again."""
 
     def __init__(self, target: Target) -> None:
@@ -72,7 +72,7 @@ class _Reach:
         self._lists: dict[str, tuple[ManifestFile, ...]] = {}
         self._files: dict[str, Keys] = {}
 
-    async def of(self, body: VersionBody) -> set[str]:
+    async def of(self, body: VersionFile) -> set[str]:
         """Keys of all that the snapshots of a version reach.
 
         Raises:
@@ -80,11 +80,11 @@ class _Reach:
         """
         table = body.table
         lists = {self._key(one.manifest_list, table.location): one.manifest_list for one in table.snapshots}
-        for uri, data in (await self._read(lists, self._lists)):
+        for uri, data in await self._read(lists, self._lists):
             self._lists[uri] = tuple(decode_manifest_list(data, uri))
         manifests = {one.manifest_path: one for uri in lists.values() for one in self._lists[uri]}
         keys = {self._key(uri, table.location): uri for uri in manifests}
-        for uri, data in (await self._read(keys, self._files)):
+        for uri, data in await self._read(keys, self._files):
             entries = decode_manifest(data, manifests[uri])
             live = (entry.data_file.file_path for entry in entries if entry.status != DELETED)
             self._files[uri] = frozenset(self._key(path, table.location) for path in live)
@@ -109,7 +109,9 @@ class _Reach:
         return read
 
 
-async def remove_orphans(target: Target, seen: Seen | None, grace: float, timeout: float) -> tuple[Removed, Seen]:
+async def remove_orphans(
+    target: Target, seen: TableState | None, grace: float, timeout: float
+) -> tuple[Removed, TableState]:
     """Delete data files, manifests and manifest lists that nothing names.
 
     Args:
@@ -125,7 +127,7 @@ async def remove_orphans(target: Target, seen: Seen | None, grace: float, timeou
     """
     begun, commit_id = await gather(Now(), Unique())
     listed = await _candidates()
-    reach = _Reach(target)
+    reach = _ReachableFiles(target)
     state = seen
     tried: dict[int, list[ObjectInfo]] = {}
     while True:
@@ -135,7 +137,9 @@ async def remove_orphans(target: Target, seen: Seen | None, grace: float, timeou
             fence = await landed(target, state, commit_id, min(tried) - 1)
             if fence is not None:
                 return (await _delete(target, tried[fence], fence, grace)), state
-        doomed = await _unreachable(target, reach, state, [info for info in listed if not described.covers(info)])
+        doomed = await _unreachable(
+            target, reach, state, [info for info in listed if not described.superseded_names(info)]
+        )
         if doomed is None:
             continue  # it was not the newest version any more
         if not doomed:
@@ -153,7 +157,7 @@ async def remove_orphans(target: Target, seen: Seen | None, grace: float, timeou
 
 async def _candidates() -> list[ObjectInfo]:
     found: list[ObjectInfo] = []
-    for prefix, ending in PLACES:
+    for prefix, ending in FOLDERS:
         found += [info for info in (await list_all(prefix)) if info.key.endswith(ending)]
     return found
 
@@ -169,7 +173,7 @@ class _Described(Struct):
     names: set[str]
     until: float = -1.0
 
-    def covers(self, info: ObjectInfo) -> bool:
+    def superseded_names(self, info: ObjectInfo) -> bool:
         """Whether a staged append may describe a file."""
         if info.key.rpartition("/")[2] in self.names:
             return True
@@ -206,7 +210,7 @@ async def _described(target: Target) -> _Described:
 
 
 async def _unreachable(
-    target: Target, reach: _Reach, state: Seen, listed: Sequence[ObjectInfo]
+    target: Target, reach: _ReachableFiles, state: TableState, listed: Sequence[ObjectInfo]
 ) -> list[ObjectInfo] | None:
     """Which of the listed files the version does not reach; None if it is not the newest any more."""
     try:
@@ -235,11 +239,11 @@ async def _check_there(target: Target, keys: Sequence[str]) -> None:
             result_of(outcome)
 
 
-async def _fence(target: Target, state: Seen, commit_id: str) -> Seen | None:
+async def _fence(target: Target, state: TableState, commit_id: str) -> TableState | None:
     """Try to commit a version in which nothing changes; None: that is not known, or another was faster."""
     now, unique = await gather(Now(), Unique())
     prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
-    return (await create(target, state, prepared))
+    return await create(target, state, prepared)
 
 
 async def _delete(target: Target, doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Removed:

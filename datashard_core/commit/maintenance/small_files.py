@@ -16,12 +16,12 @@ from msgspec.structs import replace
 from datashard_core.commit.core.manifest_merge import FAN_IN, Entries, as_existing, tier
 from datashard_core.commit.core.next_version import NewManifest, manifest_of, snapshot_id_from
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
-from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.manifests.manifest import ADDED, DELETED, ManifestEntry, ManifestFile
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.format.parquet.arrow_reader import DamagedFooterError, ParquetFile
 from datashard_core.format.rows.projection import project, with_ids
 from datashard_core.format.types.schema import Schema
-from datashard_core.format.metadata.table_metadata import TableMetadata
 
 if TYPE_CHECKING:
     import pyarrow as pa

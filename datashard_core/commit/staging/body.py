@@ -48,7 +48,8 @@ _MOST_VALUES = 8 * _MOST_DECODED
 """Values in one array, each of which takes a bit."""
 
 MOST_NULL_ROWS = 2**16
-"""Plain rows without a single value take no bytes. An append has :data:`~datashard_core.format.rows.python_rows.FEW_ROWS`."""
+"""Plain rows without a single value take no bytes. An append has
+:data:`~datashard_core.format.rows.python_rows.FEW_ROWS`."""
 
 _MOST_PLAIN = 2**24
 """Values of plain rows, nulls included."""

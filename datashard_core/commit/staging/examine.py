@@ -1,8 +1,8 @@
 """What a staged body holds, for whoever carries it or reads it: rows and files, a refusal, or nothing yet.
 
 Nothing in a body is believed: its writer may be damaged, hostile or newer than this process. What no release could
-commit is refused, what a newer one may know is set aside (:mod:`datashard_core.commit.staging.set_aside`), and what the store does
-not answer now is left for later.
+commit is refused, what a newer one may know is set aside (:mod:`datashard_core.commit.staging.set_aside`), and what
+the store does not answer now is left for later.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 
 from msgspec import Struct
 
-from datashard_core.commit.staging.set_aside import Aside, has_schema, remember
-from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.paths import key_of
+from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.core.state import Target
+from datashard_core.commit.core.version_file import VersionFile
 from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, decode_body
 from datashard_core.commit.staging.key import StagedName
-from datashard_core.commit.core.state import Target
-from datashard_core.commit.core.version_file import VersionBody
-from datashard_core.errors import CorruptTableError, DataShardError, StorageError, StorageReason
-from datashard_core.format.metadata.data_file import DataFile
-from datashard_core.format.rows.python_rows import PlainRows, Rows
-from datashard_core.format.rows.projection import project
-from datashard_core.storage.base import ObjectNotFoundError
+from datashard_core.commit.staging.set_aside import Aside, has_schema, remember
 from datashard_core.effects.requests import Get, Head, Request
 from datashard_core.effects.tasks import outcomes_of, result_of
+from datashard_core.errors import CorruptTableError, DataShardError, StorageError, StorageReason
+from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.rows.projection import project
+from datashard_core.format.rows.python_rows import PlainRows, Rows
+from datashard_core.storage.base import ObjectNotFoundError
 
 MAX_REASON = 200
 _DATA_KEY = re.compile(r"data/[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.parquet")
@@ -63,7 +63,7 @@ def refusal(reason: str) -> Refusal:
 
 
 def opened(
-    target: Target, body: VersionBody, names: Sequence[StagedName], outcomes: Sequence[Any]
+    target: Target, body: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any]
 ) -> dict[StagedName, Examined]:
     """What was read of staged objects, before the files that they describe are looked at.
 
@@ -81,7 +81,7 @@ def opened(
     return examined
 
 
-def _opened(target: Target, body: VersionBody, name: StagedName, outcome: Any) -> Examined:
+def _opened(target: Target, body: VersionFile, name: StagedName, outcome: Any) -> Examined:
     if isinstance(outcome, StorageError) and outcome.reason in LASTING:
         return Aside(f"it cannot be read: {outcome}", lasts=False)
     if isinstance(outcome, StorageError):
@@ -104,7 +104,7 @@ def _opened(target: Target, body: VersionBody, name: StagedName, outcome: Any) -
     return Good(held.append_id, held.digest, rows, held.files, keys)
 
 
-def _key_of(file: DataFile, body: VersionBody, target: Target) -> str:
+def _key_of(file: DataFile, body: VersionFile, target: Target) -> str:
     try:
         key = key_of(file.file_path, body.table.location, target.root)
     except DataShardError as error:
@@ -116,7 +116,7 @@ def _key_of(file: DataFile, body: VersionBody, target: Target) -> str:
     return key
 
 
-def _checked(rows: Rows, body: VersionBody, where: str) -> Rows:
+def _checked(rows: Rows, body: VersionFile, where: str) -> Rows:
     """Rows of a stranger in the form of the table's current schema.
 
     Raises:
@@ -142,7 +142,7 @@ def _checked(rows: Rows, body: VersionBody, where: str) -> Rows:
     return fitted
 
 
-def fit(rows: Rows, body: VersionBody, where: str) -> Rows:
+def fit(rows: Rows, body: VersionFile, where: str) -> Rows:
     """Rows in the form of the table's current schema, by field id.
 
     Raises:

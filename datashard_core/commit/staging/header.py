@@ -9,8 +9,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import asdict
 
 from datashard_core.commit.staging.body import UnreadableBodyError, not_decoded
-from datashard_core.format.statistics.ordering import number_formats
 from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.statistics.ordering import number_formats
 from datashard_core.format.types.schema import Schema
 
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -26,7 +26,10 @@ class Format(Struct):
 
 
 class DescribedFile(Struct):
-    """A data file as a header describes it; :class:`~datashard_core.format.metadata.data_file.DataFile` explains the fields."""
+    """A data file as a header describes it.
+
+    :class:`~datashard_core.format.metadata.data_file.DataFile` explains the fields.
+    """
 
     file_path: Annotated[str, Meta(min_length=1, max_length=4096)]
     record_count: _Count

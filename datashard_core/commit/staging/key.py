@@ -16,7 +16,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from datashard_core.commit.append_ids.lookback import Named
+from datashard_core.commit.append_ids.lookback import RecordedOutcome
 from datashard_core.storage.base import ObjectInfo
 
 PREFIX = "_datashard/staging/"
@@ -64,7 +64,7 @@ def _parsed(key: str, size: int, modified: float) -> StagedName | None:
     return StagedName(int(match[1]), kind, match[3], match[4], size, modified)
 
 
-class Judged(Struct, frozen=True):
+class Classified(Struct, frozen=True):
     """What a committer may do with each listed name.
 
     Attributes:
@@ -76,13 +76,13 @@ class Judged(Struct, frozen=True):
     """
 
     allowed: tuple[StagedName, ...]
-    spent: tuple[StagedName, ...]
+    reclaimable: tuple[StagedName, ...]
     others: Mapping[str, tuple[StagedName, ...]] = {}
 
 
-def judge(
-    listed: Iterable[StagedName], said: Mapping[str, Named], version: int, own: frozenset[str], first: int = 0
-) -> Judged:
+def classify(
+    listed: Iterable[StagedName], said: Mapping[str, RecordedOutcome], version: int, own: frozenset[str], first: int = 0
+) -> Classified:
     """The base rule and the delete rule, over one listing.
 
     Args:
@@ -99,17 +99,17 @@ def judge(
     (a twin's, or one staged again), and committing both would double them.
     """
     allowed: dict[str, list[StagedName]] = {}
-    spent = []
+    reclaimable = []
     for name in sorted(listed):
         if name.base > version:
             continue  # its owner has seen more than we have: never guessed at
         word = said.get(name.id)
         if name.base < first or (word is not None and name.base < word.version <= version):
-            spent.append(name)
+            reclaimable.append(name)
         elif name.id not in own:
             allowed.setdefault(name.id, []).append(name)
-    return Judged(
+    return Classified(
         tuple(sorted(tries[0] for tries in allowed.values())),
-        tuple(spent),
+        tuple(reclaimable),
         {own_id: tuple(tries[1:]) for own_id, tries in allowed.items() if len(tries) > 1},
     )

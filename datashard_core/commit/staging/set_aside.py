@@ -2,7 +2,8 @@
 
 To refuse an append loses its rows for good. So an append is refused only where no release could ever commit it. What
 this process does not know (a schema, a format, a version above the newest one) may be known to another: such objects
-wait, and nothing waits for them. ``maintain()`` removes them in the end (:mod:`datashard_core.commit.maintenance.abandoned`).
+wait, and nothing waits for them. ``maintain()`` removes them in the end
+(:mod:`datashard_core.commit.maintenance.abandoned`).
 
 A staged object never changes, so a process that has found one to be set aside reads it no second time.
 """
@@ -13,8 +14,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from datashard_core.commit.core.version_file import VersionFile
 from datashard_core.commit.staging.key import StagedName
-from datashard_core.commit.core.version_file import VersionBody
 
 MAX_BYTES = 64 * 2**20
 """Bytes of rows that one commit carries at the most. Nothing that is larger is read."""
@@ -64,7 +65,7 @@ def forget() -> None:
     _remembered.clear()
 
 
-def aside_by_name(root: str, name: StagedName, body: VersionBody) -> Aside | None:
+def aside_by_name(root: str, name: StagedName, body: VersionFile) -> Aside | None:
     """Why an object is set aside, as far as that is known without a look at it; None: it has to be read."""
     if name.base > body.version:
         return Aside(f"its base, version {name.base}, is above the newest version, {body.version}", lasts=False)
@@ -76,17 +77,17 @@ def aside_by_name(root: str, name: StagedName, body: VersionBody) -> Aside | Non
     return known
 
 
-def has_schema(body: VersionBody, schema_id: int) -> bool:
+def has_schema(body: VersionFile, schema_id: int) -> bool:
     """Whether a version has the schema of that id."""
     return any(schema.schema_id == schema_id for schema in body.table.schemas)
 
 
-def eligible(root: str, body: VersionBody, listed: Iterable[StagedName]) -> list[StagedName]:
+def eligible(root: str, body: VersionFile, listed: Iterable[StagedName]) -> list[StagedName]:
     """The listed objects that are not known to be set aside."""
     return [name for name in listed if aside_by_name(root, name, body) is None]
 
 
-def worth_a_look(root: str, body: VersionBody, listed: Iterable[StagedName], own: str) -> list[StagedName]:
+def worth_a_look(root: str, body: VersionFile, listed: Iterable[StagedName], own: str) -> list[StagedName]:
     """The listed objects that a commit with rows of its own looks at.
 
     All that was staged lately, and a few of those that earlier commits passed over: many objects that nobody can
@@ -108,13 +109,13 @@ def worth_a_look(root: str, body: VersionBody, listed: Iterable[StagedName], own
     return fresh + passed
 
 
-def _is_passed_over(name: StagedName, body: VersionBody) -> bool:
+def _is_passed_over(name: StagedName, body: VersionFile) -> bool:
     late = name.modified + PASSED_SECONDS < body.table.last_updated_ms / 1000
     return late and name.base + PASSED_VERSIONS <= body.version
 
 
 def alive(
-    root: str, body: VersionBody, listed: Sequence[StagedName], now: float | None = None, within: float = LIVELY
+    root: str, body: VersionFile, listed: Sequence[StagedName], now: float | None = None, within: float = LIVELY
 ) -> list[StagedName]:
     """The appends whose owners wait, and are likely to be alive.
 

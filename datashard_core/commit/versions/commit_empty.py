@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from collections.abc import Sequence
-
-from datashard_core.commit.append_ids.lookup import recall
+from datashard_core.commit.append_ids.lookup import look_up_since
 from datashard_core.commit.append_ids.segment_store import upkeep
 from datashard_core.commit.core.current_version import move_hint
-from datashard_core.commit.core.state import Seen, Target
 from datashard_core.commit.core.next_version import NextVersion
+from datashard_core.commit.core.state import TableState, Target
 from datashard_core.commit.core.version_file import version_key
-from datashard_core.errors import CommitTimeoutError
-from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
 from datashard_core.effects.requests import Now, PutIfAbsent, Random, Request, Sleep
 from datashard_core.effects.tasks import gather, outcomes_of, result_of
+from datashard_core.errors import CommitTimeoutError
+from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError
 
 LONGEST_PAUSE = 0.5
 
 
 async def create(
-    target: Target, state: Seen, prepared: NextVersion, puts: Sequence[Request[Any]] = (), *, nodes: bool = True
-) -> Seen | None:
+    target: Target, state: TableState, prepared: NextVersion, puts: Sequence[Request[Any]] = (), *, nodes: bool = True
+) -> TableState | None:
     """Try once to create a version, and do what follows a commit.
 
     Args:
@@ -49,16 +48,16 @@ async def create(
         *([upkeep(prepared.version, state.body, target.history)] if nodes else []),
     )
     manifests = prepared.manifests if prepared.manifests is not None else state.manifests
-    return Seen(prepared.body, manifests, hint, state.known)
+    return TableState(prepared.body, manifests, hint, state.known)
 
 
-async def landed(target: Target, state: Seen, commit_id: str, above: int) -> int | None:
+async def landed(target: Target, state: TableState, commit_id: str, above: int) -> int | None:
     """The version that names a commit of ours, whose reply was lost; None if none up to ``state`` does.
 
     Who slept for longer than ids are remembered tries once more, which does no harm: nothing changes in
     a fence, and a compaction finds that its sources are not live any more.
     """
-    told = await recall(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
+    told = await look_up_since(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
     return told.words[commit_id].version if commit_id in told.words else None
 
 

@@ -13,12 +13,26 @@ from typing import Any
 
 from msgspec import Struct
 
-from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.append_ids.lookback import look_back
-from datashard_core.commit.core.paths import TABLE_FOLDERS, delete
+from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.core.current_version import Found, find_current, move_hint
-from datashard_core.commit.core.state import Seen, Target, settle
-from datashard_core.commit.core.version_file import HINT_KEY, VersionBody, dropped_marker, tombstone, version_key
+from datashard_core.commit.core.paths import TABLE_FOLDERS, delete
+from datashard_core.commit.core.state import TableState, Target, require_live
+from datashard_core.commit.core.version_file import HINT_KEY, VersionFile, dropped_marker, tombstone, version_key
+from datashard_core.effects.requests import (
+    Get,
+    Head,
+    Instant,
+    KeepsVersions,
+    ListPage,
+    Now,
+    PutIfAbsent,
+    Random,
+    Replace,
+    Sleep,
+    Unique,
+)
+from datashard_core.effects.tasks import gather, outcomes_of, result_of
 from datashard_core.errors import CommitStateUnknownError, DataShardError, StorageError
 from datashard_core.storage.base import (
     ObjectInfo,
@@ -26,8 +40,6 @@ from datashard_core.storage.base import (
     OutcomeUnknownError,
     PreconditionFailedError,
 )
-from datashard_core.effects.requests import Get, Head, Instant, KeepsVersions, ListPage, Now, PutIfAbsent, Random, Replace, Sleep, Unique
-from datashard_core.effects.tasks import gather, outcomes_of, result_of, start
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +50,11 @@ PURGE_BATCH = 1000
 class Created(Struct, frozen=True):
     """A table that is there now, and whether this call made it."""
 
-    seen: Seen
+    seen: TableState
     made: bool
 
 
-FirstVersion = Callable[[int, str, str, int], tuple[VersionBody, bytes]]
+FirstVersion = Callable[[int, str, str, int], tuple[VersionFile, bytes]]
 """Makes a table's first version of its number, a fresh uuid, the digest of the commit's id and the time in ms."""
 
 
@@ -59,7 +71,7 @@ async def create(root: str, name: str, first: FirstVersion, timeout: float) -> C
         CommitStateUnknownError: whether the table was created could not be learnt in time.
         StorageError: the store failed before anything was sent.
     """
-    return (await create_after((await find_current(root)), root, name, first, timeout))
+    return await create_after((await find_current(root)), root, name, first, timeout)
 
 
 async def create_after(found: Found | None, root: str, name: str, first: FirstVersion, timeout: float) -> Created:
@@ -81,7 +93,7 @@ async def create_after(found: Found | None, root: str, name: str, first: FirstVe
         made = await _landed(found, commit_id, tried_from, root)
         if found is not None and found.newest.state == "table":
             hint = await move_hint(found.newest.version, found.hint, root)
-            return Created(Seen(found.newest, None, hint), made)
+            return Created(TableState(found.newest, None, hint), made)
         if made:  # and dropped by somebody since: what is made now is another table
             unique, uuid = await gather(Unique(), Unique())
             commit_id, tried_from = unique, None
@@ -91,13 +103,13 @@ async def create_after(found: Found | None, root: str, name: str, first: FirstVe
         if outcome is None:
             known = found.hint if found is not None else None
             hint = await move_hint(version, known, root, absent=unseen and version == 0)
-            return Created(Seen(body, (), hint), made=True)
+            return Created(TableState(body, (), hint), made=True)
         tried_from = version if tried_from is None else tried_from
         await _pause(deadline, f"whether table {name} was created at {root}", commit_id, outcome)
         found = await find_current(root, found.newest if found is not None else None)
 
 
-async def drop(target: Target, timeout: float) -> VersionBody:
+async def drop(target: Target, timeout: float) -> VersionFile:
     """Commit the marker that says the table is no more.
 
     Returns:
@@ -112,10 +124,10 @@ async def drop(target: Target, timeout: float) -> VersionBody:
     found = await find_current(target.root)
     tried_from: int | None = None
     while True:
-        if (await _landed(found, commit_id, tried_from, target.root)):
+        if await _landed(found, commit_id, tried_from, target.root):
             assert found is not None
             return found.newest
-        parent = settle(found, None, target).body
+        parent = require_live(found, None, target).body
         uuid = parent.table.table_uuid
         names = names_module.following(
             parent.names,
@@ -129,7 +141,7 @@ async def drop(target: Target, timeout: float) -> VersionBody:
         outcome = await _commit_body(version, dropped_marker(uuid, names, now.wall_ms))
         if outcome is None:
             await move_hint(version, found.hint if found is not None else None, target.root)
-            return VersionBody(version, "dropped", None, names)
+            return VersionFile(version, "dropped", None, names)
         tried_from = version if tried_from is None else tried_from
         await _pause(deadline, f"whether table {target.name} was dropped", commit_id, outcome)
         found = await find_current(target.root, parent)
@@ -154,7 +166,7 @@ async def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]
     doomed: list[str] = []
     versions: list[ObjectInfo] = []
     for folder in TABLE_FOLDERS:
-        for info in (await list_all(folder)):
+        for info in await list_all(folder):
             if info.key == HINT_KEY:
                 continue
             if _is_version(info.key):
@@ -170,9 +182,9 @@ async def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]
     for start in range(0, len(superseded), 16):
         keys = superseded[start : start + 16]
         bodies = await gather(*[Get(key) for key in keys])
-        outcomes = await outcomes_of([
-            Replace(key, tombstone(uuid), stored.version) for key, stored in zip(keys, bodies, strict=True)
-        ])
+        outcomes = await outcomes_of(
+            [Replace(key, tombstone(uuid), stored.version) for key, stored in zip(keys, bodies, strict=True)]
+        )
         for outcome in outcomes:
             # Somebody else's tombstone is as good as ours.
             if not isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)) and not _is_unsupported(outcome):
@@ -219,9 +231,7 @@ async def _landed(found: Found | None, commit_id: str, tried_from: int | None, r
     """Whether the history, from the first version that was tried, names a commit of ours."""
     if found is None or tried_from is None:
         return False
-    words = await look_back(
-        frozenset({commit_id}), found.newest, above=tried_from - 1, bodies=found.bodies, root=root
-    )
+    words = await look_back(frozenset({commit_id}), found.newest, above=tried_from - 1, bodies=found.bodies, root=root)
     return commit_id in words
 
 

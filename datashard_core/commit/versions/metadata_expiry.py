@@ -22,23 +22,23 @@ from msgspec.structs import replace
 
 from datashard_core.commit.append_ids import segment as nodes
 from datashard_core.commit.append_ids.lookback import ForgottenError, told
-from datashard_core.commit.versions.lifecycle import list_all
-from datashard_core.commit.core.recorded_ids import BLOCK
-from datashard_core.commit.append_ids.segment_store import NodeLostError, make_node, stand_in
-from datashard_core.commit.append_ids.segment import NodeName
-from datashard_core.commit.core.paths import delete, key_of
+from datashard_core.commit.append_ids.segment import SegmentName
+from datashard_core.commit.append_ids.segment_store import SegmentLostError, make_segment, superseding_segment
 from datashard_core.commit.core.current_version import VERSION_NAME
-from datashard_core.commit.core.state import Target
 from datashard_core.commit.core.next_version import NextVersion
-from datashard_core.commit.core.version_file import VersionBody, parse_version, tombstone, version_key
+from datashard_core.commit.core.paths import delete, key_of
+from datashard_core.commit.core.recorded_ids import BLOCK
+from datashard_core.commit.core.state import Target
+from datashard_core.commit.core.version_file import VersionFile, parse_version, tombstone, version_key
+from datashard_core.commit.versions.lifecycle import list_all
+from datashard_core.effects.requests import Get, Head, KeepsVersions, Replace, Request
+from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import DataShardError, StorageError
-from datashard_core.format.metadata.data_file import Count
 from datashard_core.format.manifests.manifest import decode_manifest_list
+from datashard_core.format.metadata.data_file import Count
 from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError, PreconditionFailedError, StoredObject
-from datashard_core.effects.requests import Get, Head, KeepsVersions, Replace, Request
-from datashard_core.effects.tasks import outcomes_of, result_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ RETRY_MS = 3600 * 1000
 """After so long appends look again whether maintenance has made a node that is too large for them."""
 
 
-class _Mark(Struct, frozen=True):
+class _Watermark(Struct, frozen=True):
     """How far the sweep has come, as the property tells.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Mark(Struct, frozen=True):
     after: Count = 0
 
 
-class Sweep(Struct, frozen=True):
+class ExpiryPlan(Struct, frozen=True):
     """What a look at a few old versions has found.
 
     Attributes:
@@ -78,30 +78,30 @@ class Sweep(Struct, frozen=True):
         last: the youngest of them; None where there is none.
     """
 
-    mark: _Mark
+    mark: _Watermark
     versions: tuple[ObjectInfo, ...] = ()
-    last: VersionBody | None = None
+    last: VersionFile | None = None
 
 
-def due(parent: VersionBody) -> range | None:
+def due(parent: VersionFile) -> range | None:
     """The versions that the commit after ``parent`` should look at; None if it should not look."""
     version = parent.version + 1
     if version % EVERY != EVERY - 1 or version % BLOCK == 0 or parent.metadata is None:
         return None  # the commits that write id nodes have enough to do
-    mark = _mark_of(parent)
+    mark = _watermark_of(parent)
     if parent.table.last_updated_ms < mark.after:
         return None
     group = range(mark.next, min(mark.next + GROUP - mark.next % GROUP, _block_end(mark.next)))
     return group if group and may_go(group, parent) else None
 
 
-def _mark_of(body: VersionBody) -> _Mark:
+def _watermark_of(body: VersionFile) -> _Watermark:
     """Where to go on; at the table's beginning where another engine dropped the property."""
     try:
-        mark = msgspec.json.decode(body.table.properties.get(PROPERTY, "{}"), type=_Mark)
+        mark = msgspec.json.decode(body.table.properties.get(PROPERTY, "{}"), type=_Watermark)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-        mark = _Mark()
-    return _Mark(max(mark.next, body.first), mark.after)
+        mark = _Watermark()
+    return _Watermark(max(mark.next, body.first), mark.after)
 
 
 def _block_end(version: int) -> int:
@@ -109,7 +109,7 @@ def _block_end(version: int) -> int:
     return version - version % BLOCK + BLOCK
 
 
-def may_go(group: Sequence[int], newest: VersionBody) -> bool:
+def may_go(group: Sequence[int], newest: VersionFile) -> bool:
     """Whether versions are far enough behind, and have left the metadata log."""
     if group[-1] > newest.version - KEPT or _block_end(group[-1]) > newest.version or group[0] < newest.first:
         return False
@@ -117,7 +117,9 @@ def may_go(group: Sequence[int], newest: VersionBody) -> bool:
     return not logged & {version_key(version).rpartition("/")[2] for version in group}
 
 
-async def look(target: Target, newest: VersionBody, group: Sequence[int], most: int | None = nodes.TOO_LARGE) -> Sweep:
+async def look(
+    target: Target, newest: VersionFile, group: Sequence[int], most: int | None = nodes.TOO_LARGE
+) -> ExpiryPlan:
     """Look at some versions of one block of 16, one round if they can be replaced.
 
     Args:
@@ -130,7 +132,7 @@ async def look(target: Target, newest: VersionBody, group: Sequence[int], most: 
         StorageError: something could not be read; nothing is replaced then.
     """
     last = group[-1]
-    node = NodeName(1, _block_end(last))  # what the others are made of
+    node = SegmentName(1, _block_end(last))  # what the others are made of
     requests: list[Request[Any]] = [
         Get(version_key(last)),
         Head(version_key(newest.version)),
@@ -140,21 +142,21 @@ async def look(target: Target, newest: VersionBody, group: Sequence[int], most: 
     requests += [Head(version_key(version)) for version in group[:-1]]
     found, now, in_node, replaces, *others = await outcomes_of(requests)
     if not result_of(replaces):
-        return Sweep(_Mark(group[0], newest.table.last_updated_ms + RETRY_MS))
+        return ExpiryPlan(_Watermark(group[0], newest.table.last_updated_ms + RETRY_MS))
     if isinstance(found, ObjectNotFoundError):
-        return Sweep(_Mark(last + 1))  # deleted by hand, and nothing is left to do
+        return ExpiryPlan(_Watermark(last + 1))  # deleted by hand, and nothing is left to do
     stored: StoredObject = result_of(found)
     body = parse_version(stored.body, last, f"{target.root}/{version_key(last)}")
     if body.metadata is None or body.table.table_uuid != target.uuid:
-        return Sweep(_Mark((await _first_whole(last + 1, newest))))
+        return ExpiryPlan(_Watermark(await _first_whole(last + 1, newest)))
     age = result_of(now).last_modified - stored.last_modified
     if age < AGE:
-        return Sweep(_Mark(group[0], newest.table.last_updated_ms + int(1000 * (AGE - age))))
+        return ExpiryPlan(_Watermark(group[0], newest.table.last_updated_ms + int(1000 * (AGE - age))))
     remembered = await _remembered(target, node, in_node, body, group, newest, most)
     if remembered is None:
-        return Sweep(_Mark(group[0], newest.table.last_updated_ms + RETRY_MS))
+        return ExpiryPlan(_Watermark(group[0], newest.table.last_updated_ms + RETRY_MS))
     if not remembered:
-        return Sweep(_Mark(group[0]))
+        return ExpiryPlan(_Watermark(group[0]))
     others.append(ObjectInfo(version_key(last), len(stored.body), stored.version, stored.last_modified))
     whole: dict[int, ObjectInfo] = {}
     for version, info in zip(group, others, strict=True):
@@ -168,16 +170,16 @@ async def look(target: Target, newest: VersionBody, group: Sequence[int], most: 
             other = parse_version(result_of(outcome).body, version, f"{target.root}/{version_key(version)}")
             if other.metadata is None or other.table.table_uuid != target.uuid:
                 del whole[version]
-    return Sweep(_Mark(last + 1), tuple(whole.values()), body)
+    return ExpiryPlan(_Watermark(last + 1), tuple(whole.values()), body)
 
 
 async def _remembered(
     target: Target,
-    node: NodeName,
+    node: SegmentName,
     outcome: Any,
-    body: VersionBody,
+    body: VersionFile,
     group: Sequence[int],
-    newest: VersionBody,
+    newest: VersionFile,
     most: int | None,
 ) -> bool | None:
     """Whether the id node of their block holds what the versions name; a missing one is made, for the next look.
@@ -187,12 +189,12 @@ async def _remembered(
     """
     if isinstance(outcome, ObjectNotFoundError):
         try:
-            made = await make_node(node, newest, target.history, most)
+            made = await make_segment(node, newest, target.history, most)
             return None if made is None else False
-        except NodeLostError:
+        except SegmentLostError:
             # Earlier versions of its block are tombstones already, and maintenance has removed it since.
             try:
-                later = await stand_in(node, target.history)
+                later = await superseding_segment(node, target.history)
             except ForgottenError:
                 return True
             if later is None:
@@ -221,7 +223,7 @@ async def _remembered(
     return True
 
 
-async def _first_whole(low: int, newest: VersionBody) -> int:
+async def _first_whole(low: int, newest: VersionFile) -> int:
     """Tombstones already (the property was lost): jump over as many of them as a few looks can show."""
     probes = [low + GROUP * 2**power for power in range(PROBES)]
     probes = [probe for probe in probes if probe <= newest.version - KEPT]
@@ -233,7 +235,7 @@ async def _first_whole(low: int, newest: VersionBody) -> int:
     return low
 
 
-def noted(prepared: NextVersion, sweep: Sweep) -> NextVersion:
+def with_watermark(prepared: NextVersion, sweep: ExpiryPlan) -> NextVersion:
     """The version that is about to be committed, saying how far the sweep has come with it."""
     table = prepared.body.table
     text = msgspec.json.encode(sweep.mark).decode()
@@ -243,7 +245,7 @@ def noted(prepared: NextVersion, sweep: Sweep) -> NextVersion:
     return replace(prepared, body=replace(prepared.body, metadata=metadata), data=metadata.to_json())
 
 
-async def bury(target: Target, sweep: Sweep, newest: VersionBody) -> int:
+async def write_tombstones(target: Target, sweep: ExpiryPlan, newest: VersionFile) -> int:
     """Put tombstones in the place of versions, and delete the manifest lists and manifests that only they named.
 
     Args:
@@ -276,7 +278,7 @@ async def bury(target: Target, sweep: Sweep, newest: VersionBody) -> int:
     return buried
 
 
-async def _superseded(target: Target, old: VersionBody, newest: TableMetadata, most: int) -> list[str]:
+async def _superseded(target: Target, old: VersionFile, newest: TableMetadata, most: int) -> list[str]:
     """Keys of the manifest lists and manifests of an old version that no snapshot kept can name.
 
     A later version keeps snapshots of its parent and adds new ones with new lists, so what has expired
@@ -293,7 +295,10 @@ async def _superseded(target: Target, old: VersionBody, newest: TableMetadata, m
         theirs, ours = await outcomes_of((Get(_key(current, old, target)), Get(_key(kept[0], old, target))))
         if not isinstance(theirs, ObjectNotFoundError):
             live, before = (
-                {key_of(one.manifest_path, location, target.root) for one in decode_manifest_list(result_of(listed).body)}
+                {
+                    key_of(one.manifest_path, location, target.root)
+                    for one in decode_manifest_list(result_of(listed).body)
+                }
                 for listed in (ours, theirs)
             )
             doomed += before - live
@@ -301,7 +306,7 @@ async def _superseded(target: Target, old: VersionBody, newest: TableMetadata, m
     return [key for key in doomed if key.startswith("metadata/") and key.endswith(".avro")]
 
 
-def _key(snapshot: Snapshot, body: VersionBody, target: Target) -> str:
+def _key(snapshot: Snapshot, body: VersionFile, target: Target) -> str:
     return key_of(snapshot.manifest_list, body.table.location, target.root)
 
 
@@ -312,7 +317,7 @@ def _is_line(snapshots: Sequence[Snapshot]) -> bool:
     )
 
 
-async def sweep_all(target: Target, newest: VersionBody) -> int:
+async def expire_all_metadata(target: Target, newest: VersionFile) -> int:
     """Look at every version that is no tombstone yet, also at those that a dying process left as they were.
 
     For maintenance alone: it lists the versions.
@@ -327,7 +332,7 @@ async def sweep_all(target: Target, newest: VersionBody) -> int:
         log.info("table %s: no old version becomes a tombstone: the store has no usable If-Match", target.name)
         return 0
     blocks: dict[int, list[int]] = {}
-    for info in (await list_all("metadata/v")):
+    for info in await list_all("metadata/v"):
         match = VERSION_NAME.fullmatch(info.key)
         if match is not None and info.size > SMALL and may_go([int(match[1])], newest):
             blocks.setdefault(int(match[1]) // BLOCK, []).append(int(match[1]))
@@ -339,5 +344,5 @@ async def sweep_all(target: Target, newest: VersionBody) -> int:
             found = await look(target, newest, group, most=None)  # its node was missing, and is made now
         if found.mark.after:
             break  # too young, like all that follow
-        buried += await bury(target, found, newest)
+        buried += await write_tombstones(target, found, newest)
     return buried

@@ -21,10 +21,10 @@ from msgspec import Struct
 
 from datashard_core._imports import blake2b
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.avro.codecs import CODECS, decompressed
 from datashard_core.format.avro.avro_reader import Read, Room, reader_of
 from datashard_core.format.avro.avro_records import Write, write_number, write_sized, writer_of
 from datashard_core.format.avro.avro_schema import Checked, checked_schema
+from datashard_core.format.avro.codecs import CODECS, decompressed
 from datashard_core.format.avro.record_pattern import read_number, read_sized
 from datashard_core.format.metadata.json_text import whole_number
 from datashard_core.format.metadata.partition import FIRST_FIELD_ID

@@ -14,8 +14,6 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.types import types as t
-from datashard_core.format.statistics.ordering import canonical
 from datashard_core.format.expressions.expressions import (
     NEGATED,
     And,
@@ -34,6 +32,8 @@ from datashard_core.format.expressions.expressions import (
     column_name,
 )
 from datashard_core.format.statistics.metrics import FLOATS
+from datashard_core.format.statistics.ordering import canonical
+from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.values import MisfitError, clean_literal
 

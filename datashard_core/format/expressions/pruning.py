@@ -12,12 +12,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from datashard_core.format.types import types as t
 from datashard_core.format.expressions.binding import AllOf, AnyOf, Bound, Check, CheckKind, Fixed
-from datashard_core.format.statistics.ordering import decode_bound
-from datashard_core.format.statistics.metrics import FLOATS
 from datashard_core.format.metadata.partition import PartitionSpec
 from datashard_core.format.metadata.transforms import Transform, bucket, parse_transform, source_range
+from datashard_core.format.statistics.metrics import FLOATS
+from datashard_core.format.statistics.ordering import decode_bound
+from datashard_core.format.types import types as t
 
 Allows = Callable[[Check], bool]
 """Whether a check can be true for one of the rows at hand, or is for all of them."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
-from datashard_core.format.types import types as t
 from datashard_core.format.expressions.binding import AllOf, AnyOf, Bound, Check, Fixed, Reference
 from datashard_core.format.expressions.kernels import kernels
 from datashard_core.format.statistics.metrics import FLOATS
+from datashard_core.format.types import types as t
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,8 +15,8 @@ from msgspec import Meta, Struct
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.avro import avro
-from datashard_core.format.metadata.data_file import Count, DataFile, Id
 from datashard_core.format.manifests.manifest_schema import FIELD_NAMES, MANIFEST_FILE_SCHEMA, manifest_entry_schema
+from datashard_core.format.metadata.data_file import Count, DataFile, Id
 from datashard_core.format.metadata.partition import PartitionSpec
 from datashard_core.format.types.schema import Schema
 

@@ -16,11 +16,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from datashard_core.format.types import types as t
 from datashard_core.format.avro.record_pattern import Decoder, number, sized
 from datashard_core.format.expressions.binding import AllOf, AnyOf, Bound, Check, Fixed
-from datashard_core.format.statistics.ordering import decode_bound, number_formats
-from datashard_core.format.statistics.metrics import FLOATS
 from datashard_core.format.expressions.pruning import (
     Known,
     PartitionSource,
@@ -31,6 +28,9 @@ from datashard_core.format.expressions.pruning import (
     presence,
 )
 from datashard_core.format.metadata.transforms import Transform
+from datashard_core.format.statistics.metrics import FLOATS
+from datashard_core.format.statistics.ordering import decode_bound, number_formats
+from datashard_core.format.types import types as t
 
 Column = tuple[int, t.IcebergType]
 """Id of a column and its type: what its bounds mean depends on both."""

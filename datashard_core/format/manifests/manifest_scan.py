@@ -31,7 +31,12 @@ from datashard_core.format.avro.record_pattern import (
     number,
 )
 from datashard_core.format.expressions.binding import TRUE, Bound, Check, checks_of
-from datashard_core.format.metadata.data_file import DataFile
+from datashard_core.format.expressions.pruning import (
+    PartitionSource,
+    allowed_by_summaries,
+    might_match,
+    partition_sources,
+)
 from datashard_core.format.manifests.manifest import (
     ADDED,
     DELETED,
@@ -44,8 +49,8 @@ from datashard_core.format.manifests.manifest import (
 )
 from datashard_core.format.manifests.manifest_index import Column, ColumnBuilder, ManifestIndex, partition_values
 from datashard_core.format.manifests.manifest_schema import FIELD_NAMES
+from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionSpec
-from datashard_core.format.expressions.pruning import PartitionSource, allowed_by_summaries, might_match, partition_sources
 
 _STATUS, _SNAPSHOT, _SEQUENCE, _FILE_SEQUENCE = (0, 0), (1, 0), (3, 0), (4, 0)
 _PATH, _FORMAT, _RECORDS, _SIZE = (100, 0), (101, 0), (103, 0), (104, 0)

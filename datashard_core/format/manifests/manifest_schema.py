@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from datashard_core.format.types import types as t
 from datashard_core.format.metadata.partition import PartitionSpec
+from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import Schema
 
 AvroSchema = dict[str, Any]

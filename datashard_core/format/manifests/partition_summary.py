@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.types import types as t
-from datashard_core.format.statistics.bounds import PACKED
-from datashard_core.format.statistics.ordering import decode_bound
 from datashard_core.format.manifests.manifest_schema import transformed
 from datashard_core.format.metadata.partition import PartitionSpec
+from datashard_core.format.statistics.bounds import PACKED
+from datashard_core.format.statistics.ordering import decode_bound
+from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import Schema
 
 Summary = Mapping[str, Any]

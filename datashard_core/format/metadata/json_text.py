@@ -17,8 +17,8 @@ MAX_BYTES = 64 * 2**20
 written any more; decoded, it takes up to 25 times as much memory."""
 
 MAX_DEPTH = 200
-"""Objects and arrays within each other. A schema of :data:`~datashard_core.format.types.types.MAX_DEPTH` nested types has two
-for each of them."""
+"""Objects and arrays within each other. A schema of :data:`~datashard_core.format.types.types.MAX_DEPTH` nested types
+has two for each of them."""
 
 MAX_NUMBER = 2**63 - 1
 """Iceberg's longs, the widest numbers that metadata has."""

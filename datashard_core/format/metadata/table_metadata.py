@@ -17,8 +17,8 @@ from datashard_core.format.metadata.data_file import Count, Id
 from datashard_core.format.metadata.json_text import MAX_NUMBER, decode_object
 from datashard_core.format.metadata.partition import FIRST_FIELD_ID, PartitionSpec
 from datashard_core.format.metadata.retention import Retention, retained
-from datashard_core.format.types.schema import Schema
 from datashard_core.format.metadata.snapshot import Snapshot
+from datashard_core.format.types.schema import Schema
 
 FORMAT_VERSION = 2
 

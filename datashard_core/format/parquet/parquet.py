@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from datashard_core.format.types import types as t
 from datashard_core.format.metadata.data_file import DataFile
-from datashard_core.format.statistics.metrics import FEW, FLOATS, Metrics
 from datashard_core.format.parquet.arrow_writer import parquet_writer
 from datashard_core.format.parquet.python_parquet import MAGIC, encode_plain
 from datashard_core.format.rows.python_rows import PlainRows, Rows
+from datashard_core.format.statistics.metrics import FEW, FLOATS, Metrics
+from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import Schema
 
 if TYPE_CHECKING:

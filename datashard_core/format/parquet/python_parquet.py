@@ -17,9 +17,9 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core import __version__
+from datashard_core.format.rows.python_rows import PlainColumn, PlainRows
 from datashard_core.format.statistics.bounds import TRUNCATE
 from datashard_core.format.statistics.metrics import Metrics
-from datashard_core.format.rows.python_rows import PlainColumn, PlainRows
 
 MAGIC = b"PAR1"
 _GZIP_FORM = 31

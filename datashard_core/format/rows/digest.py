@@ -50,9 +50,9 @@ from typing import Any
 from datashard_core import arguments
 from datashard_core._imports import blake2b
 from datashard_core.errors import InvalidRecordsError
+from datashard_core.format.rows.python_rows import PlainRows, Rows
 from datashard_core.format.types import types as t
 from datashard_core.format.types.arrow_types import elements, map_as_lists
-from datashard_core.format.rows.python_rows import PlainRows, Rows
 from datashard_core.format.types.schema import Schema
 
 FORMAT = 1

@@ -86,18 +86,18 @@ def without_row_numbers(table: pa.Table, names: Collection[str]) -> pa.Table:
     """
     import pyarrow as pa
 
-    unnamed = [name for name in table.column_names if _UNNAMED.fullmatch(name) and name not in names]
-    if not unnamed:
+    unrecorded = [name for name in table.column_names if _UNNAMED.fullmatch(name) and name not in names]
+    if not unrecorded:
         return table
     told = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    for name in unnamed:
+    for name in unrecorded:
         kind = table.schema.field(name).type
         if name not in told or len(told) > 1 or not pa.types.is_integer(kind):
             raise UnusableError(
                 f"the column {name!r} of type {kind} is the index of a pandas frame and has no name: rename the "
                 "column to keep it, or drop it"
             )
-    return table.drop_columns(unnamed)
+    return table.drop_columns(unrecorded)
 
 
 def check_unique(names: Sequence[str]) -> None:

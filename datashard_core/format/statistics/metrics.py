@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from datashard_core.format.types import types as t
-from datashard_core.format.statistics.bounds import lower_bound, upper_bound
 from datashard_core.format.rows.python_rows import PlainRows
+from datashard_core.format.statistics.bounds import lower_bound, upper_bound
+from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import Schema
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.types import types as t
 from datashard_core.format.metadata.json_text import whole_number
+from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import assign_ids
 
 if TYPE_CHECKING:
