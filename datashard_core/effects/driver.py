@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -64,6 +65,12 @@ class Pool:
         self._idle = threading.Semaphore(0)
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
+    def start(self, work: Callable[[], None]) -> None:
+        """Run a call in some thread; it raises nothing, and tells how it ended itself."""
+        self._work.put(work)
+        if not self._idle.acquire(blocking=False):
+            self._start_one()
+
     def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
         """Run a call in some thread; its result or error is the future's."""
         future: Future[T] = Future()
@@ -78,9 +85,7 @@ class Pool:
             else:
                 future.set_result(result)
 
-        self._work.put(run_it)
-        if not self._idle.acquire(blocking=False):
-            self._start_one()
+        self.start(run_it)
         return future
 
     def map(self, work: Callable[[Any], T], arguments: Iterable[Any]) -> list[T]:
@@ -149,45 +154,75 @@ def _drive(scheduler: Scheduler[Any], storage: Storage, clock: Clock, until: flo
     flight = _Flight(storage, clock, until)
     waiting = scheduler.begin()
     while not scheduler.main.done:
-        if len(waiting) == 1 and not flight.batches:
+        quick = next((one for one in waiting if all(isinstance(request, LOCAL) for request in one[1])), None)
+        if quick is not None:
+            waiting.remove(quick)
+            task, batch = quick
+            waiting += scheduler.resume(task, [_perform(request, storage, clock) for request in batch])
+        elif len(waiting) == 1 and not flight.under_way and until is None and not _is_main():
+            # Stays in this thread: one hand-over fewer.
             task, batch = waiting[0]
-            waiting = scheduler.resume(task, _perform_all(batch, storage, clock, until))
-            continue
-        for task, batch in waiting:
-            flight.send(task, batch)
-        waiting = scheduler.resume(*flight.next_answered())
+            waiting = scheduler.resume(task, _perform_all(batch, storage, clock))
+        else:
+            for task, batch in waiting:
+                flight.send(task, batch)
+            waiting = scheduler.resume(*flight.next_answered())
 
 
 class _Flight:
-    """Batches of several tasks whose requests are under way."""
+    """Batches whose requests are under way."""
 
     def __init__(self, storage: Storage, clock: Clock, until: float | None) -> None:
         self._storage, self._clock, self._until = storage, clock, until
         self._answered: queue.SimpleQueue[_Sent] = queue.SimpleQueue()
-        self.batches: set[_Sent] = set()
+        self.under_way: set[_Sent] = set()
 
     def send(self, task: Task[Any], batch: Batch) -> None:
         """Send the requests of a task."""
-        sent = _Sent(task, batch, self._answered)
-        self.batches.add(sent)
+        if len(batch) == 1 and isinstance(batch[0], Sleep) and not self.under_way:
+            # In this thread: a sleep can be interrupted.
+            self._clock.sleep(batch[0].seconds)
+            sent = _Sent(task, batch, [None], 0)
+            self.under_way.add(sent)
+            self._answered.put(sent)
+            return
         remote = [index for index, request in enumerate(batch) if not isinstance(request, LOCAL)]
-        sent.missing = len(remote) + 1
+        outcomes = [
+            _perform(request, self._storage, self._clock) if isinstance(request, LOCAL) else _PENDING
+            for request in batch
+        ]
+        sent = _Sent(task, batch, outcomes, len(remote))
+        self.under_way.add(sent)
+        pool = shared_pool()
         for index in remote:
-            shared_pool().submit(sent.perform, index, self._storage, self._clock)
-        for index, request in enumerate(batch):
-            if isinstance(request, LOCAL):
-                sent.outcomes[index] = _perform(request, self._storage, self._clock)
-        sent.count_down()
+            pool.start(partial(self._perform, sent, index))
+
+    def _perform(self, sent: _Sent, index: int) -> None:
+        """Carry out one request, in a thread of the pool."""
+        try:
+            sent.outcomes[index] = _perform(sent.batch[index], self._storage, self._clock)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the batch is waited for
+            sent.failure = error
+        with sent.lock:
+            sent.missing -= 1
+            if sent.missing:
+                return
+        self._answered.put(sent)
 
     def next_answered(self) -> tuple[Task[Any], list[Any]]:
         """Wait for the next batch all of whose requests are answered, or whose time is over."""
         try:
             wait = None if self._until is None else max(self._until - self._clock.monotonic(), 0.0) + GRACE
             sent = self._answered.get(timeout=wait)
+            while sent not in self.under_way:
+                sent = self._answered.get(timeout=wait)  # it was given up
         except queue.Empty:
-            sent = next(iter(self.batches))
-            sent.give_up(self._storage)
-        self.batches.discard(sent)
+            sent = next(iter(self.under_way))
+            sent.outcomes = [
+                _no_answer(request, self._storage) if outcome is _PENDING else outcome
+                for request, outcome in zip(sent.batch, list(sent.outcomes), strict=True)
+            ]
+        self.under_way.discard(sent)
         if sent.failure is not None:
             raise sent.failure
         return sent.task, sent.outcomes
@@ -196,36 +231,12 @@ class _Flight:
 class _Sent:
     """One batch under way."""
 
-    def __init__(self, task: Task[Any], batch: Batch, answered: queue.SimpleQueue[_Sent]) -> None:
-        self.task, self._batch, self._answered = task, batch, answered
-        self.outcomes: list[Any] = [_PENDING] * len(batch)
+    __slots__ = ("batch", "failure", "lock", "missing", "outcomes", "task")
+
+    def __init__(self, task: Task[Any], batch: Batch, outcomes: list[Any], missing: int) -> None:
+        self.task, self.batch, self.outcomes, self.missing = task, batch, outcomes, missing
         self.failure: BaseException | None = None
-        self.missing = 0
-        self._lock = threading.Lock()
-
-    def perform(self, index: int, storage: Storage, clock: Clock) -> None:
-        """Carry out one request, in a thread of the pool."""
-        try:
-            self.outcomes[index] = _perform(self._batch[index], storage, clock)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the batch is waited for
-            self.failure = error
-        self.count_down()
-
-    def count_down(self) -> None:
-        """One request fewer is missing."""
-        with self._lock:
-            self.missing -= 1
-            if self.missing == 0:
-                self._answered.put(self)
-
-    def give_up(self, storage: Storage) -> None:
-        """Take what was not answered for not answered before the deadline."""
-        with self._lock:
-            self.missing = -1
-        self.outcomes = [
-            _no_answer(request, storage) if outcome is _PENDING else outcome
-            for request, outcome in zip(self._batch, self.outcomes, strict=True)
-        ]
+        self.lock = threading.Lock()
 
 
 _PENDING = object()
@@ -240,30 +251,18 @@ def run_beside(
     return future.result()
 
 
-def _perform_all(batch: Batch, storage: Storage, clock: Clock, until: float | None) -> list[Any]:
-    remote = [index for index, request in enumerate(batch) if not isinstance(request, LOCAL)]
-    patient = until is None and not _is_main()
-    if remote and (patient or isinstance(batch[remote[0]], Sleep)):
-        remote.pop(0)  # stays in this thread: one hand-over fewer, and a sleep can be interrupted
-    if not remote:
-        return [_perform(request, storage, clock) for request in batch]
-    pool = shared_pool()
-    futures = {index: pool.submit(_perform, batch[index], storage, clock) for index in remote}
-    outcomes = [None if index in futures else _perform(batch[index], storage, clock) for index in range(len(batch))]
+def _perform_all(batch: Batch, storage: Storage, clock: Clock) -> list[Any]:
+    """The outcomes of a batch, the first of its requests in this thread."""
+    first = next(index for index, request in enumerate(batch) if not isinstance(request, LOCAL))
+    futures = {
+        index: shared_pool().submit(_perform, request, storage, clock)
+        for index, request in enumerate(batch)
+        if index != first and not isinstance(request, LOCAL)
+    }
+    outcomes = [None if index in futures else _perform(request, storage, clock) for index, request in enumerate(batch)]
     for index, future in futures.items():
-        outcomes[index] = future.result() if until is None else _awaited(future, batch[index], storage, clock, until)
+        outcomes[index] = future.result()
     return outcomes
-
-
-def _awaited(future: Future[Any], request: Request[Any], storage: Storage, clock: Clock, until: float) -> Any:
-    """The outcome of a request, or that there was none in time; it may have its effect all the same."""
-    try:
-        return future.result(max(until - clock.monotonic(), 0.0) + GRACE)
-    except TimeoutError:
-        if future.done():
-            raise
-    future.cancel()
-    return _no_answer(request, storage)
 
 
 def _no_answer(request: Request[Any], storage: Storage) -> StorageError:

@@ -25,8 +25,8 @@ MAX_BYTES = 1024
 SHOWN = 3
 
 _DOT = r"(?:\.|%2[eE])"
-_DOTS = re.compile(rf"(?:^|/)(?:{_DOT}{{1,2}})?(?:/|$)")
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\\\\\ud800-\udfff\ufffe\uffff]")
+_DOTS = rf"(?:^|/)(?:{_DOT}{{1,2}})?(?:/|$)"
+_UNFIT = "[\x00-\x1f\x7f-\x9f\\\\\ud800-\udfff\ufffe\uffff]"
 """Control characters, the backslash, surrogates (no UTF-8) and what XML, in which S3 lists keys, cannot hold."""
 
 
@@ -59,9 +59,9 @@ def fault_of(key: str, room: int = MAX_BYTES) -> str | None:
         return None
     if not key:
         return "it is empty"
-    if (found := _UNFIT.search(key)) is not None:
+    if (found := re.search(_UNFIT, key)) is not None:
         return f"it contains the character {found[0]!r}"
-    if _DOTS.search(key) is not None:
+    if re.search(_DOTS, key) is not None:
         return "a part between '/' is empty, '.' or '..'"
     if len(key.encode()) > room:
         return f"it has more than {room} bytes"

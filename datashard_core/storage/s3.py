@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +18,6 @@ from msgspec.structs import replace
 from datashard_core.clock import SYSTEM_CLOCK
 from datashard_core.config import S3Config
 from datashard_core.errors import DataShardError, StorageError
-from datashard_core.storage.arrow_errors import is_of_arrow, read_arrow
 from datashard_core.storage.base import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -40,7 +38,6 @@ from datashard_core.storage.s3_errors import (
     meaning,
     wrong_region,
 )
-from datashard_core.storage.s3_failures import of_all, of_arrow, without_answer
 from datashard_core.storage.transport import (
     ABSENT,
     UNKNOWN_SIZE,
@@ -200,6 +197,8 @@ class S3Storage:
         except BaseException as error:
             # Arrow uploads what there is when the stream goes: a leftover that no table names.
             del sink
+            from datashard_core.storage.arrow_errors import is_of_arrow
+
             if isinstance(error, OSError) and is_of_arrow(error):
                 raise self.arrow_failure(error, "put", key) from error
             raise
@@ -231,6 +230,8 @@ class S3Storage:
             batch = keys[start : start + DELETE_BATCH]
             failed = self._delete_one_by_one(batch) if self._clients.lacks_bulk_delete else self._delete_batch(batch)
             if failed:
+                from datashard_core.storage.s3_failures import of_all
+
                 raise of_all(failed)
 
     def _delete_batch(self, keys: Sequence[str]) -> Sequence[DataShardError]:
@@ -261,6 +262,8 @@ class S3Storage:
             except DataShardError as error:
                 return error
             return None
+
+        from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(min(SINGLE_DELETES, len(keys))) as pool:
             return [error for error in pool.map(one, keys) if error is not None]
@@ -362,6 +365,8 @@ class S3Storage:
     def _translated(self, error: TransportError, operation: str, key: str) -> DataShardError:
         """What a failure of the transport means to its caller."""
         if not isinstance(error, RefusedError):
+            from datashard_core.storage.s3_failures import without_answer
+
             return without_answer(error, operation, f"{self.root}/{key}", self._config, self._clients.secrets)
         answer = error.answer
         if is_redirect(answer) and not (answer.region or answer.endpoint):
@@ -390,6 +395,9 @@ class S3Storage:
         """
         text = clean(str(error), self._clients.secrets)
         error.args = (text,)
+        from datashard_core.storage.arrow_errors import read_arrow
+        from datashard_core.storage.s3_failures import of_arrow
+
         told = None if isinstance(error, FileNotFoundError) else read_arrow(text)
         if told is not None:
             return self._meaning(told[0], told[1], self._base + key)

@@ -29,7 +29,7 @@ from datashard_core.format.rows.python_rows import PlainRows, Rows
 from datashard_core.storage.base import ObjectNotFoundError
 
 MAX_REASON = 200
-_DATA_KEY = re.compile(r"data/[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.parquet")
+_DATA_KEY = r"data/[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.parquet"
 """Where appends write data files. Another place would let a body name any object of the table."""
 LASTING: frozenset[StorageReason] = frozenset({"access-denied", "unsupported"})
 """Answers of a store to one object that asking again does not change."""
@@ -111,7 +111,7 @@ def _key_of(file: DataFile, body: VersionFile, target: Target) -> str:
         raise UnreadableBodyError(
             f"the staged body describes {file.file_path[:100]!r}, which is no file of this table"
         ) from error
-    if _DATA_KEY.fullmatch(key) is None:
+    if re.fullmatch(_DATA_KEY, key) is None:
         raise UnreadableBodyError(f"the staged body describes {file.file_path[:100]!r}, where no append writes data")
     return key
 
