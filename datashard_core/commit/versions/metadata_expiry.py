@@ -30,7 +30,6 @@ from datashard_core.commit.core.paths import delete, key_of
 from datashard_core.commit.core.recorded_ids import BLOCK
 from datashard_core.commit.core.state import Target
 from datashard_core.commit.core.version_file import VersionFile, parse_version, tombstone, version_key
-from datashard_core.commit.versions.lifecycle import list_all
 from datashard_core.effects.requests import Get, Head, KeepsVersions, Replace, Request
 from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import DataShardError, StorageError
@@ -328,6 +327,8 @@ async def expire_all_metadata(target: Target, newest: VersionFile) -> int:
     Raises:
         StorageError: something could not be read.
     """
+    from datashard_core.commit.versions.lifecycle import list_all
+
     if not (await KeepsVersions()):
         log.info("table %s: no old version becomes a tombstone: the store has no usable If-Match", target.name)
         return 0
