@@ -159,14 +159,23 @@ def _drive(scheduler: Scheduler[Any], storage: Storage, clock: Clock, until: flo
             waiting.remove(quick)
             task, batch = quick
             waiting += scheduler.resume(task, [_perform(request, storage, clock) for request in batch])
-        elif len(waiting) == 1 and not flight.under_way and until is None and not _is_main():
-            # Stays in this thread: one hand-over fewer.
+        elif len(waiting) == 1 and not flight.under_way and _stays(waiting[0][1], until):
             task, batch = waiting[0]
             waiting = scheduler.resume(task, _perform_all(batch, storage, clock))
         else:
             for task, batch in waiting:
                 flight.send(task, batch)
+            if not flight.under_way:
+                raise RuntimeError("the tasks wait for each other, and none for a request")
             waiting = scheduler.resume(*flight.next_answered())
+
+
+def _stays(batch: Batch, until: float | None) -> bool:
+    """Whether a request of the only batch is carried out in this thread.
+
+    That is one hand-over fewer. A sleep can be interrupted, and a request may take as long as its client has patience.
+    """
+    return (len(batch) == 1 and isinstance(batch[0], Sleep)) or (until is None and not _is_main())
 
 
 class _Flight:
@@ -179,13 +188,6 @@ class _Flight:
 
     def send(self, task: Task[Any], batch: Batch) -> None:
         """Send the requests of a task."""
-        if len(batch) == 1 and isinstance(batch[0], Sleep) and not self.under_way:
-            # In this thread: a sleep can be interrupted.
-            self._clock.sleep(batch[0].seconds)
-            sent = _Sent(task, batch, [None], 0)
-            self.under_way.add(sent)
-            self._answered.put(sent)
-            return
         remote = [index for index, request in enumerate(batch) if not isinstance(request, LOCAL)]
         outcomes = [
             _perform(request, self._storage, self._clock) if isinstance(request, LOCAL) else _PENDING
