@@ -202,7 +202,7 @@ def test_a_folder_that_was_removed_and_made_again_is_another_table_and_no_broken
     for number in range(3):
         again.append([{"n": number}])
     for ask in (held.refresh, lambda: held.append([{"n": 9}]), held.flush):
-        with pytest.raises(NoSuchTableError, match="was dropped and made again .* load it again"):
+        with pytest.raises(NoSuchTableError, match=r"was dropped and made again .* load it again"):
             ask()
     assert Warehouse(storage).load_table("t").count() == 3
 
@@ -219,7 +219,7 @@ def test_a_process_that_held_a_table_over_a_restore_is_told_to_load_it_again() -
     other = Warehouse(storage).load_table("t")
     for number in (20, 21):
         other.append([{"n": number}])
-    with pytest.raises(StoreNotConditionalError, match="restored from a backup .* load the table again"):
+    with pytest.raises(StoreNotConditionalError, match=r"restored from a backup .* load the table again"):
         held.append([{"n": 3}])
     loaded = Warehouse(storage).load_table("t")
     loaded.append([{"n": 4}])
