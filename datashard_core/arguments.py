@@ -94,6 +94,17 @@ def whole(value: Any, name: str, what: str, lowest: int, highest: int = MAX_WHOL
     return number
 
 
+def flag(value: Any, name: str) -> bool:
+    """True or False, NumPy's among them: "no" and "false" are true to Python.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise ConfigurationError(f"{name}={shown(value)}: pass True or False")
+
+
 def moment(value: Any, name: str) -> datetime:
     """A point in time; one without a time zone counts as UTC.
 

@@ -12,6 +12,7 @@ from datashard_core.commit.core.state import read_version
 from datashard_core.commit.core.version_file import VersionFile
 from datashard_core.effects.driver import run, shared_pool
 from datashard_core.errors import ConfigurationError, CorruptTableError
+from datashard_core.format.metadata.json_text import whole_number
 from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage
@@ -62,10 +63,11 @@ class History(Struct, frozen=True):
         Raises:
             ConfigurationError: there is no such version of this table, or it is kept no more.
         """
+        version = arguments.whole(version, "version", "the number of a version", 0)
         if version == self.newest.version:
             return self.newest.table
-        shown = f"version {arguments.shown(version)} of table {self.table_name}"
-        if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < self.newest.version:
+        shown = f"version {version} of table {self.table_name}"
+        if version > self.newest.version:
             raise ConfigurationError(
                 f"there is no {shown}: this object shows version {self.newest.version}; refresh it?"
             )
@@ -91,14 +93,18 @@ class History(Struct, frozen=True):
         Raises:
             ConfigurationError: an end of the span is not there, or the rows appended in it cannot be told any more.
         """
-        if (from_version is None) == (from_snapshot_id is None) or None not in (to_version, to_snapshot_id):
+        starts, ends = (
+            [one is not None for one in pair]
+            for pair in ((from_version, from_snapshot_id), (to_version, to_snapshot_id))
+        )
+        if sum(starts) != 1 or all(ends):
             raise ConfigurationError(
                 "pass from_version or from_snapshot_id, and to_version or to_snapshot_id or neither (the newest)"
             )
         start = (
             self.at(from_version).last_sequence_number
             if from_version is not None
-            else self._by_id(from_snapshot_id or 0).sequence_number
+            else self._by_id(from_snapshot_id).sequence_number
         )
         end = self.snapshot(to_snapshot_id, version=to_version)
         if end is None or end.sequence_number <= start:
@@ -108,9 +114,9 @@ class History(Struct, frozen=True):
         self._check_complete(end, start, steps, appends)
         return end, frozenset(appends)
 
-    def _by_id(self, snapshot_id: int) -> Snapshot:
+    def _by_id(self, snapshot_id: int | None) -> Snapshot:
         metadata = self.newest.table
-        found = metadata.snapshot_by_id(snapshot_id)
+        found = metadata.snapshot_by_id(arguments.whole(snapshot_id, "snapshot_id", "the id of a snapshot", -(2**63)))
         if found is None:
             kept = ", ".join(str(snapshot.snapshot_id) for snapshot in metadata.snapshots[-5:])
             raise ConfigurationError(
@@ -153,16 +159,17 @@ class History(Struct, frozen=True):
                 f"table {self.table_name}: snapshot {other.snapshot_id} overwrote rows, so those appended cannot be "
                 "told from those that were kept. Read the whole table, and go on from its version."
             )
-        told = [one.summary.get(_ADDED, "") for one in steps if one.snapshot_id in appends]
-        if not all(text.isdecimal() for text in told):
+        told = [whole_number(one.summary.get(_ADDED, "")) for one in steps if one.snapshot_id in appends]
+        added = [number for number in told if number is not None]
+        if len(added) < len(told):
             raise CorruptTableError(f"table {self.table_name}: an append does not say how many rows it added")
         planner = Planner(self.storage, self.newest.table, self.table_name)
         manifests = [one for one in planner.manifests(end) if one.sequence_number > start]
         rows = sum(entry.data_file.record_count for entry in planner.files(manifests) if entry.snapshot_id in appends)
-        if rows != sum(map(int, told)):
+        if rows != sum(added):
             raise ConfigurationError(
-                f"table {self.table_name}: {sum(map(int, told))} rows were appended after commit number {start}, and "
-                f"the files written for {sum(map(int, told)) - rows} of them are gone: compacted with older rows, or "
+                f"table {self.table_name}: {sum(added)} rows were appended after commit number {start}, and "
+                f"the files written for {sum(added) - rows} of them are gone: compacted with older rows, or "
                 "deleted. Read the whole table, and go on from its version; consumers that read more often than the "
                 "table is compacted do not meet this."
             )

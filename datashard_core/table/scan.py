@@ -138,14 +138,21 @@ class Scan(Struct, frozen=True):
 
         Args:
             connection: yours; None for a fresh one in memory.
+
+        Raises:
+            ConfigurationError: it is no connection of DuckDB.
         """
         from datashard_core.query.duck import columns_of, connect, has_zones
         from datashard_core.table.dataset import arrow_dataset
 
+        if connection is not None and not callable(getattr(connection, "from_arrow", None)):
+            raise ConfigurationError(
+                f"connection={arguments.shown(connection)}: pass what duckdb.connect() returns, or None for a fresh one"
+            )
         rows = arrow_dataset(self)
         # A limit is met before DuckDB looks at a row.
         columns = columns_of(self.table_name, rows.schema, pushed=self.limit is None, zoned=has_zones())
-        return (connection or connect()).from_arrow(rows).project(", ".join(columns))
+        return (connect() if connection is None else connection).from_arrow(rows).project(", ".join(columns))
 
     def to_records(self) -> list[dict[str, Any]]:
         """The rows as dictionaries of Python values.

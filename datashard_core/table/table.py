@@ -284,7 +284,7 @@ class Table(Maintenance):
             >>> table.scan(columns=["task"], where="state = 'failed'").to_records()
             []
         """
-        if include_staged:
+        if arguments.flag(include_staged, "include_staged"):
             if snapshot_id is not None or as_of is not None or version is not None:
                 raise ConfigurationError(
                     "include_staged=True reads the newest version: leave snapshot_id, as_of and version out"

@@ -121,12 +121,12 @@ class Warehouse:
         """
         from datashard_core.table.ahead import ahead
 
-        parsed = parse_name(name)
+        parsed, hinted = parse_name(name), arguments.flag(to_defer, "to_defer")
         storage = self._storage.at(parsed.folder)
-        early = ahead(storage, hinted=to_defer)
+        early = ahead(storage, hinted=hinted)
         from datashard_core.table.load import load, load_to_defer
 
-        read = load_to_defer if to_defer else load
+        read = load_to_defer if hinted else load
         return self._table(storage, parsed, read(early, str(parsed), self._clock))
 
     def table_exists(self, name: str) -> bool:
@@ -185,6 +185,7 @@ class Warehouse:
         from datashard_core.commit.versions import lifecycle
 
         parsed, timeout = parse_name(name), arguments.seconds(timeout)
+        purge = arguments.flag(purge, "purge")
         storage = self._storage.at(parsed.folder)
         uuid = self.load_table(name)._target.uuid
         before = run(lifecycle.list_own(), storage, self._clock) if purge else frozenset()

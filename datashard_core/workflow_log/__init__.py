@@ -11,7 +11,7 @@ from datetime import MAXYEAR, MINYEAR, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from datashard_core.arguments import shown
-from datashard_core.errors import InvalidRecordsError
+from datashard_core.errors import ConfigurationError, InvalidRecordsError
 
 if TYPE_CHECKING:
     from datashard_core.format.types.schema import Schema
@@ -69,12 +69,15 @@ def open_log(warehouse: Warehouse, name: str = TABLE) -> Table:
         name: name of the table.
 
     Raises:
+        ConfigurationError: it is no warehouse.
         TableExistsError: there is a table of that name with other fields.
 
     Example:
         >>> open_log(warehouse)
         <Table workflow_log version 0 at file:///srv/warehouse/workflow_log>
     """
+    if not callable(getattr(warehouse, "create_table", None)):
+        raise ConfigurationError(f"warehouse={shown(warehouse)}: pass what datashard_core.connect() returns")
     return warehouse.create_table(name, workflow_log_schema(), if_exists="open", properties=PROPERTIES)
 
 

@@ -30,6 +30,8 @@ import decoded
 import datashard_core as ds
 from datashard_core.commit.core import recorded_ids as names
 from datashard_core.commit.core.version_file import parse_version
+from datashard_core.commit.maintenance.rewrite_rows import TooLargeError, parts_of, rewrite
+from datashard_core.commit.maintenance.small_files import CALLED_FOR
 from datashard_core.commit.staging import body as staged_body
 from datashard_core.errors import CorruptTableError, DataShardError
 from datashard_core.format.manifests.manifest import decode_manifest, decode_manifest_list
@@ -177,22 +179,59 @@ def compaction() -> None:
         table.append([{"n": number}])
     big = many_rows()
     file = decoded.DataFile("memory://store/t/data/x.parquet", 10, len(big))
-    rows_of = partial(decoded.rows_of, big, schema=schema, where="memory://store/t/data/x.parquet")
-    refused(lambda: rows_of(file=file), CorruptTableError, "holds 200000000 rows", "says 10", "x.parquet")
-    refused(lambda: rows_of(file=decoded.replace(file, record_count=2 * 10**8)), DataShardError, "x.parquet", "decoded")
-    refused(lambda: rows_of(file=decoded.replace(file, file_size_in_bytes=9)), CorruptTableError, "9", "x.parquet")
+
+    def read(**changes: int) -> int:
+        told = decoded.replace(file, **changes)
+        return sum(part.num_rows for part in parts_of(big, told, schema, told.file_path, 256 * 2**20))
+
+    refused(read, CorruptTableError, "holds 200000000 rows", "says 10", "x.parquet")
+    refused(lambda: read(record_count=2 * 10**8), TooLargeError, "x.parquet", "decoded")
+    refused(lambda: read(file_size_in_bytes=9), CorruptTableError, "9", "x.parquet")
+
+
+def with_text(rows: int, text: str) -> bytes:
+    """A file of one text in each row, which a dictionary holds once."""
+    sink = io.BytesIO()
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+    pq.write_table(pa.table({"s": texts}), sink, store_schema=False, compression="zstd")
+    return sink.getvalue()
+
+
+TEXTS = ds.Schema(fields=[{"id": 1, "name": "s", "type": "string"}])
 
 
 def long_texts() -> None:
-    """One text of a megabyte, in each of 100,000 rows, which a dictionary holds once."""
-    sink = io.BytesIO()
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 10**5, pa.int32()), pa.array(["x" * 2**20]))
-    pq.write_table(pa.table({"s": text}), sink, store_schema=False, compression="zstd")
-    data = sink.getvalue()
+    """One text of a megabyte, in each of 100,000 rows."""
+    data = with_text(10**5, "x" * 2**20)
     assert len(data) < 2**21
     file = decoded.DataFile("memory://store/t/data/y.parquet", 10**5, len(data))
-    texts = ds.Schema(fields=[{"id": 1, "name": "s", "type": "string"}])
-    refused(lambda: decoded.rows_of(data, file, texts, "y.parquet"), DataShardError, "y.parquet", "decoded")
+    parts = parts_of(data, file, TEXTS, "y.parquet", 2**30)
+    refused(lambda: sum(part.num_rows for part in parts), TooLargeError, "y.parquet", "decoded")
+
+
+def many_texts() -> None:
+    """Logs that compress well are compacted: more bytes of rows than there may be of memory."""
+    data = with_text(6 * 10**5, "x" * 1000)
+    assert len(data) < 2**16
+    files = [decoded.DataFile(f"memory://store/t/data/{name}.parquet", 6 * 10**5, len(data)) for name in "ab"]
+    done = rewrite([(file, data) for file in files], TEXTS, "t", CALLED_FOR.decoded)
+    assert (done.files, done.left_out, done.encoded.record_count) == (tuple(files), frozenset(), 12 * 10**5)
+    read = pq.ParquetFile(pa.BufferReader(done.encoded.data))
+    assert read.metadata.num_rows == 12 * 10**5
+    assert all(set(batch.column("s").to_pylist()) == {"x" * 1000} for batch in read.iter_batches(10**5))
+
+
+def nested_values() -> None:
+    """Items of one byte that are records of a thousand nulls, within a record."""
+    nulls = {"type": "record", "name": "nulls", "fields": [{"name": f"n{i}", "type": "null"} for i in range(1000)]}
+    items = {"type": "array", "items": record("long", nulls, name="item")}
+    as_avro(record(items), 1, decoded.varint(10**5) + bytes(10**5 + 1), "deflate")
+
+
+def json_of_many_values() -> None:
+    """Two bytes of JSON are an object of a hundred bytes."""
+    for data in (b'{"a":[' + b"[]," * 2**23 + b"[]]}", b'{"a":[' + b'{"a":1},' * 2**23 + b"1]}"):
+        refused(partial(parse_version, data, 5, decoded.WHERE), CorruptTableError, decoded.WHERE, "values")
 
 
 def version_numbers() -> None:
@@ -272,6 +311,9 @@ BOMBS: dict[str, Callable[[], None]] = {
     # In two processes: Arrow's allocator gives back what the first file took only after a while.
     "compaction of many rows": compaction,
     "compaction of long texts": long_texts,
+    "compaction of many texts": many_texts,
+    "values within values": nested_values,
+    "JSON of many values": json_of_many_values,
     "version numbers": version_numbers,
     "deep JSON": deep_json,
 }

@@ -39,7 +39,7 @@ from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.recorded_ids import CommitNames, Refusal
 from datashard_core.commit.core.version_file import hinted_version, parse_version
-from datashard_core.commit.maintenance.small_files import rows_of
+from datashard_core.commit.maintenance.rewrite_rows import rewrite
 from datashard_core.commit.staging import body as staged_body
 from datashard_core.commit.staging.body import StagedBody, encode_body
 from datashard_core.commit.staging.key import StagedName
@@ -606,8 +606,7 @@ def use_parquet(data: bytes) -> None:
     for count in (2, 3):
         file = DataFile("memory://store/t/data/x.parquet", count, len(data))
         with suppress(CorruptTableError, UnsupportedTableError):
-            rows = rows_of(data, file, SCHEMA, "x.parquet")
-            encode_parquet(rows, SCHEMA)
+            rewrite([(file, data)], SCHEMA, "x.parquet", 2**28)
         storage = MemoryStorage()
         storage.put("data/x.parquet", data)
         for condition in (None, *CONDITIONS):

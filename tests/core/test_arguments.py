@@ -12,12 +12,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import datashard_core as ds
 from datashard_core import col, workflow_log
 from datashard_core.arguments import LONGEST_TIMEOUT, moment, seconds, shown, whole
-from datashard_core.errors import CommitTimeoutError, ConfigurationError, DataShardError
+from datashard_core.errors import CommitTimeoutError, ConfigurationError, CorruptTableError, DataShardError
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.namespaces import Namespaces
 from datashard_core.table.table import Table
@@ -36,7 +37,8 @@ class Odd:
 
 
 WRONG: tuple[Any, ...] = (
-    None, True, False, "x", "", SURROGATE, HALF, "a\0b", "5", b"x", bytearray(b"x"), -1, 0, 1.5, -0.5, math.nan,
+    None, np.array([1, 2]), Decimal("sNaN"),
+    True, False, "x", "", SURROGATE, HALF, "a\0b", "5", b"x", bytearray(b"x"), -1, 0, 1.5, -0.5, math.nan,
     math.inf, -math.inf, 1j, 2**31, 2**63, 10**30, -(10**30), 10**5000, Decimal("NaN"), Decimal("1e400"), [], [None],
     [1, "x"], {}, {"a": 1}, {1: "a"}, set(), object(), Odd,
     dt.datetime.max, dt.datetime(2026, 1, 1), dt.timedelta(hours=30),
@@ -52,6 +54,11 @@ CALLS: dict[str, Call] = {
     "append row": lambda w, t, v: t.append([v]),
     "append number": lambda w, t, v: t.append([{"n": v}]),
     "append text": lambda w, t, v: t.append([{"s": v}]),
+    "scan include_staged": lambda w, t, v: t.scan(include_staged=v),
+    "scan to_duckdb": lambda w, t, v: t.scan().to_duckdb(v),
+    "load_table to_defer": lambda w, t, v: w.load_table("t", to_defer=v),
+    "drop_table purge": lambda w, t, v: w.drop_table("nowhere", purge=v),
+    "open_log warehouse": lambda w, t, v: workflow_log.open_log(v),
     "append many texts": lambda w, t, v: t.append([{"s": v}] * 600),
     "append append_id": lambda w, t, v: t.append(ROWS, append_id=v),
     "append append_id function": lambda w, t, v: t.append(ROWS, append_id=lambda _: v),
@@ -236,7 +243,6 @@ def test_append_ids(append_id: Any, usable: bool) -> None:
 
 
 def test_numbers_of_numpy_and_times_of_pandas_are_taken() -> None:
-    import numpy as np
     import pandas as pd
 
     table = Warehouse(MemoryStorage()).create_table("t", SCHEMA)
@@ -282,3 +288,27 @@ def test_odd_frames_are_refused(make: Callable[[Any], Any]) -> None:
         table.append(make(pd))
     str(raised.value).encode()
     assert table.refresh().version == 0
+
+
+def test_a_text_that_says_no_purges_nothing() -> None:
+    warehouse = Warehouse(MemoryStorage())
+    table = warehouse.create_table("t", SCHEMA)
+    table.append(ROWS)
+    for value in ("no", "false", 1, None):
+        with pytest.raises(ConfigurationError, match=r"purge=.*pass True or False"):
+            warehouse.drop_table("t", purge=value)  # type: ignore[arg-type]
+    assert warehouse.load_table("t").count() == 1
+    warehouse.drop_table("t", purge=np.bool_(True))  # type: ignore[arg-type]
+    assert not warehouse.table_exists("t")
+
+
+def test_an_append_that_says_it_added_a_number_of_thousands_of_digits_is_damage() -> None:
+    warehouse = Warehouse(MemoryStorage())
+    table = warehouse.create_table("t", SCHEMA)
+    table.append(ROWS)
+    key = "metadata/v1.metadata.json"
+    body = table._storage.get(key).body
+    assert b'"added-records":"1"' in body
+    table._storage.put(key, body.replace(b'"added-records":"1"', b'"added-records":"%s"' % (b"9" * 5000)))
+    with pytest.raises(CorruptTableError, match="does not say how many rows it added"):
+        warehouse.load_table("t").changes(0)

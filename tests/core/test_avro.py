@@ -336,3 +336,15 @@ def test_a_partitioned_table_is_not_written_to_without_partition_values() -> Non
     spec = PartitionSpec(0, (PartitionField(1, 1000, "p", "identity"),))
     with pytest.raises(UnsupportedTableError, match=r"partitioned by \['p'\]"):
         encode_manifest([ENTRY], schema=SCHEMA, spec=spec)
+
+
+def test_a_manifest_of_many_files_whose_names_differ_in_a_number_is_read() -> None:
+    """What ``add_files`` makes of a folder: deflated, an entry takes four bytes."""
+    files = [replace(FILE, file_path=f"s3://b/t/data/part-{number:05d}.parquet") for number in range(60_000)]
+    data = encode_manifest([replace(ENTRY, data_file=file) for file in files], schema=SCHEMA, spec=PartitionSpec())
+    assert len(data) < 6 * len(files)
+    told = listed(data, added_files_count=len(files), added_rows_count=10 * len(files))
+    assert [entry.data_file.file_path for entry in live_files(data, told, Pruning())] == [
+        one.file_path for one in files
+    ]
+    assert len(decode_manifest(data, told)) == len(files)

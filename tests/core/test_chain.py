@@ -14,7 +14,7 @@ import datashard_core as ds
 from datashard_core.commit.core import chain
 from datashard_core.commit.core import recorded_ids as n
 from datashard_core.commit.core.version_file import HINT_KEY, VersionFile, parse_version, version_key
-from datashard_core.errors import StoreNotConditionalError
+from datashard_core.errors import NoSuchTableError, StoreNotConditionalError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, Version
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
@@ -191,3 +191,36 @@ def test_every_version_of_ours_records_its_parent() -> None:
         assert child.names is not None
         assert child.names.parent == chain.token_of(parent) != ""
     assert len({chain.token_of(body) for body in bodies}) == len(bodies)
+
+
+def test_a_folder_that_was_removed_and_made_again_is_another_table_and_no_broken_chain() -> None:
+    storage = MemoryStorage()
+    held = Warehouse(storage).create_table("t", SCHEMA)
+    held.append([{"n": 1}])
+    held._storage.delete([info.key for info in held._storage.list("")])
+    again = Warehouse(storage).create_table("t", SCHEMA)
+    for number in range(3):
+        again.append([{"n": number}])
+    for ask in (held.refresh, lambda: held.append([{"n": 9}]), held.flush):
+        with pytest.raises(NoSuchTableError, match=r"was dropped and made again .* load it again"):
+            ask()
+    assert Warehouse(storage).load_table("t").count() == 3
+
+
+def test_a_process_that_held_a_table_over_a_restore_is_told_to_load_it_again() -> None:
+    storage = MemoryStorage()
+    held = Warehouse(storage).create_table("t", SCHEMA)
+    held.append([{"n": 0}])
+    backup = {info.key: held._storage.get(info.key).body for info in held._storage.list("")}
+    held.append([{"n": 1}])
+    held._storage.delete([info.key for info in held._storage.list("")])
+    for key, body in backup.items():
+        held._storage.put(key, body)
+    other = Warehouse(storage).load_table("t")
+    for number in (20, 21):
+        other.append([{"n": number}])
+    with pytest.raises(StoreNotConditionalError, match=r"restored from a backup .* load the table again"):
+        held.append([{"n": 3}])
+    loaded = Warehouse(storage).load_table("t")
+    loaded.append([{"n": 4}])
+    assert sorted(row["n"] for row in loaded.scan().to_records()) == [0, 4, 20, 21]

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 import datashard_core as ds
 from datashard_core.commit.core.state import manifests_of
 from datashard_core.commit.maintenance import compact as compaction
-from datashard_core.commit.maintenance.small_files import AFTER_APPEND, Budget, chosen
+from datashard_core.commit.maintenance import rewrite_rows
+from datashard_core.commit.maintenance.small_files import AFTER_APPEND, CALLED_FOR, Budget, chosen
 from datashard_core.effects.driver import run
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.manifests.manifest import ADDED, DELETED, EXISTING, ManifestEntry, decode_manifest
@@ -274,6 +275,37 @@ def test_the_schema_of_the_day_decides_what_is_written() -> None:
         *((number, f"row {number}", None) for number in range(4)),
         (4, "row 4", 0.5),
     ]
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_files_whose_rows_fill_the_budget_alone_are_passed_over_once(
+    monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    """Files of few bytes whose rows become many in the schema of the day: the call did not end."""
+    table = _table()
+    for number in range(4):
+        table.append([{"n": number, "text": f"row {number}"}] * 10)
+    file = _live(table)[0].data_file
+    body = table._storage.get(file.file_path.removeprefix(f"{table.uri}/")).body
+    size = sum(part.nbytes for part in rewrite_rows.parts_of(body, file, table.schema, "x", 2**20))
+    monkeypatch.setattr(compaction, "CALLED_FOR", replace(CALLED_FOR, decoded=size - missing))
+    assert table.compact(timeout=30).files == 0
+    assert len(_live(table)) == 4
+    monkeypatch.setattr(compaction, "CALLED_FOR", replace(CALLED_FOR, decoded=size + 1))
+    assert table.compact().new_files == 2, "two files fill it together"
+    assert len(_rows(table)) == 40
+
+
+def test_rows_that_do_not_fit_in_memory_together_are_encoded_as_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _table()
+    _append(table, 0, 39)
+    monkeypatch.setattr(rewrite_rows, "IN_MEMORY", 500)
+    before = [entry.data_file for entry in _live(table)]
+    assert table.compact().files == len(before)
+    (file,) = [entry.data_file for entry in _live(table)]
+    assert file.record_count == 40
+    assert (min(one.lower_bounds[1] for one in before), file.value_counts) == (file.lower_bounds[1], {1: 40, 2: 40})
+    assert _rows(table) == list(range(40))
 
 
 def _file(rows: int, size: int, **changes: Any) -> ManifestEntry:

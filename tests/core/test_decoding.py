@@ -95,6 +95,26 @@ def test_a_wrong_value_in_metadata_is_an_error_that_names_the_file(key: str, val
     assert decoded.WHERE in str(raised.value) or decoded.UUID in str(raised.value)
 
 
+def test_metadata_of_a_table_that_was_never_maintained_is_read() -> None:
+    raw = decoded.metadata()
+    summary = {f"key-{number}": "text of an engine, " * 4 for number in range(16)}
+    raw["snapshots"] = [
+        {
+            "snapshot-id": number,
+            "sequence-number": number,
+            "timestamp-ms": number,
+            "manifest-list": "m",
+            "summary": summary,
+        }
+        for number in range(1, 70_001)
+    ]
+    raw["snapshot-log"] = [{"snapshot-id": number, "timestamp-ms": number} for number in range(1, 70_001)]
+    raw["current-snapshot-id"], raw["last-sequence-number"] = 70_000, 70_000
+    data = json.dumps(raw).encode()
+    assert len(data) > 110 * 10**6
+    assert len(parse_version(data, 5, decoded.WHERE).table.snapshots) == 70_000
+
+
 def test_metadata_of_megabytes_or_of_many_levels_is_no_metadata() -> None:
     with pytest.raises(CorruptTableError, match=r"x\.json has \d+ bytes"):
         decode_object(b" " * (MAX_BYTES + 1), "x.json")

@@ -35,8 +35,16 @@ def is_broken(parent: VersionFile, child: VersionFile) -> bool:
     return names.parent != token_of(parent)
 
 
-def check_neighbours(bodies: Mapping[int, VersionFile], version: int, root: str) -> None:
+def check_neighbours(
+    bodies: Mapping[int, VersionFile], version: int, root: str, remembered: VersionFile | None = None
+) -> None:
     """Compare a version with the one before it and the one after it, as far as they are known.
+
+    Args:
+        bodies: the versions that are known.
+        version: the one that was read.
+        root: URI of the table, for messages.
+        remembered: one of ``bodies`` that was read earlier.
 
     Raises:
         BrokenChainError: they do not match.
@@ -44,15 +52,24 @@ def check_neighbours(bodies: Mapping[int, VersionFile], version: int, root: str)
     for number in (version, version + 1):
         parent, child = bodies.get(number - 1), bodies.get(number)
         if parent is not None and child is not None:
-            check_link(parent, child, root)
+            check_link(parent, child, root, remembered is not None and parent is remembered)
 
 
-def check_link(parent: VersionFile, child: VersionFile, root: str) -> None:
+def check_link(parent: VersionFile, child: VersionFile, root: str, remembered: bool = False) -> None:
     """Compare a version with the one after it.
+
+    Args:
+        parent: the version.
+        child: the one after it, as it was just read.
+        root: URI of the table, for messages.
+        remembered: the version was read earlier. If the one after it belongs to another table, the folder was removed
+            and the table was made again meanwhile: that is no contradiction, and who asked compares the uuids.
 
     Raises:
         BrokenChainError: they do not match.
     """
+    if remembered and parent.uuid and child.uuid and parent.uuid != child.uuid:
+        return
     if is_broken(parent, child):
         raise broken(
             parent.version,
@@ -83,6 +100,7 @@ def broken(version: int, root: str, what: str) -> BrokenChainError:
         f"the store of {root} does not keep If-None-Match, so commits were lost: {what}. Two writers were told that "
         f"they created {version_key(version)}, and rows of one of them are not in the table. Stop all writers, "
         "compare the table with its sources, and move it to a store that honours the condition (AWS S3, MinIO, R2, "
-        "VersityGW and others do).",
+        "VersityGW and others do). If instead the table's folder was restored from a backup while this process held "
+        "the table, nothing is wrong with it: load the table again.",
         key=f"{root}/{version_key(version)}",
     )

@@ -61,12 +61,13 @@ class Found(Struct, frozen=True):
 class _Search(Struct):
     root: str
     bodies: dict[int, VersionFile] = field(default_factory=dict)
+    remembered: VersionFile | None = None
 
     def keep(self, version: int, stored: StoredObject) -> None:
         body = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
         warn_if_clock_ahead(self.root, body, stored.last_modified)
         self.bodies[version] = body
-        check_neighbours(self.bodies, version, self.root)
+        check_neighbours(self.bodies, version, self.root, self.remembered)
 
     @property
     def highest(self) -> int:
@@ -88,7 +89,7 @@ async def find_current(root: str, seen: VersionFile | None = None) -> Found | No
         StorageError: a read failed; never taken for an absent version.
         StoreNotConditionalError: a version was built on another one than was read or is known here.
     """
-    search = _Search(root)
+    search = _Search(root, remembered=seen)
     hint: Hint | None = None
     if seen is not None:
         search.bodies[seen.version] = seen
@@ -141,7 +142,7 @@ async def read_next(root: str, seen: VersionFile) -> Found | None:
     if not search.bodies:
         return None
     following = search.bodies[search.highest]
-    check_link(seen, following, root)
+    check_link(seen, following, root, remembered=True)
     if following.state == "tombstone":  # we have slept for days
         return await find_current(root, seen)
     following = await with_first_version(following, {seen.version: seen}, root)

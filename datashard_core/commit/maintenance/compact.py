@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.commit.append.file_age import is_recent
@@ -24,15 +24,8 @@ from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.row_accounting import Change
 from datashard_core.commit.core.state import TableState, Target, is_recently_grouped, manifests_of, newest
 from datashard_core.commit.core.totals import totals_of
-from datashard_core.commit.maintenance.small_files import (
-    AFTER_APPEND,
-    CALLED_FOR,
-    MOST_DECODED,
-    TooLargeError,
-    chosen,
-    rewritten,
-    rows_of,
-)
+from datashard_core.commit.maintenance.rewrite_rows import rewrite
+from datashard_core.commit.maintenance.small_files import AFTER_APPEND, CALLED_FOR, Budget, chosen, rewritten
 from datashard_core.commit.versions.commit_empty import create, landed, pause
 from datashard_core.effects.requests import Get, Instant, Now, Put, PutData, Request, Unique
 from datashard_core.effects.tasks import gather
@@ -40,10 +33,6 @@ from datashard_core.errors import UnsupportedTableError
 from datashard_core.format.manifests.manifest import ManifestFile
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.snapshot import replace_summary
-from datashard_core.format.parquet.parquet import encode_parquet
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
@@ -66,26 +55,12 @@ class Compacted(Struct, frozen=True):
     new_files: int = 0
 
 
-class _Read(Struct):
-    """Files that were read.
-
-    Attributes:
-        files: those whose rows are in memory.
-        rows: the rows.
-        too_large: paths of those that become too large in memory, and are left as they are.
-    """
-
-    files: list[DataFile] = field(default_factory=list)
-    rows: list[pa.Table] = field(default_factory=list)
-    too_large: set[str] = field(default_factory=set)
-
-
 class _Rewrite(Struct, frozen=True):
-    """Files that were read, and the one that holds their rows.
+    """Files, and the one that holds their rows.
 
     Attributes:
         sources: the files.
-        new: the file.
+        new: the one that holds their rows.
         written_on: the version that was the newest known when it was written.
     """
 
@@ -127,16 +102,13 @@ async def compact(
         sources = chosen(entries, state.body.table, CALLED_FOR)
         if not sources:
             break
-        read = await _read(target, state, sources)
-        left_out |= read.too_large
-        sources = tuple(read.files)
-        if len(sources) < CALLED_FOR.at_least:
-            continue  # the others are not chosen again
-        rewrite = await _write(target, state, read)
+        rewrite = await _rewritten(target, state, sources, CALLED_FOR, left_out)
+        if rewrite is None:
+            continue  # what is left out is not chosen again
         state, made = await _commit(target, state, rewrite, begun.monotonic + timeout)
         if made:
-            size = sum(file.file_size_in_bytes for file in sources)
-            done = Compacted(done.files + len(sources), done.size + size, done.new_files + 1)
+            size = sum(file.file_size_in_bytes for file in rewrite.sources)
+            done = Compacted(done.files + len(rewrite.sources), done.size + size, done.new_files + 1)
         given_up += not made
     return done, state
 
@@ -168,10 +140,9 @@ async def compact_after_append(target: Target, state: TableState) -> TableState:
     now: Instant = await Now()
     if not sources or is_recently_grouped(state.body, now.wall_ms):
         return state
-    read = await _read(target, state, sources)
-    if len(read.files) < AFTER_APPEND.at_least:
+    rewrite = await _rewritten(target, state, sources, AFTER_APPEND, set())
+    if rewrite is None:
         return state
-    rewrite = await _write(target, state, read)
     commit_id: str = await Unique()
     planned = await _planned(target, state, rewrite, commit_id)
     if planned is None:
@@ -194,35 +165,36 @@ async def _with_entries(target: Target, state: TableState) -> TableState:
     return await load_entries(target, state, [one for one in manifests if not one.content])
 
 
-async def _read(target: Target, state: TableState, sources: Sequence[DataFile]) -> _Read:
-    """Read the rows of the sources, as many of them as may be in memory together."""
+async def _rewritten(
+    target: Target, state: TableState, sources: Sequence[DataFile], budget: Budget, left_out: set[str]
+) -> _Rewrite | None:
+    """Write the rows of several files as one.
+
+    Args:
+        target: the table.
+        state: the version that the files are of.
+        sources: the files.
+        budget: what may be read.
+        left_out: paths of files that are not to be tried again are added to it.
+
+    Returns:
+        None where the rows of too few of them fit into the budget.
+    """
     table = state.body.table
-    read = _Read()
+    bodies: list[tuple[DataFile, bytes]] = []
     for start in range(0, len(sources), AT_ONCE):
         batch = sources[start : start + AT_ONCE]
-        bodies = await gather(*[Get(key_of(file.file_path, table.location, target.root)) for file in batch])
-        for file, stored in zip(batch, bodies, strict=True):
-            if sum(rows.nbytes for rows in read.rows) > MOST_DECODED:
-                return read
-            try:
-                read.rows.append(rows_of(stored.body, file, table.schema, f"table {target.name}: {file.file_path}"))
-                read.files.append(file)
-            except TooLargeError as error:
-                log.warning("%s", error)
-                read.too_large.add(file.file_path)
-    return read
-
-
-async def _write(target: Target, state: TableState, read: _Read) -> _Rewrite:
-    """Write the rows of several files as one."""
-    import pyarrow as pa
-
-    table = state.body.table
-    encoded = encode_parquet(pa.concat_tables(read.rows), table.schema)
+        read = await gather(*[Get(key_of(file.file_path, table.location, target.root)) for file in batch])
+        bodies += [(file, stored.body) for file, stored in zip(batch, read, strict=True)]
+    done = rewrite(bodies, table.schema, f"table {target.name}", budget.decoded)
+    left_out |= done.left_out
+    if len(done.files) < budget.at_least:
+        left_out.update(file.file_path for file in done.files)
+        return None
     unique: str = await Unique()
     key = f"data/auto_{unique}.parquet"
-    await PutData(key, encoded.data)
-    return _Rewrite(tuple(read.files), encoded.data_file(f"{table.location}/{key}"), state.body.version)
+    await PutData(key, done.encoded.data)
+    return _Rewrite(done.files, done.encoded.data_file(f"{table.location}/{key}"), state.body.version)
 
 
 async def _commit(target: Target, state: TableState, rewrite: _Rewrite, deadline: float) -> tuple[TableState, bool]:

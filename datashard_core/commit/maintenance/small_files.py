@@ -7,24 +7,16 @@ row is written again once for each tier, however many appends there are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.commit.core.manifest_merge import FAN_IN, Entries, as_existing, tier
 from datashard_core.commit.core.next_version import NewManifest, manifest_of, snapshot_id_from
-from datashard_core.errors import CorruptTableError, UnsupportedTableError
 from datashard_core.format.manifests.manifest import ADDED, DELETED, ManifestEntry, ManifestFile
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.table_metadata import TableMetadata
-from datashard_core.format.parquet.arrow_reader import DamagedFooterError, ParquetFile
-from datashard_core.format.rows.projection import project, with_ids
-from datashard_core.format.types.schema import Schema
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class Budget(Struct, frozen=True):
@@ -35,12 +27,14 @@ class Budget(Struct, frozen=True):
         size: their bytes together.
         at_least: fewer files are not worth it.
         tiers: take files of one tier only.
+        decoded: bytes that their rows become, each file's alone; after so many no further file is taken.
     """
 
     files: int
     size: int
     at_least: int
     tiers: bool
+    decoded: int = 256 * 2**20
 
     @property
     def small(self) -> int:
@@ -49,17 +43,7 @@ class Budget(Struct, frozen=True):
 
 
 AFTER_APPEND = Budget(files=2 * FAN_IN, size=16 * 2**20, at_least=FAN_IN, tiers=True)
-CALLED_FOR = Budget(files=256, size=128 * 2**20, at_least=2, tiers=False)
-
-
-MOST_DECODED = 256 * 2**20
-"""Bytes that one file may become in memory: twice what a compaction reads. Larger files are left as they are."""
-FIRST_ROWS = 256
-MOST_ROWS = 131_072
-
-
-class TooLargeError(UnsupportedTableError):
-    """A small file that becomes too large in memory."""
+CALLED_FOR = Budget(files=256, size=128 * 2**20, at_least=2, tiers=False, decoded=4 * 2**30)
 
 
 def chosen(entries: Iterable[ManifestEntry], table: TableMetadata, budget: Budget) -> tuple[DataFile, ...]:
@@ -95,59 +79,6 @@ def _within(files: Sequence[DataFile], budget: Budget) -> tuple[DataFile, ...]:
             break
         taken.append(file)
     return tuple(taken)
-
-
-def rows_of(data: bytes, file: DataFile, schema: Schema, where: str) -> pa.Table:
-    """The rows of a small data file in the form of the table's schema.
-
-    Raises:
-        CorruptTableError: the file is damaged, or holds another number of rows or bytes than its manifest says.
-        TooLargeError: its rows take too much memory.
-    """
-    import pyarrow as pa
-
-    if len(data) != file.file_size_in_bytes:
-        raise CorruptTableError(
-            f"{where} is not readable (it has {len(data)} bytes, and its manifest says {file.file_size_in_bytes}): "
-            "restore it. Nothing was compacted."
-        )
-    try:
-        parquet = ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        footer = parquet.metadata
-        if footer.num_rows != file.record_count:
-            raise CorruptTableError(
-                f"{where} holds {footer.num_rows} rows, and its manifest says {file.record_count}. Nothing was "
-                "compacted."
-            )
-        rows = pa.Table.from_batches(_decoded(parquet, where), schema=parquet.schema)
-        return project(pa.table(rows.columns, schema=with_ids(rows.schema, schema)), schema.to_arrow(), where)
-    except (pa.ArrowException, OSError, DamagedFooterError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptTableError(f"{where} is not readable ({error}): restore it. Nothing was compacted.") from error
-
-
-def _decoded(parquet: ParquetFile, where: str) -> Iterator[pa.RecordBatch]:
-    """The rows of a file as long as they do not become too many bytes: few bytes of Parquet can stand for many."""
-    footer = parquet.metadata
-    groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
-    left = MOST_DECODED - sum(group.total_byte_size for group in groups)
-    for place, group in enumerate(groups):
-        if left < 0 or group.total_byte_size < 0:
-            break
-        # A text that stands in a dictionary once can stand in every row, so a batch is small until it is seen how
-        # large rows are.
-        rows = FIRST_ROWS
-        while group.num_rows > rows and rows < MOST_ROWS and rows * group.total_byte_size < MOST_DECODED:
-            rows *= 2
-        for batch in parquet.batches(rows, place, None):
-            left -= batch.nbytes
-            if left < 0:
-                break
-            yield batch
-    if left < 0:
-        raise TooLargeError(
-            f"{where} becomes more than {MOST_DECODED} bytes when it is decoded: it is left as it is. Compact it with "
-            "another engine if it has to be."
-        )
 
 
 def rewritten(

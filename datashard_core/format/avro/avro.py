@@ -247,7 +247,7 @@ def read_blocks(data: bytes, where: str) -> Blocks:
         blocks = list(_blocks(data, at, sync, codec, room))
         found = sum(block.count for block in blocks)
         told = whole_number(header[ENTRIES]) if ENTRIES in header else found
-        room.take(found * checked.weight)
+        room.take(found * checked.values)
     except DAMAGE as error:
         raise not_readable(where, error) from error
     if told != found:

@@ -36,11 +36,13 @@ class Checked(Struct, frozen=True):
         kind: the schema, with types in the place of their names.
         weight: how many types it has.
         least: the fewest bytes that a value takes.
+        values: of a whole schema, :func:`values_in` it.
     """
 
     kind: Any
     weight: int
     least: int
+    values: int = 1
 
 
 @lru_cache(maxsize=64)  # the manifests of a table have a few schemas
@@ -64,7 +66,16 @@ def checked_schema(text: str) -> Checked:
     found = _Checker().kind(raw, 0)
     if not found.least:
         raise ValueError("its records take no bytes")
-    return found
+    return Checked(found.kind, found.weight, found.least, values_in(found.kind))
+
+
+def values_in(kind: Any) -> int:
+    """How many values one of a checked type is made of at the most; what is in arrays and maps counts as it is read."""
+    if isinstance(kind, list):
+        return max(map(values_in, kind))
+    if isinstance(kind, dict) and kind["type"] == "record":
+        return 1 + sum(values_in(field["type"]) for field in kind["fields"])
+    return 1
 
 
 class _Checker:

@@ -44,6 +44,8 @@ _FIXED = (8, 4, 16, 1)
 """Lengths of bounds of types of fixed width."""
 _CUT = 17
 """Texts below this length are what bounds of texts mostly are, for those are cut after 16 characters."""
+_MOST_WALKED = 500_000
+"""Values of a record that are walked over: a few bytes can stand for many."""
 _MOST_PARTS = 50_000
 """Values of a record that has a pattern: some eight for each column. A longer pattern takes seconds to compile."""
 _FEWEST = 5
@@ -379,6 +381,8 @@ class Walk:
         if (slot[0], key) in self.slots:
             self._one_shape = False  # a key twice: the last one counts
         self._value(fields[1]["type"], (slot[0], key))
+        if len(self._parts) > _MOST_WALKED:
+            raise UnusualSchemaError("a record of more values than are worth a pattern")
 
     def _inside(self, end: int) -> int:
         if not self.at <= end <= len(self._data):

@@ -233,7 +233,7 @@ def compare(reference: Reference, operator: Operator, value: Any) -> Bound:
 
 
 def _one_of(condition: In, negated: bool, reference: Reference) -> Bound:
-    null = None in condition.values
+    null = any(value is None for value in condition.values)  # NumPy's arrays have no answer to ==
     values = [_value(value, reference) for value in condition.values if value is not None]
     nan = any(isinstance(value, float) and math.isnan(value) for value in values)
     if str(reference.field.type) == "int":

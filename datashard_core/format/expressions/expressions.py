@@ -96,7 +96,7 @@ class StartsWith(Condition, frozen=True):
     prefix: Any
 
     def __repr__(self) -> str:
-        return f"{_col(self.column)}.starts_with({self.prefix!r})"
+        return f"{_col(self.column)}.starts_with({shown(self.prefix, LONGEST_SHOWN)})"
 
 
 class And(Condition, frozen=True):

@@ -12,9 +12,12 @@ import msgspec
 
 from datashard_core.errors import CorruptTableError
 
-MAX_BYTES = 64 * 2**20
-"""Bytes of one JSON file. Every commit writes a table's metadata as a whole, so a table of that size could hardly be
-written any more; decoded, it takes up to 25 times as much memory."""
+MAX_BYTES = 512 * 2**20
+"""Bytes of one JSON file. A table that nobody ever maintained has 1,500 bytes for each snapshot: 110 MB for 70,000."""
+
+MAX_VALUES = 8 * 2**20
+"""Commas and opening brackets in one JSON file. Each stands for a value, which takes some hundred bytes in memory, and
+two bytes of text are enough for one. A snapshot has thirty of them."""
 
 MAX_DEPTH = 200
 """Objects and arrays within each other. A schema of :data:`~datashard_core.format.types.types.MAX_DEPTH` nested types
@@ -42,6 +45,11 @@ def decode_object(data: bytes, where: str) -> dict[str, Any]:
         raise CorruptTableError(
             f"{where} has {len(data)} bytes, and no more than {MAX_BYTES} are read as JSON: expire snapshots and "
             "remove old schemas with the engine that wrote it, or restore it"
+        )
+    if len(data) > MAX_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise CorruptTableError(
+            f"{where} has {len(data)} bytes, and more than {MAX_VALUES} values in them: expire snapshots with the "
+            "engine that wrote it, or restore it"
         )
     try:
         raw = msgspec.json.decode(data)

@@ -68,6 +68,20 @@ def encode_parquet(table: Rows, schema: Schema) -> EncodedParquet:
     return EncodedParquet(sink.getvalue(), table.num_rows, metrics, sizes, offsets)
 
 
+def encode_stream(parts: Iterable[pa.Table], schema: Schema) -> EncodedParquet:
+    """Encode rows of which no more than a row group has to be in memory, beside what they are encoded to.
+
+    Args:
+        parts: tables one after the other, in the schema's form.
+        schema: the schema.
+    """
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    metrics, sizes, offsets = _write(parts, schema, sink)
+    return EncodedParquet(sink.getvalue(), metrics.record_count, metrics, sizes, offsets)
+
+
 def write_parquet(
     rows: pa.Table | Iterable[pa.Table | pa.RecordBatch], schema: Schema, sink: Any, file_path: str
 ) -> DataFile:
