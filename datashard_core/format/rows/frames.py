@@ -17,7 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.format.rows.columns import column_array, null_array, without_nulls
-from datashard_core.format.rows.pandas_index import check_unique, with_index, without_row_numbers
+from datashard_core.format.rows.pandas_index import check_index, check_unique, with_index
 from datashard_core.format.types import types as t
 from datashard_core.format.types.arrow_types import (
     elements,
@@ -103,7 +103,7 @@ def fit(table: pa.Table, schema: Schema) -> pa.Table:
     import pyarrow as pa
 
     known = schema.names
-    table = without_row_numbers(table, known)
+    check_index(table.schema, known)
     names = table.column_names
     check_unique(names)
     for name in names:
