@@ -131,13 +131,13 @@ def test_a_table_with_a_field_for_the_nameless_index_gets_it(index: Any, warehou
 def test_pandas_decides_what_is_a_range() -> None:
     """Of the rows that a filter leaves, some releases of pandas make a range: the rule is about what they made."""
     for wanted in ([1], [1, 2], [0, 2], [0, 1, 3], []):
-        frame = FRAME[FRAME.index.isin(wanted)]
+        frame = FRAME[["k"]][FRAME.index.isin(wanted)]
         if isinstance(frame.index, pd.RangeIndex):
-            assert Schema.infer(frame).names == ["k", "v"]
+            assert Schema.infer(frame).names == ["k"]
         else:
             with pytest.raises(InvalidRecordsError, match="is no RangeIndex"):
                 Schema.infer(frame)
-        assert Schema.infer(frame.reset_index(drop=True)).names == ["k", "v"]
+        assert Schema.infer(frame.reset_index(drop=True)).names == ["k"]
 
 
 def test_a_named_range_that_arrow_keeps_as_a_note_is_an_error(warehouse: Warehouse) -> None:

@@ -14,6 +14,7 @@ that name gets the level there. Arrow keeps a ``RangeIndex`` as a note beside it
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _UNNAMED = re.compile(r"__index_level_\d+__")
+
+
+def is_frame(data: Any) -> bool:
+    """Whether it is a frame of pandas; those have an Arrow stream, too, since release 2.2."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(data, pandas.DataFrame)
 
 
 def with_index(frame: Any, names: Collection[str] = ()) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import InvalidRecordsError
 from datashard_core.format.rows.columns import column_array
+from datashard_core.format.rows.pandas_index import is_frame
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.values import MisfitError, UnusableError, shown
 
@@ -60,7 +61,8 @@ def to_table(data: Any, schema: Schema, table_name: str) -> pa.Table:
 
 
 def _holds_arrow(items: Sequence[Any]) -> bool:
-    return any(hasattr(item, "__arrow_c_array__") or hasattr(item, "__arrow_c_stream__") for item in items)
+    streams = ("__arrow_c_array__", "__arrow_c_stream__")
+    return any(is_frame(item) or any(hasattr(item, name) for name in streams) for item in items)
 
 
 def _from_iterable(data: Any, schema: Schema) -> pa.Table | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
+from datashard_core.format.rows.pandas_index import check_index, is_frame, with_index
 from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import assign_ids
 from datashard_core.format.types.values import UnusableError, plain, shown
@@ -36,7 +36,7 @@ def infer_fields(records: Any) -> tuple[t.NestedField, ...]:
         InvalidRecordsError: there is no row, or no type fits all values of a field.
         ConfigurationError: a column of an Arrow, pandas or Polars table has a type that Iceberg lacks.
     """
-    if _is_frame(records) or hasattr(records, "__arrow_c_stream__") or hasattr(records, "__arrow_c_array__"):
+    if is_frame(records) or hasattr(records, "__arrow_c_stream__") or hasattr(records, "__arrow_c_array__"):
         return _fields_of_columns(records)
     if isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable):
         raise InvalidRecordsError(f"cannot infer a schema from {shown(records)}: pass a list of dicts")
@@ -51,20 +51,13 @@ def infer_fields(records: Any) -> tuple[t.NestedField, ...]:
     return assign_ids(found.fields, count(1).__next__)
 
 
-def _is_frame(data: Any) -> bool:
-    """Whether it is a frame of pandas, which has an Arrow stream since release 2.2 alone."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(data, pandas.DataFrame)
-
-
 def _fields_of_columns(data: Any) -> tuple[t.NestedField, ...]:
     import pyarrow as pa
 
-    from datashard_core.format.rows.pandas_index import check_index, with_index
     from datashard_core.format.types.arrow_types import fields_from_arrow
 
     try:
-        if _is_frame(data):
+        if is_frame(data):
             schema = pa.Schema.from_pandas(with_index(data), preserve_index=False)
         elif hasattr(data, "__arrow_c_stream__"):
             schema = pa.RecordBatchReader.from_stream(data).schema
