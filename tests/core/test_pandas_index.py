@@ -148,7 +148,7 @@ def test_a_named_range_that_arrow_keeps_as_a_note_is_an_error(warehouse: Warehou
     assert arrow.column_names == ["k", "v"]
     for call in (Schema.infer, table.append):
         for data in (arrow, arrow.slice(1)):
-            with pytest.raises(InvalidRecordsError, match="RangeIndex named 'i'.*preserve_index=True"):
+            with pytest.raises(InvalidRecordsError, match=r"RangeIndex named 'i'.*preserve_index=True"):
                 call(data)
     table.append(pa.Table.from_pandas(frame, preserve_index=True))
     table.append(arrow.replace_schema_metadata())
