@@ -371,7 +371,7 @@ class LocalStorage:
 def _number_of(source: pa.OSFile) -> int | None:
     """The descriptor of a file that Arrow opened; None where Arrow cannot say: release 21 fails at it."""
     try:
-        return source.fileno()
+        return int(source.fileno())
     except AttributeError:
         return None
 
