@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -141,8 +142,10 @@ class S3Config(Struct, frozen=True):
 
     def _check_place(self) -> None:
         if not isinstance(self.bucket, str) or not _BUCKET.fullmatch(self.bucket):
+            given = _without_secrets(self.bucket) if isinstance(self.bucket, str) else self.bucket
+            keys = "; keys go into access_key= and secret_key=" if given != self.bucket else ""
             raise ConfigurationError(
-                f"bucket={shown(self.bucket)} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . - alone"
+                f"bucket={shown(given)} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . - alone{keys}"
             )
         if self.prefix:
             _check_prefix(self.prefix)
@@ -168,13 +171,17 @@ class S3Config(Struct, frozen=True):
             )
 
     def __repr__(self) -> str:
-        shown = []
+        return f"S3Config({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """The settings that were made, without secrets: what Rich shows in tracebacks, instead of ``repr``."""
+        made = []
         required = len(self.__struct_fields__) - len(self.__struct_defaults__)
         for position, name in enumerate(self.__struct_fields__):
             value = getattr(self, name)
             if position < required or value != self.__struct_defaults__[position - required]:
-                shown.append(f"{name}='***'" if name in _SECRETS else f"{name}={value!r}")
-        return f"S3Config({', '.join(shown)})"
+                made.append((name, "***" if name in _SECRETS else value))
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.secret_key or self.session_token or self.credentials_provider is not None:
@@ -203,25 +210,29 @@ def check_endpoint(endpoint: str) -> None:
     Raises:
         ConfigurationError: it is none, or it holds a user, a password or a query.
     """
-    from urllib.parse import urlsplit
+    from urllib.parse import SplitResult, urlsplit
 
     example = "such as http://localhost:9000, https://s3.example.com or https://host/storage/v1/s3"
-    try:
-        parts = urlsplit(endpoint)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ConfigurationError(f"endpoint={_without_user(endpoint)!r} is not a URL {example}") from None
+    no_url = f"endpoint={_without_secrets(endpoint)!r} is not a URL {example}"
+    parts: SplitResult | None = None
+    host = port = None
+    with suppress(ValueError):  # it quotes the user and the password, so it is no context of the error
+        found = urlsplit(endpoint)
+        host, port = found.hostname, found.port
+        parts = found
+    if parts is None:
+        raise ConfigurationError(no_url)
     plain = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if "@" in endpoint:
         raise ConfigurationError(
-            f"the endpoint {_without_user(plain)} holds a user or a password: pass access_key= and secret_key= "
+            f"the endpoint {_without_secrets(plain)} holds a user or a password: pass access_key= and secret_key= "
             "instead, and the URL without them"
         )
     if parts.query or parts.fragment or "?" in endpoint or "#" in endpoint:
         raise ConfigurationError(f"the endpoint {plain} has a query or a fragment: pass the URL without it")
     fits = parts.scheme in ("http", "https") and port != 0 and _ENDPOINT.fullmatch(endpoint)
     if not fits or not host or (host.rpartition(".")[2].isdigit() and not is_address(endpoint)):
-        raise ConfigurationError(f"endpoint={endpoint!r} is not a URL {example}")
+        raise ConfigurationError(no_url)
 
 
 def is_address(endpoint: str) -> bool:
@@ -236,10 +247,19 @@ def is_address(endpoint: str) -> bool:
     return True
 
 
-def _without_user(text: str) -> str:
-    """A text without what stands before an ``@``, and without a query."""
-    plain = re.sub(r"(?s)^([a-zA-Z0-9+.-]*://)?.*@", lambda found: f"{found[1] or ''}***@", text)
-    return re.sub(r"(?s)[?#].*", "", plain)
+_USER = re.compile(r"(?is)^([a-z][a-z0-9+.-]*:/*)?.*(?:@|\uff20|%40)")
+_NO_PORT = re.compile(r"(?is)^([a-z][a-z0-9+.-]*://[^/:?#]*):(?![0-9]*(?:/|$))[^/?#]*")
+
+
+def _without_secrets(text: str) -> str:
+    """A text that was to be a place, without what stands before an ``@``, for a port, or in a query.
+
+    Example:
+        >>> _without_secrets("s3://key:hunter2@bucket/p?token=x"), _without_secrets("https://key:hunter2")
+        ('s3://***@bucket/p?***', 'https://key:***')
+    """
+    plain = _NO_PORT.sub(r"\1:***", _USER.sub(lambda found: f"{found[1] or ''}***@", text))
+    return re.sub(r"(?s)([?#;&]).*", r"\1***", plain)
 
 
 _TEXTS = ("prefix", "endpoint", "region", "access_key", "secret_key", "session_token", "sse_kms_key_id")
@@ -316,25 +336,26 @@ def resolve_warehouse(
         raise ConfigurationError(
             f"{shown(uri)} is no place for tables: use s3://bucket/prefix or a folder, as text or a path"
         )
+    plain = _without_secrets(uri)
     if "://" not in uri and uri.strip():
         if _BROKEN_URI.match(uri):
             raise ConfigurationError(
-                f"{uri!r} is no place for tables: write s3://bucket/prefix, or ./{uri} for a folder of that name"
+                f"{plain!r} is no place for tables: write s3://bucket/prefix, or ./{plain} for a folder of that name"
             )
         return LocalConfig(str(Path(uri).expanduser()))
     scheme, _, rest = uri.partition("://")
     if scheme == "file":
         folder = rest if rest.startswith("/") else ""
         if not folder:
-            raise ConfigurationError(f"{uri!r}: a file URI has three slashes, as in file:///srv/warehouse")
+            raise ConfigurationError(f"{plain!r}: a file URI has three slashes, as in file:///srv/warehouse")
         return LocalConfig(folder)
     if scheme not in ("s3", "s3a"):
         raise ConfigurationError(
-            f"{uri!r} is no place for tables: use s3://bucket/prefix (any S3-compatible store) or a folder"
+            f"{plain!r} is no place for tables: use s3://bucket/prefix (any S3-compatible store) or a folder"
         )
     bucket, _, prefix = rest.partition("/")
     if isinstance(config, LocalConfig):
-        raise ConfigurationError(f"{uri!r} is a bucket, and the config names the folder {config.folder!r}")
+        raise ConfigurationError(f"{plain!r} is a bucket, and the config names the folder {config.folder!r}")
     if config is not None:
         return replace(config, bucket=bucket, prefix=prefix)
     return _s3_from_variables(variables, bucket, prefix)
@@ -346,18 +367,18 @@ def _check_prefix(prefix: str) -> None:
     Raises:
         ConfigurationError: with the prefix to write instead.
     """
-    parts = prefix.split("/")
-    if {".", ".."} & set(parts):
+    plain = _without_secrets(prefix)
+    if {".", ".."} & set(prefix.split("/")):
         # In a bucket these are names like any other; a file system behind a gateway takes them for folders.
-        meant = posixpath.normpath(f"/{prefix}").strip("/")
+        meant = posixpath.normpath(f"/{plain}").strip("/")
         raise ConfigurationError(
-            f"prefix={prefix!r} has a part '.' or '..', which a bucket does not resolve: write prefix={meant!r} if "
+            f"prefix={plain!r} has a part '.' or '..', which a bucket does not resolve: write prefix={meant!r} if "
             "that folder is meant"
         )
     if not _PREFIX.fullmatch(prefix):
         raise ConfigurationError(
-            f"prefix={prefix!r} cannot be a folder of tables: use the characters A-Z a-z 0-9 . _ = - and "
-            "single slashes, so that every Iceberg reader finds them"
+            f"prefix={plain!r} cannot be a folder of tables: use the characters A-Z a-z 0-9 . _ = - and single "
+            "slashes, so that every Iceberg reader finds them"
         )
     if len(prefix) > MAX_PREFIX:
         raise ConfigurationError(

@@ -180,15 +180,19 @@ class LocalStorage:
             # Arrow opens paths alone. What it opened is compared with what is reached without a link.
             if stat.S_ISREG(os.lstat(path).st_mode):
                 source = pa.OSFile(path)
-                if is_path_of(source.fileno(), path):
+                number = _number_of(source)
+                if number is not None and is_path_of(number, path):
                     return source
                 source.close()
             descriptor = self._open(key)
             try:
                 source = pa.OSFile(path)
-                if os.path.sameopenfile(descriptor, source.fileno()):
+                number = _number_of(source)
+                if number is not None and os.path.sameopenfile(descriptor, number):
                     return source
                 source.close()
+                if number is None:
+                    return pa.PythonFile(os.fdopen(os.dup(descriptor), "rb"), mode="r")
             finally:
                 os.close(descriptor)
         raise StorageError(f"{path} was replaced while it was opened: call again", key=f"{self.root}/{key}")
@@ -362,6 +366,14 @@ class LocalStorage:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StorageError(f"the disk is full: {where} was not written", key=where)
         return StorageError(f"could not {doing} {where}: {error}", key=where)
+
+
+def _number_of(source: pa.OSFile) -> int | None:
+    """The descriptor of a file that Arrow opened; None where Arrow cannot say: release 21 fails at it."""
+    try:
+        return int(source.fileno())
+    except AttributeError:
+        return None
 
 
 def _version(body: bytes) -> Version:

@@ -394,8 +394,8 @@ def _known(kind: t.IcebergType, column: Any) -> Known:
                 low, high = _moments(kind, statistics)
             else:
                 low, high = _bound(kind, statistics.min), _bound(kind, statistics.max)
-        except (ValueError, ArithmeticError, TypeError):
-            low = high = None  # bytes that are no text
+        except (ValueError, ArithmeticError, TypeError, NotImplementedError):
+            low = high = None  # bytes that are no text, or a decimal whose bounds pyarrow 21 does not read
     return Known(low, high, *presence(kind, column.num_values, nulls, None), exact=holds_whole(kind))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import datashard_core as ds
 from datashard_core import col
+from datashard_core.errors import ConfigurationError
 from datashard_core.query.where import prepare
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.warehouse import Warehouse
@@ -58,6 +59,10 @@ def found(table: ds.Table, where: str) -> list[int]:
         ("d in (select unnest([1.0, 'nan'::double])) and n > 0", [2, 6]),
         ("d = any([1.0, 'nan'::double])", [2, 6]),
         ("exists (select 1 where d > 1.0)", [2, 4]),
+        ("n in (values (2), (6), (7))", [2, 6]),
+        ("n in (select * from (values (2), (6)) as x(y) where y > 2)", [6]),
+        ("len(list_filter([n, 5], lambda x: x > 4)) = 2", [6, 8]),
+        ("list_filter([n, 5], lambda x: x > 4.5) = [5]", [2, 4]),
         ("place.CITY = 'Rome'", [4]),
         ("PLACE.city like 'B%' -- with a comment", [2]),
         ("/* ( */ n > 4 /* ) */", [6, 8]),
@@ -145,6 +150,12 @@ def test_what_is_no_condition_on_columns_is_refused(table: ds.Table, where: str,
     with pytest.raises(ds.ConfigurationError, match=why) as failure:
         table.scan(where=where)
     assert "table t" in str(failure.value) and repr(where) in str(failure.value)
+
+
+def test_a_star_counts_in_the_list_of_a_query_alone(table: ds.Table) -> None:
+    for where in ("n in (select columns(*) from (values (2)) as x(y))", "struct_pack(*) = 1"):
+        with pytest.raises(ConfigurationError, match="table t: the condition"):
+            found(table, where)
 
 
 def test_columns_that_differ_by_case_alone_are_never_mixed_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+import datashard_core as ds
 from datashard_core.config import (
     DEFAULT_FOLDER,
     Credentials,
@@ -273,3 +275,73 @@ def test_a_bucket_never_stands_before_an_address() -> None:
     there = S3Config(bucket="bucket", endpoint="http://127.0.0.1:9000", addressing_style="virtual", **KEYS)
     assert there.uses_path_style
     assert not replace(there, endpoint="http://store:9000").uses_path_style
+
+
+SECRET = "hunter2SECRETvalue"
+
+
+def everything(error: BaseException | None) -> str:
+    """An error and all that is behind it."""
+    return (
+        "" if error is None else f"{error!r} {error} {vars(error)} " + everything(error.__cause__ or error.__context__)
+    )
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        f"https://key:{SECRET}@host:99999",
+        f"https://key:{SECRET}@[::1",
+        f"https://key:{SECRET}\u2100@host",  # urllib quotes it
+        f"https://key:{SECRET}%40host",
+        f"https://key:{SECRET}\uff20host",
+        f"https://key:{SECRET}",
+        f"https:/key:{SECRET}@host",
+        f"https://host/;secret={SECRET}",
+        f"https://host/a&secret={SECRET}",
+        f"https://key:p?{SECRET}@host",
+        f"https://key:{SECRET}?x",
+    ],
+)
+def test_no_secret_of_an_endpoint_is_in_its_error(endpoint: str) -> None:
+    with pytest.raises(ConfigurationError, match="endpoint") as caught:
+        S3Config("bucket", endpoint=endpoint, access_key="a", secret_key="b")
+    assert SECRET not in everything(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        (f"s3://key:{SECRET}@bucket/p", "bucket='key:***@bucket' .*keys go into access_key= and secret_key="),
+        (f"s3a://{SECRET}@bucket", "bucket='***@bucket'"),
+        (f"s3://bucket/p?secret_key={SECRET}", "prefix='p?***'"),
+        (f"s3://bucket/p?X-Amz-Signature={SECRET}&x=1", "prefix='p?***'"),
+        (f"s3:key:{SECRET}@bucket", "write s3://bucket/prefix, or ./s3:***@bucket"),
+        (f"https://key:{SECRET}@host/b", "'https://***@host/b' is no place"),
+        (f"https://b.s3.amazonaws.com/p?X-Amz-Signature={SECRET}", "'https://b.s3.amazonaws.com/p?***' is no place"),
+        (f"file://key:{SECRET}@host/x", "'file://***@host/x': a file URI"),
+    ],
+)
+def test_no_secret_of_a_place_is_in_its_error(uri: str, told: str) -> None:
+    pattern = re.escape(told).replace(re.escape(".*"), ".*")
+    with pytest.raises(ConfigurationError, match=pattern) as caught:
+        resolve_warehouse(uri, None, {})
+    assert SECRET not in everything(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        ds.load_table(f"{uri}/t")
+    assert SECRET not in everything(caught.value)
+    with pytest.raises(ConfigurationError, match="cannot be the name of a bucket") as caught:
+        resolve_warehouse(None, None, {"DATASHARD_STORAGE_TYPE": "s3", "DATASHARD_S3_BUCKET": uri})
+    assert SECRET not in everything(caught.value)
+
+
+def test_rich_shows_no_secret_of_a_config() -> None:
+    """Prefect and Typer print the local variables of a traceback by Rich, which asks for ``__rich_repr__``."""
+    config = S3Config("bucket", access_key="a", secret_key=SECRET, session_token=f"{SECRET}2")
+    assert dict(config.__rich_repr__()) == {
+        "bucket": "bucket",
+        "access_key": "a",
+        "secret_key": "***",
+        "session_token": "***",
+    }
+    assert repr(config) == "S3Config(bucket='bucket', access_key='a', secret_key='***', session_token='***')"

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import datashard_core as ds
@@ -299,6 +300,29 @@ def test_where_the_system_does_not_name_open_files(lake: Warehouse, monkeypatch:
     for call in (table._storage.get, table._storage.open_input):
         with pytest.raises(LinkError):
             call(f"data/linked/{name}")
+
+
+def test_where_arrow_does_not_number_its_files(lake: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``OSFile.fileno`` of pyarrow 21 raises AttributeError: files are read through descriptors of Python's."""
+
+    class OSFile(pa.OSFile):
+        def fileno(self) -> int:
+            raise AttributeError("'pyarrow.lib.OSFile' object has no attribute 'handle'")
+
+    monkeypatch.setattr(pa, "OSFile", OSFile)
+    table = lake.load_table("t")
+    assert sorted(row["n"] for row in table.scan().to_records()) == [0, 1, 2]
+    key = next(info.key for info in table._storage.list("data/"))
+    open_before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+    with table._storage.open_input(key) as source:
+        assert (source.read(4), source.read_at(4, 0), source.size()) == (b"PAR1", b"PAR1", source.seek(0, 2))
+    if open_before:
+        assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+    link = _folder(lake) / "data" / "linked"
+    link.symlink_to(_folder(lake, "v") / "data")
+    name = next((_folder(lake, "v") / "data").iterdir()).name
+    with pytest.raises(LinkError):
+        table._storage.open_input(f"data/linked/{name}")
 
 
 def _killed(lake: Warehouse) -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import operator
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -153,6 +154,24 @@ def test_all_rows_of_one_value_match_it() -> None:
     assert groups_of(rows, SCHEMA, ~(col("n") != 6), 2) == [(1, False)]
     assert groups_of(rows, SCHEMA, col("s") == "a", 4) == [(0, False)], "bounds of texts may be cut short"
     assert groups_of(rows, SCHEMA, col("n").is_null() | (col("s") <= "a"), 4) == [(0, True)]
+
+
+def test_bounds_that_arrow_cannot_read_are_not_known() -> None:
+    """pyarrow 21 reads no bounds of decimals that are stored as bytes."""
+
+    class Statistics:
+        has_null_count, null_count, has_min_max = True, 1, True
+
+        @property
+        def min(self) -> Any:
+            raise pa.ArrowNotImplementedError("Cannot extract statistics for type ")
+
+    column = SimpleNamespace(is_stats_set=True, statistics=Statistics(), num_values=3)
+    footer = SimpleNamespace(num_row_groups=2, row_group=lambda group: SimpleNamespace(column=lambda place: column))
+    schema = ds.Schema(fields=[{"id": 1, "name": "d", "type": "decimal(38, 3)"}])
+    compared, null = bind(col("d") > 1, schema, "t"), bind(col("d").is_null(), schema, "t")
+    assert row_groups(footer, {1: 0}, compared) == [(0, False), (1, False)]
+    assert row_groups(footer, {1: 0}, null) == [(0, False), (1, False)]
 
 
 def test_nan_is_in_no_statistics_and_may_be_anywhere() -> None:

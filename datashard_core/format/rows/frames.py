@@ -10,14 +10,13 @@ null throughout may have any type.
 
 from __future__ import annotations
 
-import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.format.rows.columns import column_array, null_array, without_nulls
-from datashard_core.format.rows.pandas_index import check_unique, with_index, without_row_numbers
+from datashard_core.format.rows.pandas_index import check_index, check_unique, is_frame, with_index
 from datashard_core.format.types import types as t
 from datashard_core.format.types.arrow_types import (
     elements,
@@ -56,8 +55,7 @@ def tables_of(data: Any, schema: Schema) -> Iterable[pa.Table] | None:
         return [data]
     if isinstance(data, pa.RecordBatch):
         return [pa.Table.from_batches([data])]
-    pandas = sys.modules.get("pandas")
-    if pandas is not None and isinstance(data, pandas.DataFrame):
+    if is_frame(data):
         return [_from_pandas(data, schema)]
     try:
         if isinstance(data, pa.RecordBatchReader) or hasattr(data, "__arrow_c_stream__"):
@@ -103,7 +101,7 @@ def fit(table: pa.Table, schema: Schema) -> pa.Table:
     import pyarrow as pa
 
     known = schema.names
-    table = without_row_numbers(table, known)
+    check_index(table.schema, known)
     names = table.column_names
     check_unique(names)
     for name in names:

@@ -1,18 +1,20 @@
 """What becomes of the index of a pandas frame: one rule, for appends and for inferred schemas.
 
 - A level with a name is a column of that name.
-- Integers without a name are the numbers of rows, of which a filter, a sort or ``drop_duplicates`` leaves some, and
-  carry nothing: they are left out. Whether pandas keeps such an index as a range depends on the rows that are left, so
-  the rule does not.
-- Anything else without a name (times, texts, a level of several) is an error: it says something, and has no place.
+- A ``RangeIndex`` without a name, whatever its start and step, counts rows as pandas itself does, and is left out.
+- Anything else without a name is an error: numbers that a sort or a filter left may mean something, or nothing, and
+  only their owner knows which.
+
+pandas decides what is a ``RangeIndex``: a filter may leave one or not, as the rows fall. The rule does not guess.
 
 Arrow, and so Parquet files of pandas, calls a level without a name ``__index_level_0__``. A table that has a field of
-that name gets the level there.
+that name gets the level there. Arrow keeps a ``RangeIndex`` as a note beside its columns.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 _UNNAMED = re.compile(r"__index_level_\d+__")
 
 
+def is_frame(data: Any) -> bool:
+    """Whether it is a frame of pandas; those have an Arrow stream, too, since release 2.2."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(data, pandas.DataFrame)
+
+
 def with_index(frame: Any, names: Collection[str] = ()) -> Any:
     """The frame with what its index says as columns, behind its own.
 
@@ -33,22 +41,22 @@ def with_index(frame: Any, names: Collection[str] = ()) -> Any:
         names: of the table's fields.
 
     Raises:
-        UnusableError: a level has no name and is no row number, or the columns cannot be fields: a name is there
-            twice, or is no text.
+        UnusableError: a level has no name and is no range, or the columns cannot be fields: a name is there twice, or
+            is no text.
     """
     import pandas as pd
 
     index = frame.index
     levels = [name if name is not None else f"__index_level_{place}__" for place, name in enumerate(index.names)]
-    left_out = index.nlevels == 1 and index.name is None and _are_row_numbers(index, levels[0], names)
+    left_out = isinstance(index, pd.RangeIndex) and index.name is None
     if not left_out:
         for place, level in enumerate(levels):
             if index.names[place] is None and level not in names:
                 which = f" (level {place} of {index.nlevels})" if index.nlevels > 1 else ""
                 raise UnusableError(
-                    f"the frame's index{which} has no name and holds {index.get_level_values(place).dtype} values: "
-                    "name it with frame.rename_axis('name') to keep it as a column, or drop it with "
-                    "frame.reset_index(drop=True)"
+                    f"the frame's index{which} has no name, is no RangeIndex, and holds "
+                    f"{index.get_level_values(place).dtype} values: name it with frame.rename_axis('name') to keep it "
+                    "as a column, or drop it with frame.reset_index(drop=True)"
                 )
     own = list(frame.columns)
     every = own if left_out else [*own, *levels]
@@ -68,36 +76,32 @@ def with_index(frame: Any, names: Collection[str] = ()) -> Any:
     return pd.concat([frame.reset_index(drop=True), columns], axis=1)
 
 
-def _are_row_numbers(index: Any, level: str, names: Collection[str]) -> bool:
-    import pandas as pd
-
-    return isinstance(index, pd.RangeIndex) or (pd.api.types.is_integer_dtype(index.dtype) and level not in names)
-
-
-def without_row_numbers(table: pa.Table, names: Collection[str]) -> pa.Table:
-    """An Arrow table without the row numbers of a pandas frame that it was made of.
+def check_index(schema: pa.Schema, names: Collection[str]) -> None:
+    """Refuse an Arrow table that was made of a frame whose index is neither left out nor a column with a name.
 
     Args:
-        table: the table.
-        names: of the table's fields: what has one is kept.
+        schema: of the table.
+        names: of the fields that the rows are for: an index that has one is a column.
 
     Raises:
-        UnusableError: a level of the frame's index has no name and is no row number.
+        UnusableError: a level of the index has no name and is no range, or a range has a name: Arrow keeps that as a
+            note, which a filter of the Arrow table does not change.
     """
-    import pyarrow as pa
-
-    unrecorded = [name for name in table.column_names if _UNNAMED.fullmatch(name) and name not in names]
-    if not unrecorded:
-        return table
-    told = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    for name in unrecorded:
-        kind = table.schema.field(name).type
-        if name not in told or len(told) > 1 or not pa.types.is_integer(kind):
+    for name in schema.names:
+        if _UNNAMED.fullmatch(name) and name not in names:
             raise UnusableError(
-                f"the column {name!r} of type {kind} is the index of a pandas frame and has no name: rename the "
-                "column to keep it, or drop it"
+                f"the column {name!r} of type {schema.field(name).type} is the index of a pandas frame and has no "
+                f"name: rename the column to keep it, or drop it with table.drop_columns([{name!r}])"
             )
-    return table.drop_columns(unrecorded)
+    if schema.metadata is None or b"pandas" not in schema.metadata:
+        return
+    for level in (schema.pandas_metadata or {}).get("index_columns", ()):
+        if isinstance(level, dict) and level.get("name") is not None and level["name"] not in schema.names:
+            raise UnusableError(
+                f"the Arrow table was made of a pandas frame with a RangeIndex named {shown(level['name'])}, and has "
+                "no such column: keep it with pa.Table.from_pandas(frame, preserve_index=True), or drop it with "
+                "table.replace_schema_metadata()"
+            )
 
 
 def check_unique(names: Sequence[str]) -> None:

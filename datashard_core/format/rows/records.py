@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import InvalidRecordsError
 from datashard_core.format.rows.columns import column_array
+from datashard_core.format.rows.pandas_index import is_frame
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.values import MisfitError, UnusableError, shown
 
@@ -26,9 +27,8 @@ def to_table(data: Any, schema: Schema, table_name: str) -> pa.Table:
 
     A missing optional field is null. Nothing is converted but where every value stays exactly what it is
     (:mod:`datashard_core.format.types.values`, :mod:`datashard_core.format.rows.frames`). Of a pandas frame, a named
-    index counts as columns, an unnamed one of row numbers is left out
-    (:mod:`datashard_core.format.rows.pandas_index`), and pandas' marks for a missing value (NaN in its own float
-    columns, NaT, NA, None) are null.
+    index counts as columns, a range without a name is left out (:mod:`datashard_core.format.rows.pandas_index`), and
+    pandas' marks for a missing value (NaN in its own float columns, NaT, NA, None) are null.
 
     Raises:
         InvalidRecordsError: there is no row, or one does not fit. The message names the table, the row
@@ -61,7 +61,8 @@ def to_table(data: Any, schema: Schema, table_name: str) -> pa.Table:
 
 
 def _holds_arrow(items: Sequence[Any]) -> bool:
-    return any(hasattr(item, "__arrow_c_array__") or hasattr(item, "__arrow_c_stream__") for item in items)
+    streams = ("__arrow_c_array__", "__arrow_c_stream__")
+    return any(is_frame(item) or any(hasattr(item, name) for name in streams) for item in items)
 
 
 def _from_iterable(data: Any, schema: Schema) -> pa.Table | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
+from datashard_core.format.rows.pandas_index import check_index, is_frame, with_index
 from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import assign_ids
 from datashard_core.format.types.values import UnusableError, plain, shown
@@ -36,7 +36,7 @@ def infer_fields(records: Any) -> tuple[t.NestedField, ...]:
         InvalidRecordsError: there is no row, or no type fits all values of a field.
         ConfigurationError: a column of an Arrow, pandas or Polars table has a type that Iceberg lacks.
     """
-    if hasattr(records, "__arrow_c_stream__") or hasattr(records, "__arrow_c_array__"):
+    if is_frame(records) or hasattr(records, "__arrow_c_stream__") or hasattr(records, "__arrow_c_array__"):
         return _fields_of_columns(records)
     if isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable):
         raise InvalidRecordsError(f"cannot infer a schema from {shown(records)}: pass a list of dicts")
@@ -54,18 +54,16 @@ def infer_fields(records: Any) -> tuple[t.NestedField, ...]:
 def _fields_of_columns(data: Any) -> tuple[t.NestedField, ...]:
     import pyarrow as pa
 
-    from datashard_core.format.rows.pandas_index import with_index, without_row_numbers
     from datashard_core.format.types.arrow_types import fields_from_arrow
 
-    pandas = sys.modules.get("pandas")
     try:
-        if pandas is not None and isinstance(data, pandas.DataFrame):
+        if is_frame(data):
             schema = pa.Schema.from_pandas(with_index(data), preserve_index=False)
         elif hasattr(data, "__arrow_c_stream__"):
             schema = pa.RecordBatchReader.from_stream(data).schema
         else:
             schema = pa.record_batch(data).schema
-        schema = without_row_numbers(schema.empty_table(), ()).schema
+        check_index(schema, ())
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InvalidRecordsError(f"the {type(data).__name__} is no table with named columns: {error}") from error
     except UnusableError as error:
