@@ -21,7 +21,7 @@ from datashard_core.commit.core.current_version import find_current
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.state import require_live
 from datashard_core.commit.staging import examine
-from datashard_core.commit.staging.body import UnreadableBodyError
+from datashard_core.commit.staging.errors import UnreadableBodyError
 from datashard_core.commit.staging.key import Classified, StagedName
 from datashard_core.effects.requests import Delete
 from datashard_core.effects.tasks import gather, join, outcomes_of

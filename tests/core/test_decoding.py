@@ -20,8 +20,8 @@ from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.core.properties import MIN_SNAPSHOTS, check_settings, settings_of
 from datashard_core.commit.core.version_file import hinted_version, parse_version
 from datashard_core.errors import ConfigurationError, CorruptTableError, UnsupportedTableError
+from datashard_core.format.json_text import MAX_BYTES, decode_object, is_too_deep, whole_number
 from datashard_core.format.manifests.partition_summary import united
-from datashard_core.format.metadata.json_text import MAX_BYTES, decode_object, is_too_deep, whole_number
 from datashard_core.format.metadata.transforms import Transform, parse_transform
 from datashard_core.format.types.types import PrimitiveType
 from datashard_core.storage.memory import MemoryStorage

@@ -18,7 +18,8 @@ from datashard_core.commit.append_ids.segment import REFUSED_EARLIER
 from datashard_core.commit.core.current_version import find_current
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.state import Append, Committed, TableState, Target, newest, on_newest, require_live
-from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, decode_body, encode_body
+from datashard_core.commit.staging.body import decode_body, encode_body
+from datashard_core.commit.staging.errors import NewerBodyError, UnreadableBodyError
 from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
 from datashard_core.commit.staging.set_aside import Aside, aside_by_name, eligible
 from datashard_core.effects.requests import Get, Instant, ListPage, Now, Put, Random, Sleep, Unique

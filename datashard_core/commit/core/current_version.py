@@ -30,7 +30,7 @@ from datashard_core.commit.core.version_file import (
 from datashard_core.effects.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace
 from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, StorageError
-from datashard_core.format.metadata.json_text import whole_number
+from datashard_core.format.json_text import whole_number
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct, field
 
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.metadata.json_text import MAX_NUMBER, whole_number
+from datashard_core.format.json_text import MAX_NUMBER, whole_number
 
 PROPERTY = "datashard.commit"
 PROTOCOL_PROPERTY = "datashard.protocol-version"

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from datashard_core.commit.core import recorded_ids as names_module
 from datashard_core.commit.core.recorded_ids import CommitNames, Record
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
-from datashard_core.format.metadata.json_text import decode_object, whole_number
+from datashard_core.format.json_text import decode_object, whole_number
 from datashard_core.format.metadata.table_metadata import TableMetadata, metadata_from
 
 HINT_KEY = "metadata/version-hint.text"

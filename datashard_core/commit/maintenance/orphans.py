@@ -21,7 +21,8 @@ from datashard_core.commit.core.next_version import next_version
 from datashard_core.commit.core.paths import delete, key_of
 from datashard_core.commit.core.state import TableState, Target, newest
 from datashard_core.commit.core.version_file import VersionFile, version_key
-from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, described_files
+from datashard_core.commit.staging.body import described_files
+from datashard_core.commit.staging.errors import NewerBodyError, UnreadableBodyError
 from datashard_core.commit.staging.set_aside import MAX_BYTES
 from datashard_core.commit.versions.commit_empty import create, landed, pause
 from datashard_core.commit.versions.lifecycle import list_all

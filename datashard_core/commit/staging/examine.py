@@ -17,7 +17,8 @@ from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.state import Target
 from datashard_core.commit.core.version_file import VersionFile
-from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, decode_body
+from datashard_core.commit.staging.body import decode_body
+from datashard_core.commit.staging.errors import NewerBodyError, UnreadableBodyError
 from datashard_core.commit.staging.key import StagedName
 from datashard_core.commit.staging.set_aside import Aside, has_schema, remember
 from datashard_core.effects.requests import Get, Head, Request

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import asdict
 
-from datashard_core.commit.staging.body import UnreadableBodyError, not_decoded
+from datashard_core.commit.staging.errors import UnreadableBodyError, not_decoded
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.statistics.ordering import number_formats
 from datashard_core.format.types.schema import Schema

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct, field
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.metadata.data_file import DataFile
-from datashard_core.format.metadata.json_text import whole_number
 
 TOTALS = (
     "total-records",

@@ -27,7 +27,8 @@ def to_table(data: Any, schema: Schema, table_name: str) -> pa.Table:
     A missing optional field is null. Nothing is converted but where every value stays exactly what it is
     (:mod:`datashard_core.format.types.values`, :mod:`datashard_core.format.rows.frames`). Of a pandas frame, a named
     index counts as columns, an unnamed one of row numbers is left out
-    (:mod:`datashard_core.format.rows.pandas_index`), and pandas' marks for a missing value (NaN in its own float columns, NaT, NA, None) are null.
+    (:mod:`datashard_core.format.types.pandas_index`), and pandas' marks for a missing value (NaN in its own float
+    columns, NaT, NA, None) are null.
 
     Raises:
         InvalidRecordsError: there is no row, or one does not fit. The message names the table, the row

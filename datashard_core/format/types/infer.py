@@ -54,8 +54,8 @@ def infer_fields(records: Any) -> tuple[t.NestedField, ...]:
 def _fields_of_columns(data: Any) -> tuple[t.NestedField, ...]:
     import pyarrow as pa
 
-    from datashard_core.format.rows.pandas_index import with_index, without_row_numbers
     from datashard_core.format.types.arrow_types import fields_from_arrow
+    from datashard_core.format.types.pandas_index import with_index, without_row_numbers
 
     pandas = sys.modules.get("pandas")
     try:
