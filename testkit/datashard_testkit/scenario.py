@@ -20,7 +20,7 @@ from datashard_core.commit.append.staged_read import read_with_staged
 from datashard_core.commit.core.current_version import Found, find_current, find_hinted
 from datashard_core.commit.core.state import Committed, TableState, Target
 from datashard_core.commit.core.version_file import version_key
-from datashard_core.commit.staging import set_aside as aside
+from datashard_core.commit.staging import set_aside
 from datashard_core.commit.versions.lifecycle import create
 from datashard_core.effects.requests import Now, Sleep
 from datashard_core.errors import (
@@ -418,7 +418,7 @@ def run_seed(
 ) -> Report:
     """Run one scenario from one seed; the same seed and mix replay exactly."""
     simulation = Simulation(seed, latency=latency, faults=mix.faults)
-    aside.forget()
+    set_aside.forget()
     with scaled_to(mix):
         scenario = Scenario(simulation, mix)
         if prepare is not None:

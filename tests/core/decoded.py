@@ -33,9 +33,9 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import segment
 from datashard_core.commit.append_ids.lookback import RecordedOutcome
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.recorded_ids import CommitNames, Refusal
 from datashard_core.commit.core.version_file import hinted_version, parse_version
@@ -368,7 +368,7 @@ def use_manifest_list(data: bytes) -> None:
 @cache
 def property_text() -> str:
     told = {4: {"ab" * 16: "", "cd" * 16: "ef" * 16}, 5: {"12" * 16: Refusal("no")}}
-    return names_module.encode(CommitNames(UUID, 5, 0, "ab" * 16, 4, told))
+    return recorded_ids.encode(CommitNames(UUID, 5, 0, "ab" * 16, 4, told))
 
 
 @cache
@@ -630,23 +630,23 @@ def segments() -> tuple[bytes, ...]:
         (f"{number:032x}", RecordedOutcome(number % 16, ("", "ab" * 16, Refusal("no"))[number % 3]))
         for number in range(40)
     ]
-    return (nodes.encode_segment(UUID, 0, 16, 1000, records),)
+    return (segment.encode_segment(UUID, 0, 16, 1000, records),)
 
 
 def use_segment(data: bytes) -> None:
-    header = nodes.decode_header(data, WHERE, UUID)
+    header = segment.decode_header(data, WHERE, UUID)
     if header is not None:
-        nodes.decode_records(data, WHERE)
-        nodes.records_in(data[nodes.header_size() :], f"{7:032x}", 12)
+        segment.decode_records(data, WHERE)
+        segment.records_in(data[segment.header_size() :], f"{7:032x}", 12)
 
 
 def use_property(data: bytes) -> None:
     text = data.decode(errors="replace")
-    found = names_module.parse({names_module.PROPERTY: text}, UUID)
+    found = recorded_ids.parse({recorded_ids.PROPERTY: text}, UUID)
     if found is not None:
-        names_module.recorded_by(5, found)
-        names_module.encode(
-            names_module.following(
+        recorded_ids.recorded_by(5, found)
+        recorded_ids.encode(
+            recorded_ids.following(
                 found, parent_version=found.version, table=UUID, first=0, commit_id="ab" * 16, names={}
             )
         )

@@ -16,7 +16,7 @@ from datashard_testkit.fault_proxy import FaultProxy, Plan
 from datashard_testkit.s3_server import S3Server
 
 import datashard_core as ds
-from datashard_core.commit.append import group_append as group
+from datashard_core.commit.append import group_append
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError, StorageError
 from datashard_core.storage.base import ObjectInfo
@@ -105,7 +105,7 @@ def test_a_store_that_is_overloaded_is_slowed_down_for_and_the_log_says_so_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(group, "SAY_AFTER", 0.5)
+    monkeypatch.setattr(group_append, "SAY_AFTER", 0.5)
     caplog.set_level(logging.INFO, logger="datashard_core")
     table = behind(proxy, s3_server, s3_config)
     proxy.plan = Plan("503", at=commit_put(proxy, table), lasting=True)
@@ -150,7 +150,7 @@ class Overloaded(MemoryStorage):
 def test_an_append_that_meets_an_overloaded_store_before_it_sent_anything_waits_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(group, "SLOW", 0.05)
+    monkeypatch.setattr(group_append, "SLOW", 0.05)
     table = Warehouse(Overloaded()).create_table("t", SCHEMA)
     Overloaded.asked, Overloaded.times = 0, 3
     begun = time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from datashard_core.commit.core import manifest_merge as merge
+from datashard_core.commit.core import manifest_merge
 from datashard_core.commit.core.manifest_merge import Entries, Known
 from datashard_core.commit.core.next_version import NewManifest, NextVersion
 from datashard_core.commit.core.paths import key_of
@@ -40,7 +40,10 @@ async def load_manifests(target: Target, state: TableState) -> TableState:
         listed = await manifests_of(target.root, table.location, table.current_snapshot)
         state = replace(state, manifests=listed)
     manifests = state.manifests or ()
-    wanted = (*merge.sources(manifests, table, settings_of(table.properties)), *merge.empty(manifests))
+    wanted = (
+        *manifest_merge.sources(manifests, table, settings_of(table.properties)),
+        *manifest_merge.empty(manifests),
+    )
     chosen = {one.manifest_path: one for one in wanted}
     missing = missing_totals(table, manifests)
     if missing is not None:
@@ -81,21 +84,21 @@ def merge_loaded(
     """
     table = state.body.table
     before = state.manifests or ()
-    manifests = merge.without_empty(before, state.known)
+    manifests = manifest_merge.without_empty(before, state.known)
     read: list[tuple[ManifestFile, Entries]] = []
-    for manifest in merge.sources(before, table, settings_of(table.properties)):
+    for manifest in manifest_merge.sources(before, table, settings_of(table.properties)):
         entries = state.known.of(manifest)
         if entries is not None:
             read.append((manifest, entries))
     if len(read) < 2:
         return manifests, None
     try:
-        written = merge.merged(unique, table, snapshot_id, read)
+        written = manifest_merge.merged(unique, table, snapshot_id, read)
     except (CorruptTableError, UnsupportedTableError) as error:
         log.warning("table %s: manifests of another engine cannot be merged: %s", target.name, error)
         return manifests, None
     listed = written.listed(table.location, table.last_sequence_number + 1)
-    return merge.replaced(manifests, [manifest for manifest, _ in read], listed), written
+    return manifest_merge.replaced(manifests, [manifest for manifest, _ in read], listed), written
 
 
 def account_for(

@@ -16,7 +16,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import segment
 from datashard_core.commit.append_ids.lookback import (
     ForgottenError,
     RecordedOutcome,
@@ -143,7 +143,7 @@ async def _look_up(
     """Out of the versions from ``boundary`` on, a multiple of 16, and of the nodes for those before it."""
     if boundary == 0:
         return LookupResult((await look_back(ids, newest, above=above, bodies=bodies, root=history.root)), above + 1)
-    wanted = nodes.needed_below(boundary, max(above, newest.first - 1))
+    wanted = segment.needed_below(boundary, max(above, newest.first - 1))
     recent, older = await gather(
         look_back(ids, newest, above=max(above, boundary - 1), bodies=bodies, root=history.root),
         _in_segments(ids, wanted, newest, history, horizon),
@@ -183,7 +183,7 @@ def _ends(node: OpenSegment, horizon: int | None) -> bool:
     engine whose clock is behind does not end a look-up.
     """
     last_ms = node.last_ms
-    return horizon is not None and last_ms is not None and node.name.level == nodes.TOP_LEVEL and last_ms < horizon
+    return horizon is not None and last_ms is not None and node.name.level == segment.TOP_LEVEL and last_ms < horizon
 
 
 async def _in_segment(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import segment
 from datashard_core.commit.append_ids.lookback import (
     ForgottenError,
     RecordedOutcome,
@@ -61,7 +61,7 @@ class OpenSegment(Struct, frozen=True):
     @property
     def whole(self) -> bool:
         """Whether all of it was read."""
-        return nodes.size_of(self.count) <= len(self.data)
+        return segment.size_of(self.count) <= len(self.data)
 
     @property
     def last_ms(self) -> int | None:
@@ -80,14 +80,14 @@ async def open_segments(names: Sequence[SegmentName], history: History) -> list[
     """Read the beginning of nodes, side by side; None for one that is missing."""
     if not names:
         return []
-    outcomes = await outcomes_of([Get(name.key, (0, nodes.WINDOW)) for name in names])
+    outcomes = await outcomes_of([Get(name.key, (0, segment.WINDOW)) for name in names])
     found: list[OpenSegment | None] = []
     for name, outcome in zip(names, outcomes, strict=True):
         if isinstance(outcome, ObjectNotFoundError):
             found.append(None)
             continue
         data: bytes = result_of(outcome).body
-        header = nodes.decode_header(data, f"{history.root}/{name.key}", history.uuid)
+        header = segment.decode_header(data, f"{history.root}/{name.key}", history.uuid)
         if header is not None and (header.since, header.until) != (name.since, name.until):
             raise CorruptTableError(
                 f"{history.root}/{name.key} holds the names of versions from {header.since} to {header.until}, not "
@@ -102,23 +102,23 @@ async def outcomes_in_segment(ids: frozenset[str], node: OpenSegment, newest: in
     if node.header is None:
         return {}
     if node.whole:
-        return last_outcomes(ids, nodes.decode_records(node.data, node.name.key), newest)
+        return last_outcomes(ids, segment.decode_records(node.data, node.name.key), newest)
     key, count = node.name.key, node.count
     held = range(node.header.since, node.header.until)
-    ranges = {own: nodes.window(own, count) for own in sorted(ids)}
+    ranges = {own: segment.window(own, count) for own in sorted(ids)}
     parts = await outcomes_of([Get(key, span) for span in ranges.values()])
     words: dict[str, RecordedOutcome] = {}
     whole: bytes | None = None
     for (own, (start, end)), part in zip(ranges.items(), parts, strict=True):
         body = result_of(part).body
-        if nodes.encloses(body, start, end, own, count):
-            word = nodes.records_in(body, own, newest, held)
+        if segment.encloses(body, start, end, own, count):
+            word = segment.records_in(body, own, newest, held)
         else:
             if whole is None:
                 whole = (await Get(key)).body
-                if len(whole) != nodes.size_of(count):
+                if len(whole) != segment.size_of(count):
                     raise CorruptTableError(f"{key} is cut short: delete it, it is made again from the history")
-            word = nodes.records_in(whole[nodes.header_size() :], own, newest, held)
+            word = segment.records_in(whole[segment.header_size() :], own, newest, held)
         if word is not None:
             words[own] = word
     return words
@@ -134,7 +134,7 @@ def last_outcomes(ids: frozenset[str], records: Records, newest: int) -> dict[st
 
 
 async def make_segment(
-    name: SegmentName, near: VersionFile, history: History, most: int | None = nodes.TOO_LARGE
+    name: SegmentName, near: VersionFile, history: History, most: int | None = segment.TOO_LARGE
 ) -> MadeSegment | None:
     """Make a node of what it is made of, and write it.
 
@@ -172,11 +172,11 @@ async def make_segment(
             return None
         lists.append(made.records)
         last_ms = max(last_ms, made.last_ms)
-    records = nodes.merged(lists)
+    records = segment.merged(lists)
     if _is_more(len(records), most):
         return None
     if sure:
-        data = nodes.encode_segment(history.uuid, name.since, name.until, last_ms, records)
+        data = segment.encode_segment(history.uuid, name.since, name.until, last_ms, records)
         outcomes = await outcomes_of((Put(name.key, data),))
         if isinstance(outcomes[0], StorageError):
             # Whoever needs it next makes it again.
@@ -205,7 +205,7 @@ async def superseding_segment(name: SegmentName, history: History) -> OpenSegmen
     superseded_names = await open_segments(name.superseded_names, history)
     found = next((node for node in superseded_names if node is not None and node.header is not None), None)
     if found is None:
-        outcomes = await outcomes_of((Get(nodes.WATERMARK),))
+        outcomes = await outcomes_of((Get(segment.WATERMARK),))
         if not isinstance(outcomes[0], ObjectNotFoundError):
             until = forgotten_before(result_of(outcomes[0]).body, history)
             if name.until <= until:
@@ -220,7 +220,7 @@ class _Watermark(Struct, frozen=True):
 
 def forgotten_before(data: bytes, history: History) -> int:
     """What the mark says: nodes up to that version are removed for good; 0 for another table's mark."""
-    where = f"{history.root}/{nodes.WATERMARK}"
+    where = f"{history.root}/{segment.WATERMARK}"
     try:
         mark = msgspec.json.decode(data, type=_Watermark)
         return mark.until if mark.table == history.uuid else 0
@@ -238,14 +238,14 @@ def watermark_of(until: int, history: History) -> bytes:
 async def upkeep(version: int, parent: VersionFile, history: History) -> None:
     """After a commit: write the nodes that are due, but for large ones. A failure costs only time later on."""
     try:
-        for name in nodes.due_after(version):
+        for name in segment.due_after(version):
             await make_segment(name, parent, history)
     except DataShardError as error:
         log.info("id nodes after version %d of %s were not written: %s", version, history.root, error)
 
 
 def _is_more(count: int, most: int | None) -> bool:
-    return most is not None and nodes.size_of(count) > most
+    return most is not None and segment.size_of(count) > most
 
 
 async def _whole(node: OpenSegment) -> MadeSegment:
@@ -257,7 +257,7 @@ async def _whole(node: OpenSegment) -> MadeSegment:
             Get(node.name.key),
         )
         data = stored.body
-    return MadeSegment(nodes.decode_records(data, node.name.key), node.header.last_ms)
+    return MadeSegment(segment.decode_records(data, node.name.key), node.header.last_ms)
 
 
 async def _names_between(since: int, until: int, near: VersionFile, root: str) -> tuple[int, bool, Records]:
@@ -266,7 +266,7 @@ async def _names_between(since: int, until: int, near: VersionFile, root: str) -
 
     def visit(version: int, names: Mapping[str, Record]) -> bool:
         if version < until:
-            records.extend(nodes.records_of(version, names))
+            records.extend(segment.records_of(version, names))
         return True
 
     last = near if near.version == until - 1 else (await read_version(root, until - 1))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datashard_core.commit.append_ids.segment_store import upkeep
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.current_version import find_current, move_hint
 from datashard_core.commit.core.next_version import restored
 from datashard_core.commit.core.recorded_ids import CommitNames
@@ -88,7 +88,7 @@ def following_version(parent: VersionFile, raw: Mapping[str, Any], commit_id: st
         )
     if given.schema.fields != table.schema.fields:
         check_distinct(given.schema, where, table.schema)
-    property_ = names_module.following(
+    property_ = recorded_ids.following(
         parent.names,
         parent_version=parent.version,
         table=table.table_uuid,
@@ -116,7 +116,7 @@ def first_external(
             f"{where}: the metadata says {given.location}, and a table of this name lies at {location}"
         )
     uuid = table_uuid if version else given.table_uuid
-    names = CommitNames(uuid, version, version, commit_id, version, {version: {commit_id: names_module.LIBRARY_MADE}})
+    names = CommitNames(uuid, version, version, commit_id, version, {version: {commit_id: recorded_ids.LIBRARY_MADE}})
     updated = max(now_ms, given.last_updated_ms)
     moved = TableMetadata({**raw, "table-uuid": uuid, "last-updated-ms": updated})
     metadata = moved.with_properties(restored(moved.properties, names))

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.commit.append.deferred import staged_names
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import segment
 from datashard_core.commit.append_ids.lookup import retention_cutoff_ms
 from datashard_core.commit.append_ids.segment import SegmentName
 from datashard_core.commit.append_ids.segment_store import (
@@ -28,7 +28,7 @@ from datashard_core.commit.core.paths import delete
 from datashard_core.commit.core.recorded_ids import BLOCK
 from datashard_core.commit.core.state import Target
 from datashard_core.commit.core.version_file import VersionFile, version_key
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.commit.versions.lifecycle import list_all
 from datashard_core.effects.requests import Get, Head, KeepsVersions, PutIfAbsent, Replace, Request
 from datashard_core.effects.tasks import outcomes_of, result_of
@@ -69,7 +69,7 @@ async def make_large_segments(target: Target, newest: VersionFile) -> int:
     """
     wanted: list[SegmentName] = []
     horizon = retention_cutoff_ms(newest)
-    for name in nodes.needed_below(newest.version - newest.version % BLOCK, newest.first - 1):
+    for name in segment.needed_below(newest.version - newest.version % BLOCK, newest.first - 1):
         (node,) = await open_segments((name,), target.history)
         if node is None:
             wanted.append(name)
@@ -79,7 +79,7 @@ async def make_large_segments(target: Target, newest: VersionFile) -> int:
                     "missing, and as many million versions are not made again from the history: restore "
                     "_datashard/ids, or the version before the one that has such a number."
                 )
-        elif node.name.level == nodes.TOP_LEVEL and node.last_ms is not None and node.last_ms < horizon:
+        elif node.name.level == segment.TOP_LEVEL and node.last_ms is not None and node.last_ms < horizon:
             break  # what is older is not asked for
     for name in reversed(wanted):  # a later one is made of earlier ones
         await make_segment(name, newest, target.history, None)
@@ -99,12 +99,12 @@ async def remove_segments(target: Target, newest: VersionFile) -> int:
     Raises:
         StorageError: the store failed.
     """
-    listed = await list_all(nodes.PREFIX)
+    listed = await list_all(segment.PREFIX)
     staged = await staged_names()
     now = result_of((await outcomes_of((Head(version_key(newest.version)),)))[0]).last_modified
-    found = ((nodes.parse_key(info.key), info) for info in listed)
+    found = ((segment.parse_key(info.key), info) for info in listed)
     old = {name: info for name, info in found if name is not None and _is_old(name, info, newest, now)}
-    headers = await _opened([name for name in old if name.level == nodes.TOP_LEVEL], old, target)
+    headers = await _opened([name for name in old if name.level == segment.TOP_LEVEL], old, target)
     doomed = choose(
         old, headers, retention_cutoff_ms(newest), min((name.base for name in staged), default=newest.version)
     )
@@ -134,7 +134,7 @@ def choose(
     before = 0
     if out:
         # The newest of them stays: it tells look-ups that they may end.
-        block = int(BLOCK ** (nodes.TOP_LEVEL + 1))
+        block = int(BLOCK ** (segment.TOP_LEVEL + 1))
         before = min(max(name.since for name in out), (lowest_base + 1) // block * block)
     forgotten = tuple(name for name in names if name.until <= before)
     covered = tuple(
@@ -145,7 +145,7 @@ def choose(
 
 def _is_old(name: SegmentName, info: ObjectInfo, newest: VersionFile, now: float) -> bool:
     """Whether a node is this table's, and so old that nobody is about to read it who knows no later one."""
-    return newest.first < name.until <= newest.version and now - info.last_modified >= sweep.AGE
+    return newest.first < name.until <= newest.version and now - info.last_modified >= metadata_expiry.AGE
 
 
 async def _opened(
@@ -157,7 +157,7 @@ async def _opened(
         for node in await open_segments(names[start : start + AT_ONCE], target.history):
             if node is None or node.header is None or node.header.until != node.name.until:
                 continue
-            if infos[node.name].size == nodes.size_of(node.count):
+            if infos[node.name].size == segment.size_of(node.count):
                 opened[node.name] = node
     return opened
 
@@ -179,22 +179,22 @@ async def _move_watermark(target: Target, before: int) -> None:
     """Say that nodes up to a version are forgotten, before they are: the mark never moves back."""
     history = target.history
     for _ in range(WATERMARK_TRIES):
-        outcome = (await outcomes_of((Get(nodes.WATERMARK),)))[0]
+        outcome = (await outcomes_of((Get(segment.WATERMARK),)))[0]
         request: Request[Any]
         if isinstance(outcome, ObjectNotFoundError):
-            request = PutIfAbsent(nodes.WATERMARK, watermark_of(before, history))
+            request = PutIfAbsent(segment.WATERMARK, watermark_of(before, history))
         else:
             stored = result_of(outcome)
             if forgotten_before(stored.body, history) >= before:
                 return
-            request = Replace(nodes.WATERMARK, watermark_of(before, history), stored.version)
+            request = Replace(segment.WATERMARK, watermark_of(before, history), stored.version)
         try:
             await request
         except PreconditionFailedError:
             continue
         return
     raise StorageError(
-        f"table {target.name}: {target.root}/{nodes.WATERMARK} was changed by others {WATERMARK_TRIES} times. "
+        f"table {target.name}: {target.root}/{segment.WATERMARK} was changed by others {WATERMARK_TRIES} times. "
         "Nothing was removed; call maintain() again.",
-        key=nodes.WATERMARK,
+        key=segment.WATERMARK,
     )

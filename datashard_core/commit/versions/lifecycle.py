@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.commit.append_ids.lookback import look_back
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.current_version import Found, find_current, move_hint
 from datashard_core.commit.core.paths import TABLE_FOLDERS, delete
 from datashard_core.commit.core.state import TableState, Target, require_live
@@ -129,7 +129,7 @@ async def drop(target: Target, timeout: float) -> VersionFile:
             return found.newest
         parent = require_live(found, None, target).body
         uuid = parent.table.table_uuid
-        names = names_module.following(
+        names = recorded_ids.following(
             parent.names,
             parent_version=parent.version,
             table=uuid,

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import segment
 from datashard_core.commit.append_ids.lookback import ForgottenError, told
 from datashard_core.commit.append_ids.segment import SegmentName
 from datashard_core.commit.append_ids.segment_store import SegmentLostError, make_segment, superseding_segment
@@ -118,7 +118,7 @@ def may_go(group: Sequence[int], newest: VersionFile) -> bool:
 
 
 async def look(
-    target: Target, newest: VersionFile, group: Sequence[int], most: int | None = nodes.TOO_LARGE
+    target: Target, newest: VersionFile, group: Sequence[int], most: int | None = segment.TOO_LARGE
 ) -> ExpiryPlan:
     """Look at some versions of one block of 16, one round if they can be replaced.
 
@@ -136,7 +136,7 @@ async def look(
     requests: list[Request[Any]] = [
         Get(version_key(last)),
         Head(version_key(newest.version)),
-        Get(node.key, (0, nodes.WINDOW)),
+        Get(node.key, (0, segment.WINDOW)),
         KeepsVersions(),
     ]
     requests += [Head(version_key(version)) for version in group[:-1]]
@@ -202,13 +202,13 @@ async def _remembered(
             node, data = later.name, later.data
     else:
         data = result_of(outcome).body
-    header = nodes.decode_header(data, f"{target.root}/{node.key}", target.uuid)
+    header = segment.decode_header(data, f"{target.root}/{node.key}", target.uuid)
     if header is None or header.until != node.until:
         log.warning("table %s: %s/%s is another table's: delete it", target.name, target.root, node.key)
         return False
-    if nodes.size_of(header.count) > len(data):
+    if segment.size_of(header.count) > len(data):
         return True  # too large to be read for this; it was made of the versions, like every node
-    held = {(own, word.version) for own, word in nodes.decode_records(data)}
+    held = {(own, word.version) for own, word in segment.decode_records(data)}
     named = {(own, version) for version in group for own in told(version, body) or ()}
     if named - held:
         log.error(
