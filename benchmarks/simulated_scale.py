@@ -147,7 +147,7 @@ class Scale:
         self.processes: list[Process] = []
         first = partial(first_version, location=ROOT, schema=SCHEMA, properties={})
         made = self._now(create(ROOT, "t", first, TIMEOUT))
-        self.seen: TableState = made.seen
+        self.seen: TableState = made.state
         self.target = Target(ROOT, "t", self.seen.body.table.table_uuid)
         self.processes.clear()
 

@@ -47,7 +47,7 @@ def _no_base_rule() -> Iterator[None]:
     """Whatever is listed is committed, named or not."""
 
     def classify(
-        listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int
+        listed: Sequence[StagedName], recorded: Any, version: int, own: frozenset[str], table_first: int
     ) -> Classified:
         first: dict[str, StagedName] = {}
         for name in sorted(listed):
@@ -117,12 +117,12 @@ def _many_bodies_for_one_id() -> Iterator[None]:
     real = staging_key.classify
 
     def classify(
-        listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int
+        listed: Sequence[StagedName], recorded: Any, version: int, own: frozenset[str], table_first: int
     ) -> Classified:
         allowed: list[StagedName] = []
         reclaimable: list[StagedName] = []
         for name in sorted(listed):
-            one = real([name], said, version, own, table_first)
+            one = real([name], recorded, version, own, table_first)
             allowed += one.allowed
             reclaimable += one.reclaimable
         return Classified(tuple(allowed), tuple(reclaimable))
@@ -191,9 +191,9 @@ def _uncommitted_refusals() -> Iterator[None]:
         return known
 
     refusals: set[str] = set()
-    real_watch = queue._rank
+    real_position = queue._position
 
-    async def rank(group: Any, listed: Any) -> int:
+    async def position(group: Any, listed: Any) -> int:
         from datashard_core.errors import AppendRefusedError
 
         for own in [own for own in group.waiting if own in refusals]:
@@ -201,12 +201,12 @@ def _uncommitted_refusals() -> Iterator[None]:
             del group.waiting[own]
         if not group.waiting:
             return 1
-        return await real_watch(group, listed)
+        return await real_position(group, listed)
 
     with (
         mock.patch.object(examine, "decode_body", decode),
         mock.patch.object(publish, "add_staged", add_staged),
-        mock.patch.object(queue, "_rank", rank),
+        mock.patch.object(queue, "_position", position),
     ):
         yield
 

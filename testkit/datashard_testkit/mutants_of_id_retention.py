@@ -63,7 +63,7 @@ def _forgotten_taken_for_unnamed() -> Iterator[None]:
 
     async def look_up(*arguments: Any, **options: Any) -> dict[str, Any]:
         remembered = await lookup.look_up_since(*arguments, **options)
-        return dict(remembered.words)
+        return dict(remembered.recorded)
 
     with mock.patch.object(batch, "look_up", look_up), mock.patch.object(group_append, "look_up", look_up):
         yield

@@ -81,7 +81,7 @@ def _a_base_is_only_good_until_others_commit() -> Iterator[None]:
     """Two look-ups one after the other count as one that begins where the second does."""
 
     def joined(earlier: LookupResult, later: LookupResult, above: int) -> LookupResult:
-        return LookupResult({**earlier.words, **later.words}, max(earlier.since, later.since))
+        return LookupResult({**earlier.recorded, **later.recorded}, max(earlier.since, later.since))
 
     with mock.patch.object(protocol, "_joined", joined):
         yield

@@ -85,8 +85,10 @@ def _base_above_the_newest_committed() -> Iterator[None]:
     """A base that is above the newest version is taken for the newest version."""
     real_judge, real_aside = staging_key.classify, set_aside.aside_by_name
 
-    def classify(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], first: int = 0) -> Any:
-        return real_judge([changed(name, base=min(name.base, version)) for name in listed], said, version, own, first)
+    def classify(listed: Sequence[StagedName], recorded: Any, version: int, own: frozenset[str], first: int = 0) -> Any:
+        return real_judge(
+            [changed(name, base=min(name.base, version)) for name in listed], recorded, version, own, first
+        )
 
     def by_name(root: str, name: StagedName, body: Any) -> Aside | None:
         return real_aside(root, changed(name, base=min(name.base, body.version)), body)

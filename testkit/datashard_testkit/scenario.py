@@ -66,7 +66,7 @@ class Scenario:
         self.calm_at = 0.0
         self.archive = Archive(simulation.store)
         simulation_faults, simulation.faults = simulation.faults, Faults()
-        self.seen: TableState = self._at_once(create(ROOT, "t", mix.first, 60.0)).seen
+        self.seen: TableState = self._at_once(create(ROOT, "t", mix.first, 60.0)).state
         simulation.faults = simulation_faults
         self.target = self.target_of(self.seen)
         # Whether an id may be refused: a damaged copy alone does nothing, for the good body counts.
@@ -290,7 +290,7 @@ class Scenario:
             try:
                 if staged:
                     read = await read_with_staged(self.target_of(seen), seen)
-                    seen = read.seen
+                    seen = read.state
                     rows = self._rows(seen)
                     for table in read.rows:
                         rows.update(table.column("tag").to_pylist())
@@ -410,7 +410,7 @@ class Scenario:
 
     async def _last_flush(self) -> TableState:
         made = await create(ROOT, "t", self.mix.first, CALM)  # a dropper may have died half way
-        return await flush(self.target_of(made.seen), None, CALM)
+        return await flush(self.target_of(made.state), None, CALM)
 
 
 def run_seed(

@@ -59,7 +59,7 @@ from datashard_core.format.manifests.manifest_scan import Pruning, indexed_files
 from datashard_core.format.manifests.partition_summary import partition_types, united
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
-from datashard_core.format.metadata.snapshot import TOTALS, Snapshot, told_total
+from datashard_core.format.metadata.snapshot import TOTALS, Snapshot, total_in
 from datashard_core.format.metadata.table_metadata import new_table_metadata
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.rows.digest import id_digest
@@ -434,7 +434,7 @@ def use_metadata(data: bytes) -> None:
     _ = (table.schema, table.spec, table.append_spec, table.snapshots, table.snapshot_as_of(1001))
     current = table.current_snapshot
     if current is not None:
-        _ = [told_total(current, key) for key in TOTALS]
+        _ = [total_in(current, key) for key in TOTALS]
     made = Snapshot(3, 2, table.last_sequence_number + 1, 2000, "s3://b/t/x.avro")
     following = table.with_append_spec().with_snapshot(made, now_ms=2000, previous_metadata=WHERE)
     parse_version(following.within(asked.retention).to_json(), 6, WHERE)

@@ -58,7 +58,7 @@ class Deferred(Struct, frozen=True):
     commits: bool
 
 
-async def defer(item: Append, target: Target, seen: TableState) -> tuple[Deferred | Result, TableState]:
+async def defer(item: Append, target: Target, cached: TableState) -> tuple[Deferred | Result, TableState]:
     """Stage an append and return.
 
     Args:
@@ -74,23 +74,23 @@ async def defer(item: Append, target: Target, seen: TableState) -> tuple[Deferre
         CommitStateUnknownError: whether the rows are staged could not be learnt.
         StorageError: the store failed before anything was sent.
     """
-    state = seen
+    state = cached
     if item.base is None or item.digest:  # a caller's id
         above = -1 if item.base is None else item.base
 
         def asked(newest: TableState) -> Coroutine[Any, Any, LookupResult]:
             return look_up_since(frozenset({item.id}), newest.body, above=above, bodies={}, history=target.history)
 
-        state, told = await on_newest(target, seen, asked)
-        word = told.words.get(item.id)
-        if word is None and item.base is not None and 0 <= item.base < told.since - 1:
-            return unknown(target, item, item.base, ForgottenError(told.since, target.root)), state
-        if word is not None and isinstance(word.record, Refusal) and item.base is not None:
-            return refusal_of(target, item, word), state  # with a base, the caller asks what became of it
-        if word is not None and not isinstance(word.record, Refusal):
-            if item.digest and word.record and word.record != item.digest:
-                return conflict(target, item, word), state
-            return Committed(word.version, None, already_appended=True), state
+        state, result = await on_newest(target, cached, asked)
+        outcome = result.recorded.get(item.id)
+        if outcome is None and item.base is not None and 0 <= item.base < result.since - 1:
+            return unknown(target, item, item.base, ForgottenError(result.since, target.root)), state
+        if outcome is not None and isinstance(outcome.record, Refusal) and item.base is not None:
+            return refusal_of(target, item, outcome), state  # with a base, the caller asks what became of it
+        if outcome is not None and not isinstance(outcome.record, Refusal):
+            if item.digest and outcome.record and outcome.record != item.digest:
+                return conflict(target, item, outcome), state
+            return Committed(outcome.version, None, already_appended=True), state
     base = state.body.version if item.base is None else min(item.base, state.body.version)
     base = max(base, state.body.first)  # a caller's base may be one of an earlier table of this name
     nonce: str = await Unique()
@@ -110,7 +110,7 @@ async def defer(item: Append, target: Target, seen: TableState) -> tuple[Deferre
     return Deferred(base, commits=int(nonce[:8], 16) % ONE_IN == 0), state
 
 
-async def commit_backlog(target: Target, seen: TableState, timeout: float) -> TableState:
+async def commit_backlog(target: Target, cached: TableState, timeout: float) -> TableState:
     """Commit what is staged, once: the duty of one deferred append in :data:`ONE_IN`.
 
     Whoever loses the race leaves it at that, for the winner carried the same appends. A table that
@@ -124,8 +124,8 @@ async def commit_backlog(target: Target, seen: TableState, timeout: float) -> Ta
     Raises:
         StorageError: the store failed; what is staged stays staged.
     """
-    found, page, now = await gather(find_current(target.root, seen.body), first_page(target.root), Now())
-    state = require_live(found, seen, target)
+    found, page, now = await gather(find_current(target.root, cached.body), first_page(target.root), Now())
+    state = require_live(found, cached, target)
     listed = eligible(target.root, state.body, parse_listed(page.infos))
     if len(listed) < MUCH and abs(now.wall_ms - state.body.table.last_updated_ms) < RECENT_MS:
         return state
@@ -157,7 +157,7 @@ class _Backlog(Struct):
     aside: dict[StagedName, Aside] = field(default_factory=dict)
 
 
-async def flush(target: Target, seen: TableState | None, timeout: float) -> TableState:
+async def flush(target: Target, cached: TableState | None, timeout: float) -> TableState:
     """Commit everything that is staged now; when it returns, all of it is in the table.
 
     Raises:
@@ -167,14 +167,14 @@ async def flush(target: Target, seen: TableState | None, timeout: float) -> Tabl
         CommitTimeoutError: the deadline passed; what is staged stays staged.
         StorageError: the store failed until then, likewise.
     """
-    state, error = await flush_all(target, seen, timeout)
+    state, error = await flush_all(target, cached, timeout)
     if error is not None:
         raise error
     return state
 
 
 async def flush_all(
-    target: Target, seen: TableState | None, timeout: float
+    target: Target, cached: TableState | None, timeout: float
 ) -> tuple[TableState, DataShardError | None]:
     """Commit everything that is staged now, and tell of what is not in the table then.
 
@@ -188,7 +188,7 @@ async def flush_all(
     from datashard_core.commit.append.leftover import error_of
 
     now: Instant = await Now()
-    backlog = _Backlog(target, now.monotonic + timeout, seen)
+    backlog = _Backlog(target, now.monotonic + timeout, cached)
     done = False
     while not done:
         try:
@@ -266,19 +266,19 @@ async def _strike_named(backlog: _Backlog, left: set[StagedName], state: TableSt
     if not below:
         return
     try:
-        words = await _words(backlog.target, left, state, min(below))
+        recorded = await _words(backlog.target, left, state, min(below))
     except ForgottenError as error:
         old = {name for name in left if name.base < error.until - 1}
         backlog.forgotten |= old
         left -= old
-        words = await _words(backlog.target, left, state, error.until - 1)
+        recorded = await _words(backlog.target, left, state, error.until - 1)
     for name in list(left):
-        word = words.get(name.id)
-        if word is None or word.version <= name.base:
+        outcome = recorded.get(name.id)
+        if outcome is None or outcome.version <= name.base:
             continue
         left.remove(name)
-        if isinstance(word.record, Refusal):
-            reason = word.record.reason
+        if isinstance(outcome.record, Refusal):
+            reason = outcome.record.reason
             if reason == REFUSED_EARLIER:
                 reason = await _reason_of(state, name)
             backlog.refused[name.id] = reason

@@ -86,7 +86,9 @@ async def _copied(target: Target, location: str, file: DataFile) -> DataFile | D
     return replace(file, file_path=f"{location}/{key}")
 
 
-async def ensure_own_recent(target: Target, body: VersionFile, own: Mapping[str, Append]) -> Mapping[str, Append]:
+async def ensure_own_recent(
+    target: Target, version_file: VersionFile, own: Mapping[str, Append]
+) -> Mapping[str, Append]:
     """A committer's own appends, with files that the version after ``body`` may name.
 
     A file that was begun when ``body`` or a later version was known is younger than that version, and
@@ -96,11 +98,11 @@ async def ensure_own_recent(target: Target, body: VersionFile, own: Mapping[str,
         CorruptTableError: a file is gone, so its rows have to be appended again.
         StorageError: a file could not be looked at or copied.
     """
-    doubtful = {key: one for key, one in own.items() if one.files and one.written_on < body.version}
+    doubtful = {key: one for key, one in own.items() if one.files and one.written_on < version_file.version}
     if not doubtful:
         return own
     files = [file for one in doubtful.values() for file in one.files]
-    named = iter(await ensure_recent(target, body.table.location, files, body.version))
+    named = iter(await ensure_recent(target, version_file.table.location, files, version_file.version))
     renewed = dict(own)
     for key, one in doubtful.items():
         mine: list[DataFile] = []

@@ -83,7 +83,7 @@ async def read_on(group: Group, *, whole: bool = True) -> bool:
     if found.newest.state == "table" or found.newest.uuid != group.target.uuid:
         require_live(found, state, group.target)  # the history of a table made again says nothing of ours, nor its end
     try:
-        words = await look_up(
+        recorded = await look_up(
             frozenset(group.waiting),
             found.newest,
             above=min(group.bases.values(), default=state.body.version),
@@ -96,7 +96,7 @@ async def read_on(group: Group, *, whole: bool = True) -> bool:
         if newer.body.version == found.newest.version:
             raise
         return await read_on(group)
-    await finish_recorded(group, words, found, before=False)
+    await finish_recorded(group, recorded, found, before=False)
     group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
     if group.waiting or found.newest.state == "table":
         group.state = require_live(found, state, group.target)
@@ -130,21 +130,21 @@ def doubt(group: Group, items: Mapping[str, Append], error: VanishedTableError) 
             group.results[own] = unknown(group.target, item, group.base_of(item), error)
 
 
-async def finish_recorded(group: Group, words: Mapping[str, RecordedOutcome], found: Found, *, before: bool) -> None:
+async def finish_recorded(group: Group, recorded: Mapping[str, RecordedOutcome], found: Found, *, before: bool) -> None:
     """Appends that the history names are over: committed (by whomever), refused, or in conflict."""
-    for own, word in words.items():
+    for own, outcome in recorded.items():
         item = group.waiting.get(own)
         if item is None:
             continue
-        if isinstance(word.record, Refusal):
-            if before and (item.base is None or word.version <= item.base):
+        if isinstance(outcome.record, Refusal):
+            if before and (item.base is None or outcome.version <= item.base):
                 continue  # a refused id may be tried again; with a base, the caller asks what became of it
-            group.results[own] = refusal_of(group.target, item, word)
-        elif item.digest and word.record and word.record != item.digest:
-            group.results[own] = conflict(group.target, item, word)
+            group.results[own] = refusal_of(group.target, item, outcome)
+        elif item.digest and outcome.record and outcome.record != item.digest:
+            group.results[own] = conflict(group.target, item, outcome)
         else:
-            snapshot_id = await _snapshot_of(group, word.version, found)
-            group.results[own] = Committed(word.version, snapshot_id, already_appended=before)
+            snapshot_id = await _snapshot_of(group, outcome.version, found)
+            group.results[own] = Committed(outcome.version, snapshot_id, already_appended=before)
         del group.waiting[own]
 
 

@@ -67,7 +67,7 @@ CROWD_SECONDS = 60.0  # what was staged longer ago waits for nobody
 
 
 async def append(
-    appends: Sequence[Append], target: Target, seen: TableState | None, timeout: float
+    appends: Sequence[Append], target: Target, cached: TableState | None, timeout: float
 ) -> tuple[dict[str, Result], TableState | None]:
     """Append rows: each append exactly once, or an error that says what is known of it.
 
@@ -88,10 +88,10 @@ async def append(
         started=now.monotonic,
         waiting={item.id: item for item in appends},
         bases={},
-        state=seen,
+        state=cached,
     )
     try:
-        await _append(group, seen, now)
+        await _append(group, cached, now)
     except GaveUpError as gave_up:
         for own, item in group.waiting.items():
             group.results[own] = unknown(group.target, item, group.base_of(item), gave_up.cause)
@@ -101,32 +101,34 @@ async def append(
             # of a table that is gone cannot; where versions overwrite each other nothing can be promised.
             known = not group.sent or isinstance(error, (NoSuchTableError, BrokenChainError))
             group.results[own] = error if known else unknown(group.target, item, group.base_of(item), error)
-    return group.results, seen if group.vanished else group.state
+    return group.results, cached if group.vanished else group.state
 
 
-async def _append(group: Group, seen: TableState | None, now: Instant) -> None:
-    hot = seen is not None and is_recently_grouped(seen.body, now.wall_ms)
+async def _append(group: Group, cached: TableState | None, now: Instant) -> None:
+    recently_grouped = cached is not None and is_recently_grouped(cached.body, now.wall_ms)
     draft: Task[Draft] | None = None
     sent = await start(_send_files(group))
-    if seen is not None and hot and _based_by(group, seen.body.version):
+    if cached is not None and recently_grouped and _based_by(group, cached.body.version):
         # Many are writing: whoever reads and lists first only loses the race later.
-        await _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
+        await _enter(group, cached, Found(cached.body, {cached.body.version: cached.body}))
         await _all_sent(group, sent)
     else:
-        if seen is not None and not seen.contended:
+        if cached is not None and not cached.contended:
             # Most tables are quiet: the files are on their way while we look whether this one is.
-            draft = await start(draft_own(group.target, seen, dict(group.waiting)))
+            draft = await start(draft_own(group.target, cached, dict(group.waiting)))
         expected, items = frozenset(group.waiting), dict(group.waiting)
-        listed = await _arrived(group, seen)
+        listed = await _arrived(group, cached)
         await _all_sent(group, sent)
         if not group.waiting:
             done = [group.results.get(own) for own in items]
-            if seen is not None and any(isinstance(one, Committed) and one.version > seen.body.version for one in done):
+            if cached is not None and any(
+                isinstance(one, Committed) and one.version > cached.body.version for one in done
+            ):
                 # A second try, committed since we looked: the first may have had nobody to move the hint.
-                await follow_with_hint(group, items, seen.body.version)
+                await follow_with_hint(group, items, cached.body.version)
             return
         root, body = group.target.root, group.known.body
-        alone = seen is not None and body.version == seen.body.version and not eligible(root, body, listed)
+        alone = cached is not None and body.version == cached.body.version and not eligible(root, body, listed)
         group.state = replace(group.known, contended=not alone)
         if not alone or frozenset(group.waiting) != expected:
             if draft is not None:
@@ -184,25 +186,25 @@ def _based_by(group: Group, version: int) -> bool:
     return all(item.base is not None and item.base <= version for item in group.waiting.values())
 
 
-async def _arrived(group: Group, seen: TableState | None) -> list[StagedName]:
+async def _arrived(group: Group, cached: TableState | None) -> list[StagedName]:
     """Arrive, however often the store says that it is overloaded."""
     while True:
         try:
-            return await _arrive(group, seen)
+            return await _arrive(group, cached)
         except StorageError as error:
             await back_off(group, error)
 
 
-async def _arrive(group: Group, seen: TableState | None) -> list[StagedName]:
+async def _arrive(group: Group, cached: TableState | None) -> list[StagedName]:
     """Read the newest version and the line, and look the callers' ids up, all beside each other."""
-    found, page, words = await gather(
-        find_current(group.target.root, seen.body if seen is not None else None),
+    found, page, lookup = await gather(
+        find_current(group.target.root, cached.body if cached is not None else None),
         first_page(group.target.root),
-        _words_early(group, seen),
+        _words_early(group, cached),
     )
-    state = require_live(found, seen, group.target)
+    state = require_live(found, cached, group.target)
     try:
-        await _enter(group, state, found, seen if words is not None else None, words)
+        await _enter(group, state, found, cached if lookup is not None else None, lookup)
     except CorruptTableError:
         # Damaged is what is so in the newest version: the table may have been dropped and purged meanwhile.
         newer = await newest(group.target, state)
@@ -212,10 +214,10 @@ async def _arrive(group: Group, seen: TableState | None) -> list[StagedName]:
     return parse_listed(page.infos)
 
 
-async def _words_early(group: Group, seen: TableState | None) -> LookupResult | None:
+async def _words_early(group: Group, cached: TableState | None) -> LookupResult | None:
     """What is said of the ids up to the version last seen; None where that can only be asked of a newer one."""
     try:
-        return await _words(group, seen, group.lowest_base)
+        return await _words(group, cached, group.lowest_base)
     except CorruptTableError:
         return None  # whoever slept may find its versions purged, or replaced by tombstones
 
@@ -234,7 +236,7 @@ async def _words(group: Group, state: TableState | None, above: int, found: Foun
 
 
 async def _enter(
-    group: Group, state: TableState, found: Found, earlier: TableState | None = None, words: LookupResult | None = None
+    group: Group, state: TableState, found: Found, earlier: TableState | None = None, lookup: LookupResult | None = None
 ) -> None:
     """Base of every append: the newest version known, once the ids are known to be unnamed up to it.
 
@@ -256,12 +258,12 @@ async def _enter(
             del group.waiting[own]
     above = group.lowest_base if earlier is None else max(group.lowest_base, earlier.body.version)
     later = await _words(group, state, above, found)
-    told = later if words is None else _joined(words, later, above)
-    await finish_recorded(group, told.words, found, before=True)
+    result = later if lookup is None else _joined(lookup, later, above)
+    await finish_recorded(group, result.recorded, found, before=True)
     for own, item in list(group.waiting.items()):
-        if item.base is not None and item.base >= 0 and item.digest and item.base < told.since - 1:
+        if item.base is not None and item.base >= 0 and item.digest and item.base < result.since - 1:
             # A caller's second try, so late that nobody remembers the first one.
-            group.results[own] = unknown(group.target, item, item.base, ForgottenError(told.since, group.target.root))
+            group.results[own] = unknown(group.target, item, item.base, ForgottenError(result.since, group.target.root))
             del group.waiting[own]
     group.bases = dict.fromkeys(group.waiting, version)
 
@@ -272,7 +274,7 @@ def _joined(earlier: LookupResult, later: LookupResult, above: int) -> LookupRes
     Only where the later one did not reach back to there is anything between them forgotten.
     """
     since = later.since if later.since > above + 1 else earlier.since
-    return LookupResult({**earlier.words, **later.words}, since)
+    return LookupResult({**earlier.recorded, **later.recorded}, since)
 
 
 async def _try(group: Group, listed: Sequence[StagedName], draft: Task[Draft] | None = None) -> None:
@@ -283,7 +285,7 @@ async def _try(group: Group, listed: Sequence[StagedName], draft: Task[Draft] | 
         staged = tuple(group.staged.values())
         outcome = (await _by_draft(group, draft)) if draft is not None else None
         if outcome is None:
-            outcome = await commit(group.target, group.known, listed, group.waiting, staged, leads=True)
+            outcome = await commit(group.target, group.known, listed, group.waiting, staged, combine=True)
         if outcome.created is not None:
             await _finish(group, outcome, outcome.created)
             return

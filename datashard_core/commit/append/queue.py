@@ -78,10 +78,10 @@ async def wait_in_queue(group: Group) -> list[StagedName] | None:
         The listing to commit by, where it is the group's turn; None where it has to stay on, or is done.
     """
     newest = group.known.body
-    turn = newest.next
-    if turn and turn not in group.waiting and group.unlisted < LIST_AFTER:
+    next_id = newest.next
+    if next_id and next_id not in group.waiting and group.unlisted < LIST_AFTER:
         group.unlisted += 1
-        if await _watch(group, newest.line, PATIENCE):
+        if await _watch(group, newest.queue_length, PATIENCE):
             return None
     group.unlisted = 0
     try:
@@ -93,19 +93,19 @@ async def wait_in_queue(group: Group) -> list[StagedName] | None:
             if group.waiting:
                 await _stage_again(group, listed)
             return None
-        rank = 0 if turn in group.waiting else (await _rank(group, listed))
+        position = 0 if next_id in group.waiting else (await _position(group, listed))
     except StorageError as error:
         await back_off(group, error)
         return None
-    patience = PATIENCE * math.log2(1 + rank)
-    if rank > SAMPLE and not group.throttled:
+    patience = PATIENCE * math.log2(1 + position)
+    if position > SAMPLE and not group.throttled:
         # So many that are alive would have committed by now: see whether the first of them can.
-        if await _watch(group, rank, PATIENCE):
+        if await _watch(group, position, PATIENCE):
             return None
         if await _none_can_commit(group, listed):
             return listed
         patience -= PATIENCE
-    waited = rank > 0 and (await _watch(group, rank, patience))
+    waited = position > 0 and (await _watch(group, position, patience))
     return None if waited else listed
 
 
@@ -159,7 +159,7 @@ async def _stage_again(group: Group, listed: Sequence[StagedName]) -> None:
     await stage(group)
 
 
-async def _rank(group: Group, listed: Sequence[StagedName]) -> int:
+async def _position(group: Group, listed: Sequence[StagedName]) -> int:
     """How many wait before the first of ours."""
     return len(await _before(group, listed))
 
@@ -180,11 +180,11 @@ async def _before(group: Group, listed: Sequence[StagedName]) -> list[StagedName
     mine = min(group.staged[own] for own in group.waiting)
     waiting = alive(group.target.root, group.known.body, listed)
     before = [name for name in waiting if name < mine and name.id not in group.waiting]
-    known, words = await recorded_outcomes_of(group.target, group.known.body, before)
-    return [name for name in known if not (name.id in words and words[name.id].version > name.base)]
+    known, recorded = await recorded_outcomes_of(group.target, group.known.body, before)
+    return [name for name in known if not (name.id in recorded and recorded[name.id].version > name.base)]
 
 
-async def _watch(group: Group, line: int, patience: float) -> bool:
+async def _watch(group: Group, queue_length: int, patience: float) -> bool:
     """Look for new versions for as long as the place in line demands; whether one came.
 
     Where the store is overloaded, commits take longer, and whoever commits beside those before it makes them
@@ -193,7 +193,7 @@ async def _watch(group: Group, line: int, patience: float) -> bool:
     begun: Instant = await Now()
     while True:
         fraction: float = await Random()
-        pause = max(SHORTEST_LOOK, line / WRITERS_PER_SECOND, group.throttled)
+        pause = max(SHORTEST_LOOK, queue_length / WRITERS_PER_SECOND, group.throttled)
         await Sleep(pause * (0.75 + 0.5 * fraction))
         try:
             if await _look(group):
@@ -203,7 +203,7 @@ async def _watch(group: Group, line: int, patience: float) -> bool:
             await back_off(group, error)
         now: Instant = await Now()
         check_deadline(group, now)
-        say(group, now, f"{line} in line before them; ")
+        say(group, now, f"{queue_length} in line before them; ")
         # Whoever would give up before its turn comes tries it half-way: those before it may be long gone.
         stretched = min(patience * (1 + STRETCHED * group.throttled), (group.deadline - begun.monotonic) / 2)
         if now.monotonic - begun.monotonic > stretched:

@@ -46,12 +46,12 @@ class WithStaged(Struct, frozen=True):
         files: finished data files that staged appends describe, likewise.
     """
 
-    seen: TableState
+    state: TableState
     rows: tuple[pa.Table, ...]
     files: tuple[DataFile, ...]
 
 
-async def read_with_staged(target: Target, seen: TableState | None) -> WithStaged:
+async def read_with_staged(target: Target, cached: TableState | None) -> WithStaged:
     """Read the newest version and the staged appends that it does not hold.
 
     Raises:
@@ -60,27 +60,27 @@ async def read_with_staged(target: Target, seen: TableState | None) -> WithStage
     """
     for _ in range(TRIES):
         names = await staged_names()
-        seen = await newest(target, seen)
+        cached = await newest(target, cached)
         bodies: dict[StagedName, Good | None] = {}
         while True:
             # A body that cannot be shown gives way to another of the same id.
             wanted = [name for name in names if bodies.get(name, name) is not None]
             try:
-                left = await _unrecorded(target, seen, wanted)
+                left = await _unrecorded(target, cached, wanted)
             except CorruptTableError:
-                newer = await newest(target, seen)
-                if newer.body.version == seen.body.version:
+                newer = await newest(target, cached)
+                if newer.body.version == cached.body.version:
                     raise
-                seen = newer  # the other was purged, or is long past
+                cached = newer  # the other was purged, or is long past
                 continue
             if all(name in bodies for name in left):
-                return _shown(seen, [body for name in left if (body := bodies[name]) is not None])
-            if not (await _read(target, seen, [name for name in left if name not in bodies], bodies)):
+                return _shown(cached, [body for name in left if (body := bodies[name]) is not None])
+            if not (await _read(target, cached, [name for name in left if name not in bodies], bodies)):
                 continue
-            newer = await newest(target, seen)
-            if newer.body.version == seen.body.version:
+            newer = await newest(target, cached)
+            if newer.body.version == cached.body.version:
                 break  # gone, and no version names it: the listing was stale, or somebody cleans up
-            seen = newer
+            cached = newer
     raise StorageError(
         f"table {target.name}: staged appends went away {TRIES} times while they were read, and no version names them. "
         "If something deletes objects below _datashard/staging, stop it; else scan again.",
@@ -88,29 +88,29 @@ async def read_with_staged(target: Target, seen: TableState | None) -> WithStage
     )
 
 
-async def _unrecorded(target: Target, seen: TableState, names: Sequence[StagedName]) -> tuple[StagedName, ...]:
+async def _unrecorded(target: Target, cached: TableState, names: Sequence[StagedName]) -> tuple[StagedName, ...]:
     """One name for each id that no version after its base names."""
-    below = eligible(target.root, seen.body, names)
+    below = eligible(target.root, cached.body, names)
     if not below:
         return ()
     try:
-        said = await _said(target, seen, below)
+        recorded = await _said(target, cached, below)
     except ForgottenError as error:
         # Left alone by every commit: nobody knows whether the version holds them already.
         log.warning("table %s: staged appends of before version %d are not shown: %s", target.name, error.until, error)
         below = [name for name in below if name.base >= error.until - 1]
-        said = await _said(target, seen, below)
-    return classify(below, said, seen.body.version, frozenset(), seen.body.first).allowed
+        recorded = await _said(target, cached, below)
+    return classify(below, recorded, cached.body.version, frozenset(), cached.body.first).allowed
 
 
-async def _said(target: Target, seen: TableState, names: Sequence[StagedName]) -> dict[str, RecordedOutcome]:
-    above = min((name.base for name in names), default=seen.body.version)
+async def _said(target: Target, cached: TableState, names: Sequence[StagedName]) -> dict[str, RecordedOutcome]:
+    above = min((name.base for name in names), default=cached.body.version)
     ids = frozenset(name.id for name in names)
-    return await look_up(ids, seen.body, above=above, bodies={}, history=target.history)
+    return await look_up(ids, cached.body, above=above, bodies={}, history=target.history)
 
 
 async def _read(
-    target: Target, seen: TableState, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
+    target: Target, cached: TableState, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
 ) -> bool:
     """Read staged bodies; whether one of them is gone. A body that cannot be shown counts as None."""
     gone = False
@@ -124,7 +124,7 @@ async def _read(
             else:
                 there.append(name)
                 outcomes.append(outcome)
-        examined = opened(target, seen.body, there, outcomes)
+        examined = opened(target, cached.body, there, outcomes)
         described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
         examined.update(await check_files(described))
         for outcome, (name, one) in zip(outcomes, examined.items(), strict=True):
@@ -140,6 +140,6 @@ async def _read(
     return gone
 
 
-def _shown(seen: TableState, bodies: Sequence[Good]) -> WithStaged:
+def _shown(cached: TableState, bodies: Sequence[Good]) -> WithStaged:
     rows = tuple(arrow_of(body.rows) for body in bodies if body.rows is not None)
-    return WithStaged(seen, rows, tuple(file for body in bodies for file in body.files))
+    return WithStaged(cached, rows, tuple(file for body in bodies for file in body.files))

@@ -125,9 +125,9 @@ async def walk_back(
             one that names nothing: whoever slept for a week would commit a second time.
     """
     known = {**bodies, newest.version: newest}
-    version, told_by = newest.version, newest
-    while version > max(above, told_by.first - 1):
-        names = told(version, told_by)
+    version, source = newest.version, newest
+    while version > max(above, source.first - 1):
+        names = ids_recorded_in(version, source)
         if names is None:
             if version not in known and not (await _read_back(version, above, known, root)):
                 break  # another engine began the table with the version after this one
@@ -135,27 +135,27 @@ async def walk_back(
                 break  # an earlier table of this name ended here
             if known[version].state == "tombstone":
                 raise TombstoneMetError(version, root)
-            told_by = known[version]
-            names = told_by.named
+            source = known[version]
+            names = source.named
         if not visit(version, names):
             return version
         version -= 1
     return version + 1
 
 
-def told(version: int, body: VersionFile) -> Mapping[str, Record] | None:
+def ids_recorded_in(version: int, version_file: VersionFile) -> Mapping[str, Record] | None:
     """Names of ``version`` as ``body`` tells them; None if it does not."""
-    if version == body.version:
-        return body.named
-    if body.names is not None and body.names.tells(version):
-        return body.names.of(version)
+    if version == version_file.version:
+        return version_file.named
+    if version_file.names is not None and version_file.names.records_version(version):
+        return version_file.names.of(version)
     return None
 
 
-def lowest_recorded(body: VersionFile) -> int:
+def lowest_recorded(version_file: VersionFile) -> int:
     """Lowest version whose names are known from a body without a gap."""
-    version = body.version
-    while version > 0 and told(version - 1, body) is not None:
+    version = version_file.version
+    while version > 0 and ids_recorded_in(version - 1, version_file) is not None:
         version -= 1
     return version
 

@@ -55,7 +55,7 @@ class LookupResult(Struct, frozen=True):
         since: names of versions before this one were not asked for, being out of the retention.
     """
 
-    words: Mapping[str, RecordedOutcome]
+    recorded: Mapping[str, RecordedOutcome]
     since: int
 
 
@@ -82,8 +82,8 @@ async def look_up(
     Raises:
         ForgottenError: some of it is not remembered any more.
     """
-    remembered = await _from(ids, newest, above, bodies, history, None)
-    return dict(remembered.words)
+    result = await _from(ids, newest, above, bodies, history, None)
+    return dict(result.recorded)
 
 
 async def look_up_since(
@@ -114,21 +114,21 @@ async def _from(
     above: int,
     bodies: Mapping[int, VersionFile],
     history: History,
-    horizon: int | None,
+    cutoff_ms: int | None,
 ) -> LookupResult:
     low = lowest_recorded(newest)
     # Where the names of a block do not all fit one version's property, a walk over the blocks before it takes a
     # round trip for every few versions; their nodes take one.
     cut_short = low % BLOCK != 0
-    near = low - 1 <= max(above, newest.first - 1) or (newest.version - above <= SHORT_RANGE and not cut_short)
-    boundary = 0 if near or not ids else low - low % BLOCK
+    in_versions = low - 1 <= max(above, newest.first - 1) or (newest.version - above <= SHORT_RANGE and not cut_short)
+    boundary = 0 if in_versions or not ids else low - low % BLOCK
     try:
-        return await _look_up(ids, newest, boundary, above, bodies, history, horizon)
+        return await _look_up(ids, newest, boundary, above, bodies, history, cutoff_ms)
     except TombstoneMetError as met:
         # Maintenance came by since the newest version was read. Before it replaces a version it makes
         # sure of the node at the end of the version's block.
         boundary = met.version - met.version % BLOCK + BLOCK
-        return await _look_up(ids, newest, boundary, above, bodies, history, horizon)
+        return await _look_up(ids, newest, boundary, above, bodies, history, cutoff_ms)
 
 
 async def _look_up(
@@ -138,7 +138,7 @@ async def _look_up(
     above: int,
     bodies: Mapping[int, VersionFile],
     history: History,
-    horizon: int | None,
+    cutoff_ms: int | None,
 ) -> LookupResult:
     """Out of the versions from ``boundary`` on, a multiple of 16, and of the nodes for those before it."""
     if boundary == 0:
@@ -146,62 +146,64 @@ async def _look_up(
     wanted = segment.needed_below(boundary, max(above, newest.first - 1))
     recent, older = await gather(
         look_back(ids, newest, above=max(above, boundary - 1), bodies=bodies, root=history.root),
-        _in_segments(ids, wanted, newest, history, horizon),
+        _in_segments(ids, wanted, newest, history, cutoff_ms),
     )
-    words = {own: word for own, word in {**older.words, **recent}.items() if word.version > above}
-    return LookupResult(words, max(older.since, above + 1))
+    recorded = {own: outcome for own, outcome in {**older.recorded, **recent}.items() if outcome.version > above}
+    return LookupResult(recorded, max(older.since, above + 1))
 
 
 async def _in_segments(
-    ids: frozenset[str], wanted: Iterator[SegmentName], newest: VersionFile, history: History, horizon: int | None
+    ids: frozenset[str], wanted: Iterator[SegmentName], newest: VersionFile, history: History, cutoff_ms: int | None
 ) -> LookupResult:
     found: dict[str, RecordedOutcome] = {}
     many = FIRST_SEGMENTS
     while names := list(islice(wanted, many)):
-        opened = await open_segments(names, history)
-        for name, node in zip(names, opened, strict=True):
+        segments = await open_segments(names, history)
+        for name, opened in zip(names, segments, strict=True):
             try:
-                words = await _in_segment(ids, name, node, newest, history)
+                recorded = await _in_segment(ids, name, opened, newest, history)
             except ForgottenError as error:
-                if horizon is None:
+                if cutoff_ms is None:
                     raise
                 return LookupResult(found, error.until)
-            for own, word in words.items():
-                found.setdefault(own, word)  # nodes come newest first
+            for own, outcome in recorded.items():
+                found.setdefault(own, outcome)  # nodes come newest first
             if found.keys() >= ids:
                 return LookupResult(found, 0)
-            if node is not None and _ends(node, horizon):
+            if opened is not None and _ends(opened, cutoff_ms):
                 return LookupResult(found, name.since)
         many = SEGMENTS_AT_ONCE
     return LookupResult(found, 0)
 
 
-def _ends(node: OpenSegment, horizon: int | None) -> bool:
+def _ends(opened: OpenSegment, cutoff_ms: int | None) -> bool:
     """Whether all that a node holds, and so all that is older, is out of the retention.
 
     A node of the top level is made of 16 others, and has the latest of their times: one version of an
     engine whose clock is behind does not end a look-up.
     """
-    last_ms = node.last_ms
-    return horizon is not None and last_ms is not None and node.name.level == segment.TOP_LEVEL and last_ms < horizon
+    last_ms = opened.last_ms
+    return (
+        cutoff_ms is not None and last_ms is not None and opened.name.level == segment.TOP_LEVEL and last_ms < cutoff_ms
+    )
 
 
 async def _in_segment(
-    ids: frozenset[str], name: SegmentName, node: OpenSegment | None, newest: VersionFile, history: History
+    ids: frozenset[str], name: SegmentName, opened: OpenSegment | None, newest: VersionFile, history: History
 ) -> dict[str, RecordedOutcome]:
     """What a node says, or, where it is missing, what it would say."""
-    if node is not None:
-        return await outcomes_in_segment(ids, node, newest.version)
+    if opened is not None:
+        return await outcomes_in_segment(ids, opened, newest.version)
     try:
         made = await make_segment(name, newest, history)
         if made is not None:
             return last_outcomes(ids, made.records, newest.version)
         return await _in_parts(ids, name, newest, history)
     except SegmentLostError:
-        later = await superseding_segment(name, history)
-        if later is None:
+        superseding = await superseding_segment(name, history)
+        if superseding is None:
             raise
-        return await outcomes_in_segment(ids, later, newest.version)
+        return await outcomes_in_segment(ids, superseding, newest.version)
 
 
 async def _in_parts(
@@ -210,7 +212,7 @@ async def _in_parts(
     """What a node would say that only maintenance writes, being too large for a commit."""
     found = last_outcomes(ids, (await names_of(name, newest, history)), newest.version)
     parts = [part for part in name.parts if part.until > newest.first]
-    for part, node in zip(parts, (await open_segments(parts, history)), strict=True):
-        for own, word in (await _in_segment(ids, part, node, newest, history)).items():
-            found.setdefault(own, word)
+    for part, opened in zip(parts, (await open_segments(parts, history)), strict=True):
+        for own, outcome in (await _in_segment(ids, part, opened, newest, history)).items():
+            found.setdefault(own, outcome)
     return found

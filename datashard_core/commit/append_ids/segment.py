@@ -154,7 +154,9 @@ def encode_segment(
         last_ms: ``last-updated-ms`` of version ``until`` - 1.
         records: digest of append id, and what a version says of it.
     """
-    rows = sorted(_RECORD.pack(bytes.fromhex(own), word.version, *_packed(word.record)) for own, word in records)
+    rows = sorted(
+        _RECORD.pack(bytes.fromhex(own), outcome.version, *_packed(outcome.record)) for own, outcome in records
+    )
     header = _HEADER.pack(_MAGIC, _identity(table), since, until, last_ms, len(rows))
     return header + b"".join(rows)
 
@@ -198,10 +200,10 @@ def decode_records(data: bytes, where: str = "an id node") -> list[tuple[str, Re
     return list(_records(data[_HEADER.size :], range(since, until), where))
 
 
-def _records(body: bytes, versions: range, where: str) -> Iterator[tuple[str, RecordedOutcome]]:
-    if len(body) % _RECORD.size:
+def _records(data: bytes, versions: range, where: str) -> Iterator[tuple[str, RecordedOutcome]]:
+    if len(data) % _RECORD.size:
         raise CorruptTableError(f"{where} is cut short: delete it, it is made again from the history")
-    for own, version, kind, digest in _RECORD.iter_unpack(body):
+    for own, version, kind, digest in _RECORD.iter_unpack(data):
         if version not in versions or kind not in (_COMMITTED, _LIBRARY_MADE, _REFUSED):
             raise CorruptTableError(
                 f"{where} has a damaged record, of version {version}: delete it, it is made again from the history"
@@ -249,9 +251,9 @@ def records_in(data: bytes, own: str, newest: int, versions: range = ALL_VERSION
         CorruptTableError: the records are cut short, or name other versions.
     """
     best: RecordedOutcome | None = None
-    for found, word in _records(data, versions, "an id node"):
-        if found == own and word.version <= newest and (best is None or word.version > best.version):
-            best = word
+    for found, outcome in _records(data, versions, "an id node"):
+        if found == own and outcome.version <= newest and (best is None or outcome.version > best.version):
+            best = outcome
     return best
 
 
@@ -274,11 +276,11 @@ def _unpacked(kind: int, digest: bytes) -> Record:
 
 def merged(parts: Iterable[Iterable[tuple[str, RecordedOutcome]]]) -> list[tuple[str, RecordedOutcome]]:
     """Records of several nodes or versions, each pair once."""
-    seen: dict[tuple[str, int], RecordedOutcome] = {}
+    records: dict[tuple[str, int], RecordedOutcome] = {}
     for part in parts:
-        for own, word in part:
-            seen[(own, word.version)] = word
-    return [(own, word) for (own, _), word in seen.items()]
+        for own, outcome in part:
+            records[(own, outcome.version)] = outcome
+    return [(own, outcome) for (own, _), outcome in records.items()]
 
 
 def records_of(version: int, names: Mapping[str, Record]) -> list[tuple[str, RecordedOutcome]]:

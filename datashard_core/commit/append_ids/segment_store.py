@@ -18,7 +18,7 @@ from datashard_core.commit.append_ids.lookback import (
     ForgottenError,
     RecordedOutcome,
     TombstoneMetError,
-    told,
+    ids_recorded_in,
     walk_back,
 )
 from datashard_core.commit.append_ids.segment import SegmentHeader, SegmentName
@@ -97,40 +97,44 @@ async def open_segments(names: Sequence[SegmentName], history: History) -> list[
     return found
 
 
-async def outcomes_in_segment(ids: frozenset[str], node: OpenSegment, newest: int) -> dict[str, RecordedOutcome]:
+async def outcomes_in_segment(ids: frozenset[str], opened: OpenSegment, newest: int) -> dict[str, RecordedOutcome]:
     """The last word on each id, by versions up to ``newest``, that a node holds: of a large one a range is read."""
-    if node.header is None:
+    if opened.header is None:
         return {}
-    if node.whole:
-        return last_outcomes(ids, segment.decode_records(node.data, node.name.key), newest)
-    key, count = node.name.key, node.count
-    held = range(node.header.since, node.header.until)
+    if opened.whole:
+        return last_outcomes(ids, segment.decode_records(opened.data, opened.name.key), newest)
+    key, count = opened.name.key, opened.count
+    held = range(opened.header.since, opened.header.until)
     ranges = {own: segment.window(own, count) for own in sorted(ids)}
     parts = await outcomes_of([Get(key, span) for span in ranges.values()])
-    words: dict[str, RecordedOutcome] = {}
+    recorded: dict[str, RecordedOutcome] = {}
     whole: bytes | None = None
     for (own, (start, end)), part in zip(ranges.items(), parts, strict=True):
         body = result_of(part).body
         if segment.encloses(body, start, end, own, count):
-            word = segment.records_in(body, own, newest, held)
+            outcome = segment.records_in(body, own, newest, held)
         else:
             if whole is None:
                 whole = (await Get(key)).body
                 if len(whole) != segment.size_of(count):
                     raise CorruptTableError(f"{key} is cut short: delete it, it is made again from the history")
-            word = segment.records_in(whole[segment.header_size() :], own, newest, held)
-        if word is not None:
-            words[own] = word
-    return words
+            outcome = segment.records_in(whole[segment.header_size() :], own, newest, held)
+        if outcome is not None:
+            recorded[own] = outcome
+    return recorded
 
 
 def last_outcomes(ids: frozenset[str], records: Records, newest: int) -> dict[str, RecordedOutcome]:
     """The last word of versions up to ``newest`` on each id, among records."""
-    words: dict[str, RecordedOutcome] = {}
-    for own, word in records:
-        if own in ids and word.version <= newest and (own not in words or words[own].version < word.version):
-            words[own] = word
-    return words
+    recorded: dict[str, RecordedOutcome] = {}
+    for own, outcome in records:
+        if (
+            own in ids
+            and outcome.version <= newest
+            and (own not in recorded or recorded[own].version < outcome.version)
+        ):
+            recorded[own] = outcome
+    return recorded
 
 
 async def make_segment(
@@ -158,16 +162,16 @@ async def make_segment(
             "again."
         )
     parts = [part for part in name.parts if part.until > near.first]
-    opened = await open_segments(parts, history)
-    if _is_more(sum(node.count for node in opened if node is not None), most):
+    segments = await open_segments(parts, history)
+    if _is_more(sum(opened.count for opened in segments if opened is not None), most):
         return None
     lists: list[Records] = []
     last_ms, sure = 0, True
     if name.level == 1:
         last_ms, sure, named = await _names_between(max(name.until - BLOCK, near.first), name.until, near, history.root)
         lists.append(named)
-    for part, node in zip(parts, opened, strict=True):
-        made = (await _whole(node)) if node is not None else (await make_segment(part, near, history, most))
+    for part, opened in zip(parts, segments, strict=True):
+        made = (await _whole(opened)) if opened is not None else (await make_segment(part, near, history, most))
         if made is None:
             return None
         lists.append(made.records)
@@ -203,7 +207,7 @@ async def superseding_segment(name: SegmentName, history: History) -> OpenSegmen
     """
     # The mark is written before anything is removed, and nobody removes what a cover lacks.
     superseded_names = await open_segments(name.superseded_names, history)
-    found = next((node for node in superseded_names if node is not None and node.header is not None), None)
+    found = next((opened for opened in superseded_names if opened is not None and opened.header is not None), None)
     if found is None:
         outcomes = await outcomes_of((Get(segment.WATERMARK),))
         if not isinstance(outcomes[0], ObjectNotFoundError):
@@ -222,8 +226,8 @@ def forgotten_before(data: bytes, history: History) -> int:
     """What the mark says: nodes up to that version are removed for good; 0 for another table's mark."""
     where = f"{history.root}/{segment.WATERMARK}"
     try:
-        mark = msgspec.json.decode(data, type=_Watermark)
-        return mark.until if mark.table == history.uuid else 0
+        watermark = msgspec.json.decode(data, type=_Watermark)
+        return watermark.until if watermark.table == history.uuid else 0
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise CorruptTableError(
             f"{where} cannot be read ({error}): delete it if maintain() never ran on this table, else restore it"
@@ -248,16 +252,16 @@ def _is_more(count: int, most: int | None) -> bool:
     return most is not None and segment.size_of(count) > most
 
 
-async def _whole(node: OpenSegment) -> MadeSegment:
-    if node.header is None:
+async def _whole(opened: OpenSegment) -> MadeSegment:
+    if opened.header is None:
         return MadeSegment((), 0)
-    data = node.data
-    if not node.whole:
+    data = opened.data
+    if not opened.whole:
         (stored,) = await gather(
-            Get(node.name.key),
+            Get(opened.name.key),
         )
         data = stored.body
-    return MadeSegment(segment.decode_records(data, node.name.key), node.header.last_ms)
+    return MadeSegment(segment.decode_records(data, opened.name.key), opened.header.last_ms)
 
 
 async def _names_between(since: int, until: int, near: VersionFile, root: str) -> tuple[int, bool, Records]:
@@ -270,13 +274,13 @@ async def _names_between(since: int, until: int, near: VersionFile, root: str) -
         return True
 
     last = near if near.version == until - 1 else (await read_version(root, until - 1))
-    if last.state == "tombstone" and told(last.version, near) is None:
+    if last.state == "tombstone" and ids_recorded_in(last.version, near) is None:
         raise SegmentLostError(
             f"{root}/{version_key(last.version)} is a tombstone, and the id node that holds its names is missing: "
             "restore _datashard/ids of this table, whose objects must not be deleted."
         )
     bodies = {last.version: last}
-    begin = last if last.state == "table" or told(last.version, last) else near
+    begin = last if last.state == "table" or ids_recorded_in(last.version, last) else near
     try:
         await walk_back(begin, above=since - 1, bodies=bodies, root=root, visit=visit)
     except TombstoneMetError as met:

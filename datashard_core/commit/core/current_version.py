@@ -73,7 +73,7 @@ class _Search(Struct):
         return max(self.bodies, default=-1)
 
 
-async def find_current(root: str, seen: VersionFile | None = None) -> Found | None:
+async def find_current(root: str, known: VersionFile | None = None) -> Found | None:
     """Find the newest version.
 
     Args:
@@ -90,8 +90,8 @@ async def find_current(root: str, seen: VersionFile | None = None) -> Found | No
     """
     search = _Search(root)
     hint: Hint | None = None
-    if seen is not None:
-        search.bodies[seen.version] = seen
+    if known is not None:
+        search.bodies[known.version] = known
         await _read_on(search, stride=1)
     else:
         hint = await read_hint()
@@ -134,18 +134,18 @@ async def find_hinted(root: str) -> Found | None:
     return await find_current(root, hinted)
 
 
-async def read_next(root: str, seen: VersionFile) -> Found | None:
+async def read_next(root: str, known: VersionFile) -> Found | None:
     """The version after one that is known, if it exists: one read, for those who look often."""
     search = _Search(root)
-    await _read(search, [seen.version + 1])
+    await _read(search, [known.version + 1])
     if not search.bodies:
         return None
     following = search.bodies[search.highest]
-    check_link(seen, following, root)
+    check_link(known, following, root)
     if following.state == "tombstone":  # we have slept for days
-        return await find_current(root, seen)
-    following = await with_first_version(following, {seen.version: seen}, root)
-    return Found(following, {following.version: following, seen.version: seen})
+        return await find_current(root, known)
+    following = await with_first_version(following, {known.version: known}, root)
+    return Found(following, {following.version: following, known.version: known})
 
 
 async def _read(search: _Search, versions: Sequence[int]) -> int:

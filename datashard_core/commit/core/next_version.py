@@ -269,10 +269,10 @@ def next_version(
     )
 
 
-def with_next(prepared: NextVersion, next_id: str, line: int) -> NextVersion:
+def with_next(prepared: NextVersion, next_id: str, queue_length: int) -> NextVersion:
     """The same version, saying whose turn it is after it, and how many wait."""
     assert prepared.body.names is not None
-    names = replace(prepared.body.names, next=next_id, line=line)
+    names = replace(prepared.body.names, next=next_id, line=queue_length)
     table = prepared.body.table
     metadata = table.with_properties(restored(table.properties, names))
     body = replace(prepared.body, metadata=metadata, names=names)

@@ -79,7 +79,7 @@ class CommitNames(Struct, frozen=True):
         """What a version that is built on this one records as its parent."""
         return self.token or self.commit_id
 
-    def tells(self, version: int) -> bool:
+    def records_version(self, version: int) -> bool:
         """Whether the names of that version are known from here."""
         return self.since <= version <= self.version
 
@@ -115,7 +115,7 @@ def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
             parent=None if raw.get("parent") is None else str(raw["parent"]),
         )
         # What is told goes back to a multiple of 16: a longer range would be walked over, version by version.
-        if not found.version - BLOCK < found.since <= found.version or not all(map(found.tells, found.names)):
+        if not found.version - BLOCK < found.since <= found.version or not all(map(found.records_version, found.names)):
             raise ValueError(f"it tells names of versions from {found.since} to {found.version}")
         return found
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -168,8 +168,8 @@ def following(
         The property, repeating what ``parent`` tells back to the last multiple of 16.
     """
     version = parent_version + 1
-    told: dict[int, Mapping[str, Record]] = {version: {commit_id: LIBRARY_MADE, **names}}
-    room = MAX_PROPERTY_BYTES - _size(told[version])
+    recorded: dict[int, Mapping[str, Record]] = {version: {commit_id: LIBRARY_MADE, **names}}
+    room = MAX_PROPERTY_BYTES - _size(recorded[version])
     since = version
     floor = max(first, version - version % BLOCK)
     for earlier in range(parent_version, floor - 1, -1):
@@ -177,15 +177,15 @@ def following(
         if named is None or room < _size(named):
             break
         room -= _size(named)
-        told[earlier] = named
+        recorded[earlier] = named
         since = earlier
     built_on = parent.own_token if parent is not None and parent.version == parent_version else ""
-    return CommitNames(table, version, first, commit_id, since, told, token=token, parent=built_on)
+    return CommitNames(table, version, first, commit_id, since, recorded, token=token, parent=built_on)
 
 
 def _known(parent: CommitNames | None, version: int, parent_version: int) -> Mapping[str, Record] | None:
     """Names of a version as far as the parent's body tells them; None if it does not."""
-    if parent is not None and parent.tells(version):
+    if parent is not None and parent.records_version(version):
         return parent.of(version)
     if version == parent_version and (parent is None or parent.version != version):
         return {}  # a version of another engine names nothing itself

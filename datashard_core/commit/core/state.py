@@ -115,7 +115,7 @@ class Committed(Struct, frozen=True):
     already_appended: bool
 
 
-def require_live(found: Found | None, seen: TableState | None, target: Target) -> TableState:
+def require_live(found: Found | None, cached: TableState | None, target: Target) -> TableState:
     """The newest version as a state to build on, or the error that there is no such table."""
     if found is None:
         raise NoSuchTableError(f"there is no table {target.name} at {target.root}: create it first")
@@ -127,25 +127,25 @@ def require_live(found: Found | None, seen: TableState | None, target: Target) -
             f"table {target.name} at {target.root} was dropped and made again (its uuid was {target.uuid}, and is "
             f"{newest.table.table_uuid} now). Nothing of this call is in the table that is there now: load it again."
         )
-    if seen is not None and seen.body.version == newest.version:
-        return replace(seen, hint=found.hint or seen.hint)
-    if seen is None:
+    if cached is not None and cached.body.version == newest.version:
+        return replace(cached, hint=found.hint or cached.hint)
+    if cached is None:
         return TableState(newest, None, found.hint)
-    return TableState(newest, None, found.hint or seen.hint, seen.known, seen.contended)
+    return TableState(newest, None, found.hint or cached.hint, cached.known, cached.contended)
 
 
-async def newest(target: Target, seen: TableState | None) -> TableState:
+async def newest(target: Target, cached: TableState | None) -> TableState:
     """The newest version.
 
     Raises:
         NoSuchTableError: the table was dropped.
     """
-    found = await find_current(target.root, seen.body if seen is not None else None)
-    return require_live(found, seen, target)
+    found = await find_current(target.root, cached.body if cached is not None else None)
+    return require_live(found, cached, target)
 
 
 async def on_newest(
-    target: Target, seen: TableState | None, look: Callable[[TableState], Coroutine[Any, Any, Answer]]
+    target: Target, cached: TableState | None, look: Callable[[TableState], Coroutine[Any, Any, Answer]]
 ) -> tuple[TableState, Answer]:
     """Look at something on the newest version: what is found damaged there counts if that is still the newest.
 
@@ -160,7 +160,7 @@ async def on_newest(
         CorruptTableError: it is damaged.
         NoSuchTableError: the table was dropped.
     """
-    state = await newest(target, seen)
+    state = await newest(target, cached)
     while True:
         try:
             return state, (await look(state))
@@ -171,14 +171,14 @@ async def on_newest(
             state = newer
 
 
-def is_recently_grouped(body: VersionFile, now_ms: int) -> bool:
+def is_recently_grouped(version_file: VersionFile, now_ms: int) -> bool:
     """Whether many are writing just now: the version carries two appends or more, and is fresh.
 
     Compares clocks of two machines; only speed depends on it.
     """
-    if body.metadata is None or len(body.named) < 2:
+    if version_file.metadata is None or len(version_file.named) < 2:
         return False
-    return abs(now_ms - body.metadata.last_updated_ms) < RECENTLY_GROUPED_MS
+    return abs(now_ms - version_file.metadata.last_updated_ms) < RECENTLY_GROUPED_MS
 
 
 async def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> tuple[ManifestFile, ...]:

@@ -65,7 +65,7 @@ class VersionFile(Struct, frozen=True):
         return self.names.next if self.names is not None and self.names.version == self.version else ""
 
     @property
-    def line(self) -> int:
+    def queue_length(self) -> int:
         """How many waited when this version was committed, as far as its committer saw."""
         return self.names.line if self.names is not None and self.next else 0
 

@@ -155,19 +155,19 @@ def _moved_forward(raw: Mapping[str, Any], parent: TableMetadata) -> dict[str, A
     }
 
 
-async def _create(target: Target, body: VersionFile, commit_id: str, deadline: float) -> bool:
+async def _create(target: Target, version_file: VersionFile, commit_id: str, deadline: float) -> bool:
     """Create the version, or learn that another has its name. The same bytes may be sent again: they are one commit."""
-    data = body.table.to_json()
+    data = version_file.table.to_json()
     unknown: DataShardError | None = None
     while True:
-        outcomes = await outcomes_of((PutIfAbsent(version_key(body.version), data),))
+        outcomes = await outcomes_of((PutIfAbsent(version_key(version_file.version), data),))
         outcome: Any = outcomes[0]
         if not isinstance(outcome, DataShardError):
             return True
         if isinstance(outcome, PreconditionFailedError):
             # Taken, maybe by us: the reply was lost, or the client sent it twice.
             try:
-                taken = await read_version(target.root, body.version)
+                taken = await read_version(target.root, version_file.version)
             except StorageError as error:
                 outcome = error
             else:
@@ -178,8 +178,9 @@ async def _create(target: Target, body: VersionFile, commit_id: str, deadline: f
         fraction, now = await gather(Random(), Now())
         if now.monotonic > deadline:
             raise CommitStateUnknownError(
-                f"table {target.name}: it is not known whether version {body.version} was committed ({unknown}). Look "
-                f"for snapshot {body.table.current_snapshot_id} in the table before you do it again.",
+                f"table {target.name}: it is not known whether version {version_file.version} was committed "
+                f"({unknown}). Look for snapshot {version_file.table.current_snapshot_id} in the table before you "
+                "commit again.",
                 append_id=commit_id,
                 table=target.root,
             ) from unknown

@@ -24,7 +24,7 @@ FOLDER = "data/"
 """Files elsewhere are never taken for orphans."""
 
 
-async def check_files(target: Target, parent: VersionFile, body: VersionFile) -> None:
+async def check_files(target: Target, parent: VersionFile, version_file: VersionFile) -> None:
     """Refuse a version that names files as new which may be deleted, or are, or that loses rows of its parent.
 
     Args:
@@ -38,7 +38,7 @@ async def check_files(target: Target, parent: VersionFile, body: VersionFile) ->
         StorageError: a manifest or the age of a file could not be read.
         UnsupportedTableError: a file lies outside the table's folder.
     """
-    keys = await _new_files(target, parent, body)
+    keys = await _new_files(target, parent, version_file)
     if not keys:
         return
     newest, *infos = await outcomes_of([Head(version_key(parent.version)), *map(Head, keys)])
@@ -55,13 +55,13 @@ async def check_files(target: Target, parent: VersionFile, body: VersionFile) ->
             )
 
 
-async def _new_files(target: Target, parent: VersionFile, body: VersionFile) -> list[str]:
+async def _new_files(target: Target, parent: VersionFile, version_file: VersionFile) -> list[str]:
     """Keys of the data files that the version's own snapshots add; what those replace has to add up."""
-    location = body.table.location
+    location = version_file.table.location
     before = {snapshot.snapshot_id: snapshot for snapshot in parent.table.snapshots}
     lists: dict[int | None, Sequence[ManifestFile]] = {None: ()}
     keys: list[str] = []
-    for snapshot in body.table.snapshots:
+    for snapshot in version_file.table.snapshots:
         if snapshot.snapshot_id in before:
             continue
         listed = lists[snapshot.snapshot_id] = await manifests_of(target.root, location, snapshot)
@@ -73,7 +73,7 @@ async def _new_files(target: Target, parent: VersionFile, body: VersionFile) -> 
         gone, new = ([one for one in side if not one.content] for side in gone_and_new(known or (), listed))
         read = await _entries(target, location, [*own, *(new if known is not None else ())])
         if known is not None:
-            where = f"table {target.name} at {target.root}, version {body.version}"
+            where = f"table {target.name} at {target.root}, version {version_file.version}"
             entries = [entry for one in new for entry in read[one.manifest_path]]
             if not adds_up(snapshot.snapshot_id, gone, entries):
                 were = await _entries(target, location, gone)

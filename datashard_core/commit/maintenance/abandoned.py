@@ -43,7 +43,7 @@ class Abandoned(Struct, frozen=True):
     left: tuple[str, ...]
 
 
-async def remove_abandoned(target: Target, seen: TableState | None, grace: float) -> tuple[Abandoned, TableState]:
+async def remove_abandoned(target: Target, cached: TableState | None, grace: float) -> tuple[Abandoned, TableState]:
     """Delete what lies among the staged appends and has been set aside for too long.
 
     Args:
@@ -55,7 +55,7 @@ async def remove_abandoned(target: Target, seen: TableState | None, grace: float
         StorageError: the store failed.
     """
     infos = await staged_objects()
-    state = await newest(target, seen)
+    state = await newest(target, cached)
     found = await _set_aside(target, state, infos)
     if not found:
         return Abandoned((), ()), state

@@ -95,7 +95,7 @@ class _Rewrite(Struct, frozen=True):
 
 
 async def compact(
-    target: Target, seen: TableState | None, most_bytes: int, timeout: float
+    target: Target, cached: TableState | None, most_bytes: int, timeout: float
 ) -> tuple[Compacted, TableState]:
     """Compact all small files of a table, a batch at a time.
 
@@ -112,7 +112,7 @@ async def compact(
         StorageError: the store failed.
     """
     begun: Instant = await Now()
-    state = await newest(target, seen)
+    state = await newest(target, cached)
     done, given_up = Compacted(), 0
     left_out: set[str] = set()
     while done.size < most_bytes and given_up < MOST_GIVEN_UP:
@@ -177,7 +177,7 @@ async def compact_after_append(target: Target, state: TableState) -> TableState:
     if planned is None:
         return state
     prepared, puts, written = planned
-    made = await create(target, state, prepared, puts, nodes=False)
+    made = await create(target, state, prepared, puts, segments=False)
     if made is None:
         log.debug("table %s: an append came before the compaction: the next one makes it", target.name)
         return state

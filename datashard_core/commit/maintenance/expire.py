@@ -13,7 +13,7 @@ from datashard_core.effects.tasks import gather
 
 
 async def expire(
-    target: Target, seen: TableState | None, older_than_ms: int | None, retain_last: int | None, timeout: float
+    target: Target, cached: TableState | None, older_than_ms: int | None, retain_last: int | None, timeout: float
 ) -> tuple[int, TableState]:
     """Leave out snapshots that are too old, unless a branch or tag leads to them.
 
@@ -31,7 +31,7 @@ async def expire(
         CommitTimeoutError: others were always faster.
     """
     begun, commit_id = await gather(Now(), Unique())
-    state = await newest(target, seen)
+    state = await newest(target, cached)
     first = state.body.version
     while True:
         now, unique = await gather(Now(), Unique())

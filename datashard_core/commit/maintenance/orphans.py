@@ -73,13 +73,13 @@ class _ReachableFiles:
         self._lists: dict[str, tuple[ManifestFile, ...]] = {}
         self._files: dict[str, Keys] = {}
 
-    async def of(self, body: VersionFile) -> set[str]:
+    async def of(self, version_file: VersionFile) -> set[str]:
         """Keys of all that the snapshots of a version reach.
 
         Raises:
             CorruptTableError: something cannot be read.
         """
-        table = body.table
+        table = version_file.table
         lists = {self._key(one.manifest_list, table.location): one.manifest_list for one in table.snapshots}
         for uri, data in await self._read(lists, self._lists):
             self._lists[uri] = tuple(decode_manifest_list(data, uri))
@@ -111,7 +111,7 @@ class _ReachableFiles:
 
 
 async def remove_orphans(
-    target: Target, seen: TableState | None, grace: float, timeout: float
+    target: Target, cached: TableState | None, grace: float, timeout: float
 ) -> tuple[Removed, TableState]:
     """Delete data files, manifests and manifest lists that nothing names.
 
@@ -129,7 +129,7 @@ async def remove_orphans(
     begun, commit_id = await gather(Now(), Unique())
     listed = await _candidates()
     reach = _ReachableFiles(target)
-    state = seen
+    state = cached
     tried: dict[int, list[ObjectInfo]] = {}
     while True:
         described = await _described(target)  # before the version is read: what it carries it names

@@ -64,7 +64,7 @@ def refusal(reason: str) -> Refusal:
 
 
 def opened(
-    target: Target, body: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any]
+    target: Target, version_file: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any]
 ) -> dict[StagedName, Examined]:
     """What was read of staged objects, before the files that they describe are looked at.
 
@@ -76,24 +76,24 @@ def opened(
     """
     examined: dict[StagedName, Examined] = {}
     for name, outcome in zip(names, outcomes, strict=True):
-        examined[name] = one = _opened(target, body, name, outcome)
+        examined[name] = one = _opened(target, version_file, name, outcome)
         if isinstance(one, Aside):
             remember(target.root, name, one)
     return examined
 
 
-def _opened(target: Target, body: VersionFile, name: StagedName, outcome: Any) -> Examined:
+def _opened(target: Target, version_file: VersionFile, name: StagedName, outcome: Any) -> Examined:
     if isinstance(outcome, StorageError) and outcome.reason in LASTING:
         return Aside(f"it cannot be read: {outcome}", lasts=False)
     if isinstance(outcome, StorageError):
         return None
-    table = body.table
+    table = version_file.table
     try:
         held = decode_body(result_of(outcome).body, name, table.table_uuid, table.schemas)
-        if not has_schema(body, held.schema_id):
+        if not has_schema(version_file, held.schema_id):
             return Aside(f"it was written with schema {held.schema_id}, which the table does not have", held.schema_id)
-        rows = _checked(held.rows, body, name.key) if held.rows is not None else None
-        keys = tuple(_key_of(file, body, target) for file in held.files)
+        rows = _checked(held.rows, version_file, name.key) if held.rows is not None else None
+        keys = tuple(_key_of(file, version_file, target) for file in held.files)
     except NewerBodyError as error:
         return Aside(str(error))
     except MemoryError as error:
@@ -105,9 +105,9 @@ def _opened(target: Target, body: VersionFile, name: StagedName, outcome: Any) -
     return Good(held.append_id, held.digest, rows, held.files, keys)
 
 
-def _key_of(file: DataFile, body: VersionFile, target: Target) -> str:
+def _key_of(file: DataFile, version_file: VersionFile, target: Target) -> str:
     try:
-        key = key_of(file.file_path, body.table.location, target.root)
+        key = key_of(file.file_path, version_file.table.location, target.root)
     except DataShardError as error:
         raise UnreadableBodyError(
             f"the staged body describes {file.file_path[:100]!r}, which is no file of this table"
@@ -117,20 +117,20 @@ def _key_of(file: DataFile, body: VersionFile, target: Target) -> str:
     return key
 
 
-def _checked(rows: Rows, body: VersionFile, where: str) -> Rows:
+def _checked(rows: Rows, version_file: VersionFile, where: str) -> Rows:
     """Rows of a stranger in the form of the table's current schema.
 
     Raises:
         UnreadableBodyError: they do not fit.
     """
-    if isinstance(rows, PlainRows) and rows.schema == body.table.schema:
+    if isinstance(rows, PlainRows) and rows.schema == version_file.table.schema:
         return rows
     import pyarrow as pa
 
     from datashard_core.format.rows.required import first_null
 
     try:
-        fitted = fit(rows, body, where)
+        fitted = fit(rows, version_file, where)
         missing = None if isinstance(fitted, PlainRows) else first_null(fitted)
     except pa.ArrowMemoryError:
         raise
@@ -143,17 +143,17 @@ def _checked(rows: Rows, body: VersionFile, where: str) -> Rows:
     return fitted
 
 
-def fit(rows: Rows, body: VersionFile, where: str) -> Rows:
+def fit(rows: Rows, version_file: VersionFile, where: str) -> Rows:
     """Rows in the form of the table's current schema, by field id.
 
     Raises:
         CorruptTableError: they do not fit.
     """
     if isinstance(rows, PlainRows):
-        if rows.schema == body.table.schema:
+        if rows.schema == version_file.table.schema:
             return rows
         rows = rows.to_arrow()
-    wanted = body.table.schema.to_arrow()
+    wanted = version_file.table.schema.to_arrow()
     return rows if rows.schema.equals(wanted, check_metadata=True) else project(rows, wanted, where)
 
 

@@ -81,7 +81,11 @@ class Classified(Struct, frozen=True):
 
 
 def classify(
-    listed: Iterable[StagedName], said: Mapping[str, RecordedOutcome], version: int, own: frozenset[str], first: int = 0
+    listed: Iterable[StagedName],
+    recorded: Mapping[str, RecordedOutcome],
+    version: int,
+    own: frozenset[str],
+    first: int = 0,
 ) -> Classified:
     """The base rule and the delete rule, over one listing.
 
@@ -103,8 +107,8 @@ def classify(
     for name in sorted(listed):
         if name.base > version:
             continue  # its owner has seen more than we have: never guessed at
-        word = said.get(name.id)
-        if name.base < first or (word is not None and name.base < word.version <= version):
+        outcome = recorded.get(name.id)
+        if name.base < first or (outcome is not None and name.base < outcome.version <= version):
             reclaimable.append(name)
         elif name.id not in own:
             allowed.setdefault(name.id, []).append(name)

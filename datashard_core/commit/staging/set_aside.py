@@ -65,29 +65,29 @@ def forget() -> None:
     _remembered.clear()
 
 
-def aside_by_name(root: str, name: StagedName, body: VersionFile) -> Aside | None:
+def aside_by_name(root: str, name: StagedName, version_file: VersionFile) -> Aside | None:
     """Why an object is set aside, as far as that is known without a look at it; None: it has to be read."""
-    if name.base > body.version:
-        return Aside(f"its base, version {name.base}, is above the newest version, {body.version}", lasts=False)
+    if name.base > version_file.version:
+        return Aside(f"its base, version {name.base}, is above the newest version, {version_file.version}", lasts=False)
     if name.size > MAX_BYTES:
         return Aside(f"it has {name.size} bytes, and no commit carries more than {MAX_BYTES}")
     known = _remembered.get(f"{root}/{name.key}") if _remembered else None
-    if known is None or (known.schema is not None and has_schema(body, known.schema)):
+    if known is None or (known.schema is not None and has_schema(version_file, known.schema)):
         return None
     return known
 
 
-def has_schema(body: VersionFile, schema_id: int) -> bool:
+def has_schema(version_file: VersionFile, schema_id: int) -> bool:
     """Whether a version has the schema of that id."""
-    return any(schema.schema_id == schema_id for schema in body.table.schemas)
+    return any(schema.schema_id == schema_id for schema in version_file.table.schemas)
 
 
-def eligible(root: str, body: VersionFile, listed: Iterable[StagedName]) -> list[StagedName]:
+def eligible(root: str, version_file: VersionFile, listed: Iterable[StagedName]) -> list[StagedName]:
     """The listed objects that are not known to be set aside."""
-    return [name for name in listed if aside_by_name(root, name, body) is None]
+    return [name for name in listed if aside_by_name(root, name, version_file) is None]
 
 
-def worth_a_look(root: str, body: VersionFile, listed: Iterable[StagedName], own: str) -> list[StagedName]:
+def worth_a_look(root: str, version_file: VersionFile, listed: Iterable[StagedName], own: str) -> list[StagedName]:
     """The listed objects that a commit with rows of its own looks at.
 
     All that was staged lately, and a few of those that earlier commits passed over: many objects that nobody can
@@ -101,21 +101,21 @@ def worth_a_look(root: str, body: VersionFile, listed: Iterable[StagedName], own
     """
     fresh: list[StagedName] = []
     passed: list[StagedName] = []
-    for name in eligible(root, body, listed):
-        (passed if _is_passed_over(name, body) else fresh).append(name)
+    for name in eligible(root, version_file, listed):
+        (passed if _is_passed_over(name, version_file) else fresh).append(name)
     if len(passed) > SUSPECTS:
         start = int(own[:8], 16) % len(passed)
         passed = (passed[start:] + passed[:start])[:SUSPECTS]
     return fresh + passed
 
 
-def _is_passed_over(name: StagedName, body: VersionFile) -> bool:
-    late = name.modified + PASSED_SECONDS < body.table.last_updated_ms / 1000
-    return late and name.base + PASSED_VERSIONS <= body.version
+def _is_passed_over(name: StagedName, version_file: VersionFile) -> bool:
+    late = name.modified + PASSED_SECONDS < version_file.table.last_updated_ms / 1000
+    return late and name.base + PASSED_VERSIONS <= version_file.version
 
 
 def alive(
-    root: str, body: VersionFile, listed: Sequence[StagedName], now: float | None = None, within: float = LIVELY
+    root: str, version_file: VersionFile, listed: Sequence[StagedName], now: float | None = None, within: float = LIVELY
 ) -> list[StagedName]:
     """The appends whose owners wait, and are likely to be alive.
 
@@ -129,7 +129,7 @@ def alive(
     if now is None:
         now = max((name.modified for name in listed), default=0.0)
     waiting = [name for name in listed if name.kind == "w" and now - name.modified <= within]
-    return [name for name in eligible(root, body, waiting) if not _is_passed_over(name, body)]
+    return [name for name in eligible(root, version_file, waiting) if not _is_passed_over(name, version_file)]
 
 
 def may_count(root: str, names: Sequence[StagedName]) -> int:

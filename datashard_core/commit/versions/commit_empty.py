@@ -20,7 +20,12 @@ LONGEST_PAUSE = 0.5
 
 
 async def create(
-    target: Target, state: TableState, prepared: NextVersion, puts: Sequence[Request[Any]] = (), *, nodes: bool = True
+    target: Target,
+    state: TableState,
+    prepared: NextVersion,
+    puts: Sequence[Request[Any]] = (),
+    *,
+    segments: bool = True,
 ) -> TableState | None:
     """Try once to create a version, and do what follows a commit.
 
@@ -45,7 +50,7 @@ async def create(
     result_of(outcomes[0])
     hint, *_ = await gather(
         move_hint(prepared.version, state.hint, target.root, own=prepared.body),
-        *([upkeep(prepared.version, state.body, target.history)] if nodes else []),
+        *([upkeep(prepared.version, state.body, target.history)] if segments else []),
     )
     manifests = prepared.manifests if prepared.manifests is not None else state.manifests
     return TableState(prepared.body, manifests, hint, state.known)
@@ -57,8 +62,8 @@ async def landed(target: Target, state: TableState, commit_id: str, above: int) 
     Who slept for longer than ids are remembered tries once more, which does no harm: nothing changes in
     a fence, and a compaction finds that its sources are not live any more.
     """
-    told = await look_up_since(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
-    return told.words[commit_id].version if commit_id in told.words else None
+    result = await look_up_since(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
+    return result.recorded[commit_id].version if commit_id in result.recorded else None
 
 
 async def pause(deadline: float, message: str) -> None:

@@ -50,7 +50,7 @@ PURGE_BATCH = 1000
 class Created(Struct, frozen=True):
     """A table that is there now, and whether this call made it."""
 
-    seen: TableState
+    state: TableState
     made: bool
 
 
@@ -87,7 +87,7 @@ async def create_after(found: Found | None, root: str, name: str, first: FirstVe
     now, unique, uuid = await gather(Now(), Unique(), Unique())
     commit_id = unique
     deadline = now.monotonic + timeout
-    unseen = found is None
+    never_existed = found is None
     tried_from: int | None = None
     while True:
         made = await _landed(found, commit_id, tried_from, root)
@@ -98,12 +98,12 @@ async def create_after(found: Found | None, root: str, name: str, first: FirstVe
             unique, uuid = await gather(Unique(), Unique())
             commit_id, tried_from = unique, None
         version = 0 if found is None else found.newest.version + 1
-        body, data = first(version, _as_uuid(uuid), commit_id, now.wall_ms)
+        version_file, data = first(version, _as_uuid(uuid), commit_id, now.wall_ms)
         outcome = await _commit_body(version, data)
         if outcome is None:
             known = found.hint if found is not None else None
-            hint = await move_hint(version, known, root, absent=unseen and version == 0)
-            return Created(TableState(body, (), hint), made=True)
+            hint = await move_hint(version, known, root, absent=never_existed and version == 0)
+            return Created(TableState(version_file, (), hint), made=True)
         tried_from = version if tried_from is None else tried_from
         await _pause(deadline, f"whether table {name} was created at {root}", commit_id, outcome)
         found = await find_current(root, found.newest if found is not None else None)
@@ -181,9 +181,9 @@ async def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]
         superseded = []
     for start in range(0, len(superseded), 16):
         keys = superseded[start : start + 16]
-        bodies = await gather(*[Get(key) for key in keys])
+        stored_versions = await gather(*[Get(key) for key in keys])
         outcomes = await outcomes_of(
-            [Replace(key, tombstone(uuid), stored.version) for key, stored in zip(keys, bodies, strict=True)]
+            [Replace(key, tombstone(uuid), stored.version) for key, stored in zip(keys, stored_versions, strict=True)]
         )
         for outcome in outcomes:
             # Somebody else's tombstone is as good as ours.
@@ -231,8 +231,10 @@ async def _landed(found: Found | None, commit_id: str, tried_from: int | None, r
     """Whether the history, from the first version that was tried, names a commit of ours."""
     if found is None or tried_from is None:
         return False
-    words = await look_back(frozenset({commit_id}), found.newest, above=tried_from - 1, bodies=found.bodies, root=root)
-    return commit_id in words
+    recorded = await look_back(
+        frozenset({commit_id}), found.newest, above=tried_from - 1, bodies=found.bodies, root=root
+    )
+    return commit_id in recorded
 
 
 async def _pause(deadline: float, what: str, commit_id: str, cause: DataShardError) -> None:

@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from datashard_core.commit.append_ids import segment
-from datashard_core.commit.append_ids.lookback import ForgottenError, told
+from datashard_core.commit.append_ids.lookback import ForgottenError, ids_recorded_in
 from datashard_core.commit.append_ids.segment import SegmentName
 from datashard_core.commit.append_ids.segment_store import SegmentLostError, make_segment, superseding_segment
 from datashard_core.commit.core.current_version import VERSION_NAME
@@ -78,7 +78,7 @@ class ExpiryPlan(Struct, frozen=True):
         last: the youngest of them; None where there is none.
     """
 
-    mark: _Watermark
+    watermark: _Watermark
     versions: tuple[ObjectInfo, ...] = ()
     last: VersionFile | None = None
 
@@ -88,20 +88,20 @@ def due(parent: VersionFile) -> range | None:
     version = parent.version + 1
     if version % EVERY != EVERY - 1 or version % BLOCK == 0 or parent.metadata is None:
         return None  # the commits that write id nodes have enough to do
-    mark = _watermark_of(parent)
-    if parent.table.last_updated_ms < mark.after:
+    watermark = _watermark_of(parent)
+    if parent.table.last_updated_ms < watermark.after:
         return None
-    group = range(mark.next, min(mark.next + GROUP - mark.next % GROUP, _block_end(mark.next)))
+    group = range(watermark.next, min(watermark.next + GROUP - watermark.next % GROUP, _block_end(watermark.next)))
     return group if group and may_go(group, parent) else None
 
 
-def _watermark_of(body: VersionFile) -> _Watermark:
+def _watermark_of(version_file: VersionFile) -> _Watermark:
     """Where to go on; at the table's beginning where another engine dropped the property."""
     try:
-        mark = msgspec.json.decode(body.table.properties.get(PROPERTY, "{}"), type=_Watermark)
+        watermark = msgspec.json.decode(version_file.table.properties.get(PROPERTY, "{}"), type=_Watermark)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-        mark = _Watermark()
-    return _Watermark(max(mark.next, body.first), mark.after)
+        watermark = _Watermark()
+    return _Watermark(max(watermark.next, version_file.first), watermark.after)
 
 
 def _block_end(version: int) -> int:
@@ -132,15 +132,15 @@ async def look(
         StorageError: something could not be read; nothing is replaced then.
     """
     last = group[-1]
-    node = SegmentName(1, _block_end(last))  # what the others are made of
+    segment_name = SegmentName(1, _block_end(last))  # what the others are made of
     requests: list[Request[Any]] = [
         Get(version_key(last)),
         Head(version_key(newest.version)),
-        Get(node.key, (0, segment.WINDOW)),
+        Get(segment_name.key, (0, segment.WINDOW)),
         KeepsVersions(),
     ]
     requests += [Head(version_key(version)) for version in group[:-1]]
-    found, now, in_node, replaces, *others = await outcomes_of(requests)
+    found, now, read_segment, replaces, *others = await outcomes_of(requests)
     if not result_of(replaces):
         return ExpiryPlan(_Watermark(group[0], newest.table.last_updated_ms + RETRY_MS))
     if isinstance(found, ObjectNotFoundError):
@@ -152,7 +152,7 @@ async def look(
     age = result_of(now).last_modified - stored.last_modified
     if age < AGE:
         return ExpiryPlan(_Watermark(group[0], newest.table.last_updated_ms + int(1000 * (AGE - age))))
-    remembered = await _remembered(target, node, in_node, body, group, newest, most)
+    remembered = await _remembered(target, segment_name, read_segment, body, group, newest, most)
     if remembered is None:
         return ExpiryPlan(_Watermark(group[0], newest.table.last_updated_ms + RETRY_MS))
     if not remembered:
@@ -162,11 +162,11 @@ async def look(
     for version, info in zip(group, others, strict=True):
         if not isinstance(info, ObjectNotFoundError) and result_of(info).size > SMALL:
             whole[version] = info
-    strangers = [version for version in whole if told(version, body) is None]
-    if strangers:
+    unrecorded = [version for version in whole if ids_recorded_in(version, body) is None]
+    if unrecorded:
         # Not told by the last one: another engine's, of an earlier table of this name, or the marker of its drop.
-        outcomes = await outcomes_of([Get(version_key(version)) for version in strangers])
-        for version, outcome in zip(strangers, outcomes, strict=True):
+        outcomes = await outcomes_of([Get(version_key(version)) for version in unrecorded])
+        for version, outcome in zip(unrecorded, outcomes, strict=True):
             other = parse_version(result_of(outcome).body, version, f"{target.root}/{version_key(version)}")
             if other.metadata is None or other.table.table_uuid != target.uuid:
                 del whole[version]
@@ -175,9 +175,9 @@ async def look(
 
 async def _remembered(
     target: Target,
-    node: SegmentName,
+    segment_name: SegmentName,
     outcome: Any,
-    body: VersionFile,
+    version_file: VersionFile,
     group: Sequence[int],
     newest: VersionFile,
     most: int | None,
@@ -189,33 +189,33 @@ async def _remembered(
     """
     if isinstance(outcome, ObjectNotFoundError):
         try:
-            made = await make_segment(node, newest, target.history, most)
+            made = await make_segment(segment_name, newest, target.history, most)
             return None if made is None else False
         except SegmentLostError:
             # Earlier versions of its block are tombstones already, and maintenance has removed it since.
             try:
-                later = await superseding_segment(node, target.history)
+                later = await superseding_segment(segment_name, target.history)
             except ForgottenError:
                 return True
             if later is None:
                 raise
-            node, data = later.name, later.data
+            segment_name, data = later.name, later.data
     else:
         data = result_of(outcome).body
-    header = segment.decode_header(data, f"{target.root}/{node.key}", target.uuid)
-    if header is None or header.until != node.until:
-        log.warning("table %s: %s/%s is another table's: delete it", target.name, target.root, node.key)
+    header = segment.decode_header(data, f"{target.root}/{segment_name.key}", target.uuid)
+    if header is None or header.until != segment_name.until:
+        log.warning("table %s: %s/%s is another table's: delete it", target.name, target.root, segment_name.key)
         return False
     if segment.size_of(header.count) > len(data):
         return True  # too large to be read for this; it was made of the versions, like every node
-    held = {(own, word.version) for own, word in segment.decode_records(data)}
-    named = {(own, version) for version in group for own in told(version, body) or ()}
+    held = {(own, recorded.version) for own, recorded in segment.decode_records(data)}
+    named = {(own, version) for version in group for own in ids_recorded_in(version, version_file) or ()}
     if named - held:
         log.error(
             "table %s: %s/%s does not hold all that versions %d to %d name: delete it, it is made again from them",
             target.name,
             target.root,
-            node.key,
+            segment_name.key,
             group[0],
             group[-1],
         )
@@ -235,17 +235,17 @@ async def _first_whole(low: int, newest: VersionFile) -> int:
     return low
 
 
-def with_watermark(prepared: NextVersion, sweep: ExpiryPlan) -> NextVersion:
+def with_watermark(prepared: NextVersion, plan: ExpiryPlan) -> NextVersion:
     """The version that is about to be committed, saying how far the sweep has come with it."""
     table = prepared.body.table
-    text = msgspec.json.encode(sweep.mark).decode()
+    text = msgspec.json.encode(plan.watermark).decode()
     if table.properties.get(PROPERTY) == text:
         return prepared
     metadata = table.with_properties({**table.properties, PROPERTY: text})
     return replace(prepared, body=replace(prepared.body, metadata=metadata), data=metadata.to_json())
 
 
-async def write_tombstones(target: Target, sweep: ExpiryPlan, newest: VersionFile) -> int:
+async def write_tombstones(target: Target, plan: ExpiryPlan, newest: VersionFile) -> int:
     """Put tombstones in the place of versions, and delete the manifest lists and manifests that only they named.
 
     Args:
@@ -256,26 +256,26 @@ async def write_tombstones(target: Target, sweep: ExpiryPlan, newest: VersionFil
     Returns:
         How many versions became tombstones. What fails is logged, and left to ``maintain()``.
     """
-    if sweep.last is None or not sweep.versions:
+    if plan.last is None or not plan.versions:
         return 0
     try:
-        files = await _superseded(target, sweep.last, newest.table, 2 * len(sweep.versions))
+        files = await _superseded(target, plan.last, newest.table, 2 * len(plan.versions))
     except DataShardError as error:
         log.info("table %s: files of old versions are left to maintain(): %s", target.name, error)
         files = []
     body = tombstone(target.uuid)
-    requests: list[Request[Any]] = [Replace(info.key, body, info.version) for info in sweep.versions]
+    requests: list[Request[Any]] = [Replace(info.key, body, info.version) for info in plan.versions]
     if files:
         requests.append(delete(files, target.root))
-    buried = 0
+    replaced = 0
     for request, outcome in zip(requests, (await outcomes_of(requests)), strict=True):
         if isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)):
             continue  # somebody else's tombstone is as good as ours
         if isinstance(outcome, StorageError):
             log.info("table %s: an old version is left to maintain(): %s", target.name, outcome)
         elif isinstance(request, Replace):
-            buried += 1
-    return buried
+            replaced += 1
+    return replaced
 
 
 async def _superseded(target: Target, old: VersionFile, newest: TableMetadata, most: int) -> list[str]:
@@ -306,8 +306,8 @@ async def _superseded(target: Target, old: VersionFile, newest: TableMetadata, m
     return [key for key in doomed if key.startswith("metadata/") and key.endswith(".avro")]
 
 
-def _key(snapshot: Snapshot, body: VersionFile, target: Target) -> str:
-    return key_of(snapshot.manifest_list, body.table.location, target.root)
+def _key(snapshot: Snapshot, version_file: VersionFile, target: Target) -> str:
+    return key_of(snapshot.manifest_list, version_file.table.location, target.root)
 
 
 def _is_line(snapshots: Sequence[Snapshot]) -> bool:
@@ -336,13 +336,13 @@ async def expire_all_metadata(target: Target, newest: VersionFile) -> int:
         match = VERSION_NAME.fullmatch(info.key)
         if match is not None and info.size > SMALL and may_go([int(match[1])], newest):
             blocks.setdefault(int(match[1]) // BLOCK, []).append(int(match[1]))
-    buried = 0
+    replaced = 0
     for block in sorted(blocks):
         group = sorted(blocks[block])
         found = await look(target, newest, group, most=None)
-        if found.last is None and found.mark.next == group[0] and not found.mark.after:
+        if found.last is None and found.watermark.next == group[0] and not found.watermark.after:
             found = await look(target, newest, group, most=None)  # its node was missing, and is made now
-        if found.mark.after:
+        if found.watermark.after:
             break  # too young, like all that follow
-        buried += await write_tombstones(target, found, newest)
-    return buried
+        replaced += await write_tombstones(target, found, newest)
+    return replaced
