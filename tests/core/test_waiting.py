@@ -120,7 +120,7 @@ def test_a_store_that_is_overloaded_is_slowed_down_for_and_the_log_says_so_once(
     assert 2 <= len(times) <= 16, times
     lines = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
     assert len(lines) == 1
-    assert lines[0].startswith("table t: 1 append(s) have waited ") and "s for a commit" in lines[0]
+    assert lines[0].startswith("table t: waiting for ") and "for a commit to include 1 append(s)" in lines[0]
     assert "503" in lines[0] or "slow down" in lines[0]
     proxy.plan = Plan()
     again = table.append([{"n": 10}], append_id="throttled")

@@ -223,10 +223,10 @@ def log_waiting(group: Group, now: Instant, position: str = "") -> None:
     if waited > LOG_AFTER and not group.logged:
         group.logged = True
         log.info(
-            "table %s: %d append(s) have waited %.0f s for a commit (%s%s)",
+            "table %s: waiting for %.0f s for a commit to include %d append(s) (%s%s)",
             group.target.name,
-            len(group.waiting),
             waited,
+            len(group.waiting),
             position,
             group.cause or "no error so far",
         )

@@ -1,8 +1,8 @@
 """Read one version and the staged appends that it does not contain.
 
-The reader lists **before** it reads the version. In the other order, a commit in between could commit a staged object and
-delete it, and neither would show its rows. Appends that the version records are left out of the listing. By the delete
-rule a newer version records an object that is gone, so the reader continues with that version.
+The reader lists **before** it reads the version. In the other order, a commit in between could include a staged object
+and delete it, and neither would show its rows. Appends that the version records are left out of the listing. By the
+delete rule a newer version records an object that is gone, so the reader continues with that version.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def read_with_staged(target: Target, cached: TableState | None) -> WithSta
                 break  # gone, and no version records it: a stale listing, or another program deletes
             cached = newer
     raise StorageError(
-        f"table {target.name}: staged appends disappeared {TRIES} times while they were read, and no version records them. "
+        f"table {target.name}: staged appends disappeared {TRIES} times during the read, and no version records them. "
         "If something deletes objects below _datashard/staging, stop it; else scan again.",
         key=target.root,
     )
