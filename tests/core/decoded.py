@@ -424,7 +424,7 @@ def changed_metadata(draw: st.DrawFn) -> bytes:
 
 def use_metadata(data: bytes) -> None:
     body = parse_version(data, 5, WHERE)
-    _ = (body.named, body.next, body.line, body.uuid, body.first, body.is_a_beginning)
+    _ = (body.named, body.next, body.queue_length, body.uuid, body.first, body.is_a_beginning)
     if body.metadata is None:
         return
     table = body.metadata

@@ -200,7 +200,7 @@ def test_who_has_to_know_is_told_that_it_is_forgotten(table: Table, moved_clock:
     steps = lookup.look_up(
         frozenset({id_digest("append 7")}), table._seen.body, above=5, bodies={}, history=table._target.history
     )
-    with pytest.raises(ForgottenError, match="versions before 64 committed is not remembered any more"):
+    with pytest.raises(ForgottenError, match="append ids of the versions before 64 are no longer kept"):
         run(steps, table._storage)
 
 
@@ -267,7 +267,7 @@ def test_a_longer_retention_set_later_finds_what_is_forgotten_already(table: Tab
 def test_nodes_that_somebody_else_deleted_are_not_taken_for_forgotten(table: Table, moved_clock: Any) -> None:
     _forgetful(table, moved_clock)
     table._storage.delete([name.key for name in _nodes(table) if name.until > 64])
-    with pytest.raises(ds.CorruptTableError, match="is a tombstone, and the id node that holds its names is missing"):
+    with pytest.raises(ds.CorruptTableError, match="is a tombstone, and the id segment with its records is missing"):
         table.append([{"n": 0}], append_id="new")
 
 

@@ -83,6 +83,6 @@ def test_the_marker_of_a_drop_has_no_time(caplog: pytest.LogCaptureFixture, move
     storage = _made(2 * HOUR_MS)
     Warehouse(storage, clock=Fast(2 * HOUR_MS)).drop_table("t")
     caplog.clear()
-    ahead._told.clear()
+    ahead._warned.clear()
     assert Warehouse(storage).create_table("t", SCHEMA).version == 3
     assert _warnings(caplog) == []

@@ -190,7 +190,7 @@ def test_a_segment_of_ids_is_what_its_header_says() -> None:
         with pytest.raises(CorruptTableError, match="cut short"):
             segment.decode_records(damaged)
     for damaged in (whole + bytes(41), whole[:20] + b"\xff" * 8 + whole[28:]):
-        with pytest.raises(CorruptTableError, match="w is a damaged id node"):
+        with pytest.raises(CorruptTableError, match="w is a damaged id segment"):
             segment.decode_header(damaged, "w", decoded.UUID)
     late = segment.encode_segment(decoded.UUID, 0, 16, 5, [("ab" * 16, RecordedOutcome(10**18, ""))])
     with pytest.raises(CorruptTableError, match="of version 1000000000000000000"):

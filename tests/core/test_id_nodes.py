@@ -83,7 +83,7 @@ def test_a_range_that_does_not_enclose_the_id_is_not_believed() -> None:
 def test_what_is_no_node_or_another_tables_is_not_read_as_one() -> None:
     data = segment.encode_segment(TABLE, 0, 16, 5, [])
     assert segment.decode_header(data, "x", "11111111-0b0a-4908-8706-050403020100") is None
-    with pytest.raises(CorruptTableError, match="not an id node"):
+    with pytest.raises(CorruptTableError, match="not an id segment"):
         segment.decode_header(b"not a node at all", "x", TABLE)
     with pytest.raises(CorruptTableError, match="cut short"):
         segment.decode_records(segment.encode_segment(TABLE, 0, 16, 5, [(digest(1), RecordedOutcome(1, ""))])[:-1])

@@ -116,7 +116,7 @@ def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
         )
         # The records go back to a multiple of 16 at most: look-ups visit a longer range version by version.
         if not found.version - BLOCK < found.since <= found.version or not all(map(found.records_version, found.names)):
-            raise ValueError(f"it records names of versions from {found.since} to {found.version}")
+            raise ValueError(f"it has records of versions from {found.since} to {found.version}")
         return found
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptTableError(

@@ -139,7 +139,7 @@ async def remove_orphans(
             if fence is not None:
                 return (await _delete(target, tried[fence], fence, grace)), state
         doomed = await _unreachable(
-            target, reach, state, [info for info in listed if not described.superseded_names(info)]
+            target, reach, state, [info for info in listed if not described.may_describe(info)]
         )
         if doomed is None:
             continue  # it was not the newest version any more
@@ -174,7 +174,7 @@ class _Described(Struct):
     names: set[str]
     until: float = -1.0
 
-    def superseded_names(self, info: ObjectInfo) -> bool:
+    def may_describe(self, info: ObjectInfo) -> bool:
         """Whether a staged append may describe a file."""
         if info.key.rpartition("/")[2] in self.names:
             return True
