@@ -138,9 +138,7 @@ async def remove_orphans(
             fence = await landed(target, state, commit_id, min(tried) - 1)
             if fence is not None:
                 return (await _delete(target, tried[fence], fence, grace)), state
-        doomed = await _unreachable(
-            target, reach, state, [info for info in listed if not described.may_describe(info)]
-        )
+        doomed = await _unreachable(target, reach, state, [info for info in listed if not described.may_describe(info)])
         if doomed is None:
             continue  # it was not the newest version any more
         if not doomed:

@@ -1,8 +1,8 @@
-"""What a staged body holds, for whoever carries it or reads it: rows and files, a refusal, or nothing yet.
+"""Examine staged bodies: each holds rows and files, or is refused, set aside, or unreadable for now.
 
-Nothing in a body is believed: its writer may be damaged, hostile or newer than this process. What no release could
-commit is refused, what a newer one may know is set aside (:mod:`datashard_core.commit.staging.set_aside`), and what
-the store does not answer now is left for later.
+No part of a body is trusted: its writer may be damaged, hostile or newer than this process. A body that no release
+could commit is refused. One that a newer release may know is set aside
+(:mod:`datashard_core.commit.staging.set_aside`). One that the store cannot read now is left for later.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from datashard_core.storage.base import ObjectNotFoundError
 
 MAX_REASON = 200
 _DATA_KEY = re.compile(r"data/[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.parquet")
-"""Where appends write data files. Another place would let a body name any object of the table."""
+"""Keys of data files that appends write. Other keys would let a body name any object of the table."""
 LASTING: frozenset[StorageReason] = frozenset({"access-denied", "unsupported"})
-"""Answers of a store to one object that asking again does not change."""
+"""Failures of one object that a retry does not change."""
 
 
 class Good(Struct, frozen=True):
@@ -41,8 +41,8 @@ class Good(Struct, frozen=True):
 
     Attributes:
         append_id: the id as its caller gave it.
-        digest: of its rows; empty for an id that the library made.
-        rows: the rows in the form of the current schema; None where ``files`` holds them.
+        digest: digest of its rows; empty for an id that the library made.
+        rows: the rows in the form of the current schema; None if ``files`` holds them.
         files: the data files that it describes.
         keys: their keys.
     """
@@ -55,24 +55,24 @@ class Good(Struct, frozen=True):
 
 
 Examined = Good | Refusal | Aside | None
-"""Of one staged body: what it holds, why it is refused or set aside; None: it is gone, or the store failed."""
+"""The content of a staged body, or why it is refused or set aside; None if it is gone or the store failed."""
 
 
 def refusal(reason: str) -> Refusal:
-    """A refusal that is short enough to be repeated by many versions."""
+    """A refusal with a reason short enough for many versions to repeat."""
     return Refusal(reason[:MAX_REASON])
 
 
 def opened(
     target: Target, version_file: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any]
 ) -> dict[StagedName, Examined]:
-    """What was read of staged objects, before the files that they describe are looked at.
+    """Decode staged objects that were read, without a look at the files that they describe.
 
     Args:
         target: the table.
-        body: the version that it is held against.
+        version_file: the version that they are checked against.
         names: the objects.
-        outcomes: of the reads.
+        outcomes: the outcomes of the reads.
     """
     examined: dict[StagedName, Examined] = {}
     for name, outcome in zip(names, outcomes, strict=True):
@@ -118,7 +118,7 @@ def _key_of(file: DataFile, version_file: VersionFile, target: Target) -> str:
 
 
 def _checked(rows: Rows, version_file: VersionFile, where: str) -> Rows:
-    """Rows of a stranger in the form of the table's current schema.
+    """Staged rows in the form of the table's current schema.
 
     Raises:
         UnreadableBodyError: they do not fit.
@@ -158,7 +158,7 @@ def fit(rows: Rows, version_file: VersionFile, where: str) -> Rows:
 
 
 async def check_files(goods: Mapping[StagedName, Good]) -> dict[StagedName, Examined]:
-    """Hold the descriptions of data files against the files, as far as one look at each shows them."""
+    """Compare the descriptions of data files with the files: their sizes, and the rows in their footers."""
     from datashard_core.format.parquet.footer import TAIL
 
     requests: list[Request[Any]] = []
@@ -177,7 +177,7 @@ async def check_files(goods: Mapping[StagedName, Good]) -> dict[StagedName, Exam
 
 
 def _check_file(file: DataFile, info: Any, tail: Any) -> Refusal | Aside | DataShardError | None:
-    """What is wrong with a description; an error of the store where that is not known; None: nothing."""
+    """What is wrong with a description; an error of the store if that is not known; None if it is right."""
     from datashard_core.format.parquet.footer import rows_in_tail
 
     path = file.file_path[-100:]
