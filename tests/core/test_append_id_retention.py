@@ -289,15 +289,17 @@ def test_which_nodes_may_go() -> None:
         SegmentName(1, 204),
     ]
     headers = _headers((64, 10), (128, 20), (192, 30))
-    doomed = choose(old, headers, horizon=25, lowest_base=1000)
+    doomed = choose(old, headers, cutoff_ms=25, lowest_base=1000)
     assert doomed.before == 64, "the newest that is out stays, to say that look-ups may end"
     assert set(doomed.forgotten) == {SegmentName(1, 4), SegmentName(1, 64), SegmentName(2, 64)}
-    assert doomed.covered == ()
-    assert choose(old, headers, horizon=25, lowest_base=62).before == 0, "a staged append may be named there"
-    assert choose(old, headers, horizon=10, lowest_base=1000).forgotten == (), "the last version is not out yet"
-    within = choose(old, headers, horizon=0, lowest_base=1000)
-    assert set(within.covered) == {SegmentName(1, 4), SegmentName(1, 64)}, "the block's last node holds what they hold"
-    assert choose(old, {}, horizon=25, lowest_base=1000).covered == (), "what is not whole covers nothing"
+    assert doomed.superseded == ()
+    assert choose(old, headers, cutoff_ms=25, lowest_base=62).before == 0, "a staged append may be named there"
+    assert choose(old, headers, cutoff_ms=10, lowest_base=1000).forgotten == (), "the last version is not out yet"
+    within = choose(old, headers, cutoff_ms=0, lowest_base=1000)
+    assert set(within.superseded) == {SegmentName(1, 4), SegmentName(1, 64)}, (
+        "the block's last node holds what they hold"
+    )
+    assert choose(old, {}, cutoff_ms=25, lowest_base=1000).superseded == (), "what is not whole covers nothing"
 
 
 def test_a_node_too_large_for_a_commit_is_left_to_maintenance_and_asked_in_parts(

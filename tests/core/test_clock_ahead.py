@@ -53,7 +53,7 @@ def test_a_version_far_ahead_of_the_stores_clock_is_warned_of_once(caplog: pytes
     Warehouse(storage).load_table("t").append([{"n": 5}])
     (said,) = _warnings(caplog)
     assert f"table {table.uri}: version 1 has the commit time" in said
-    seconds = float(said.split(" s after the store")[0].rpartition(" ")[2])
+    seconds = float(said.split(" s later than the store")[0].rpartition(" ")[2])
     assert 7190 < seconds <= 7200
     assert "Correct the writers' clocks" in said
     assert [snapshot.timestamp_ms for snapshot in table.refresh().snapshots()] == sorted(

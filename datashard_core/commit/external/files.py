@@ -1,8 +1,8 @@
-"""What a commit of another library names as new is young enough to be there, and what it replaces adds up.
+"""Check a commit of another library: its new files are recent, and its rewritten manifests lose no file.
 
-Whoever removes orphans takes a file on its way into a version for one, once it is older than the grace
-period. Our own appends copy such a file to a fresh name (:mod:`datashard_core.commit.append.file_age`); what another
-library wrote cannot be copied, as its manifests name it, so the commit has to be done again.
+Removal of orphans deletes a file that no version names yet once it is older than the grace period. Appends copy such a
+file to a new name (:mod:`datashard_core.commit.append.file_age`). A file of another library cannot be copied, because
+its manifests name it, so the library has to repeat the commit.
 """
 
 from __future__ import annotations
