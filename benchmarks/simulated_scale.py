@@ -35,12 +35,12 @@ from kit.report import Report, markdown_table
 
 from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.append.protocol import append
-from datashard_core.commit.core import current_version as pointer
+from datashard_core.commit.core import current_version
 from datashard_core.commit.core.current_version import find_current
 from datashard_core.commit.core.next_version import first_version
 from datashard_core.commit.core.recorded_ids import LIBRARY_MADE
 from datashard_core.commit.core.state import Append, Committed, TableState, Target
-from datashard_core.commit.staging import key as staging
+from datashard_core.commit.staging import key as staging_key
 from datashard_core.commit.versions.lifecycle import create
 from datashard_core.effects.requests import Now, Sleep, Unique
 from datashard_core.effects.tasks import start
@@ -147,7 +147,7 @@ class Scale:
         self.processes: list[Process] = []
         first = partial(first_version, location=ROOT, schema=SCHEMA, properties={})
         made = self._now(create(ROOT, "t", first, TIMEOUT))
-        self.seen: TableState = made.seen
+        self.seen: TableState = made.state
         self.target = Target(ROOT, "t", self.seen.body.table.table_uuid)
         self.processes.clear()
 
@@ -228,9 +228,12 @@ class Scale:
 @contextmanager
 def shared_parsing() -> Iterator[None]:
     """Thousands of writers that read the same versions and listings parse them once, for a while."""
-    versions = lru_cache(maxsize=256)(pointer.parse_version)
-    names = lru_cache(maxsize=2**18)(staging._parsed.__wrapped__)
-    with mock.patch.object(pointer, "parse_version", versions), mock.patch.object(staging, "_parsed", names):
+    versions = lru_cache(maxsize=256)(current_version.parse_version)
+    names = lru_cache(maxsize=2**18)(staging_key._parsed.__wrapped__)
+    with (
+        mock.patch.object(current_version, "parse_version", versions),
+        mock.patch.object(staging_key, "_parsed", names),
+    ):
         yield
 
 

@@ -19,7 +19,7 @@ from place import config_of
 
 import datashard_core as ds
 from datashard_core.clock import SystemClock
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 
 PROPERTIES = {"write.metadata.previous-versions-max": "1"}  # what is in this log may not be a tombstone yet
 
@@ -36,7 +36,7 @@ class Paced(SystemClock):
 def main() -> None:
     order: dict[str, Any] = json.loads(sys.argv[1])
     config, clock = config_of(order["place"]), Paced()
-    sweep.AGE = 0.0
+    metadata_expiry.AGE = 0.0
     schema = ds.Schema.infer([{"task": "a", "n": 1, "state": "success"}])
     ds.connect(config=config, clock=clock).create_table("log", schema, properties=PROPERTIES)
     print(json.dumps("created"), flush=True)

@@ -280,7 +280,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
             raise CommitStateUnknownException(str(error)) from error
         if not made.made:
             raise TableAlreadyExistsError(f"Table {name} already exists at {storage.root}")
-        return self._table(name, made.seen.body)
+        return self._table(name, made.state.body)
 
     def _drop(self, identifier: Any, purge: bool) -> None:
         name = self._name(identifier, NoSuchTableError)

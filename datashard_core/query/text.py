@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.expressions.kernels import kernels
+from datashard_core.format.kernels import kernels
 from datashard_core.query.duck import quoted
 
 if TYPE_CHECKING:

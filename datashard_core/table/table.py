@@ -292,8 +292,8 @@ class Table(Maintenance):
             from datashard_core.commit.append.staged_read import read_with_staged
 
             staged = run(read_with_staged(self._target, self._seen), self._storage, self._clock)
-            newest = staged.seen.body.table.current_snapshot
-            return replace(self._scan(staged.seen, newest, columns, where, limit), staged=staged)
+            newest = staged.state.body.table.current_snapshot
+            return replace(self._scan(staged.state, newest, columns, where, limit), staged=staged)
         from datashard_core.table.history import History
 
         seen = self._seen

@@ -105,7 +105,7 @@ class Warehouse:
             timeout=timeout,
             clock=self._clock,
         )
-        table = self._table(storage, parsed, made.seen)
+        table = self._table(storage, parsed, made.state)
         return table if made.made else _opened(table, schema, if_exists)
 
     def load_table(self, name: str, *, to_defer: bool = False) -> Table:

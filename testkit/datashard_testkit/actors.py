@@ -16,7 +16,7 @@ from datashard_core.commit.maintenance.expire import expire
 from datashard_core.commit.maintenance.id_expiry import make_large_segments, remove_segments
 from datashard_core.commit.maintenance.orphans import remove_orphans
 from datashard_core.commit.staging.key import PREFIX, StagedName, parse_listed
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.commit.versions.lifecycle import create, drop, list_own, purge
 from datashard_core.commit.versions.metadata_expiry import expire_all_metadata
 from datashard_core.effects.requests import Delete, Instant, ListPage, Now, Put, Sleep, Unique
@@ -120,7 +120,7 @@ async def _loser_of_nodes(scenario: Scenario) -> None:
         await Sleep(choices.uniform(0.2, 4.0))
         newest = max(int(key[10:-14]) for key in store.objects if key.endswith(".metadata.json"))
         names = [name for key in store.objects if (name := parse_key(key)) is not None]
-        lost = [name for name in names if name.since > newest - sweep.KEPT]
+        lost = [name for name in names if name.since > newest - metadata_expiry.KEPT]
         if lost:
             store.perform(Delete((choices.choice(lost).key,)), scenario.simulation.store_now)
             scenario.counts["id node deleted"] += 1

@@ -13,25 +13,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from datashard_core.commit.append import batch as fold
-from datashard_core.commit.append import group_append as group
-from datashard_core.commit.append import protocol, publish
-from datashard_core.commit.append import queue as line
+from datashard_core.commit.append import batch, group_append, protocol, publish, queue
 from datashard_core.commit.core.current_version import find_current
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.state import require_live
 from datashard_core.commit.staging import examine
-from datashard_core.commit.staging.body import UnreadableBodyError
+from datashard_core.commit.staging.errors import UnreadableBodyError
 from datashard_core.commit.staging.key import Classified, StagedName
 from datashard_core.effects.requests import Delete
 from datashard_core.effects.tasks import gather, join, outcomes_of
-from datashard_testkit import mutants_of_history as history
+from datashard_testkit import mutants_of_history
 from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 
 @dataclass(frozen=True)
-class Tooth:
+class Mutant:
     """One rule switched off.
 
     Attributes:
@@ -50,7 +47,7 @@ def _no_base_rule() -> Iterator[None]:
     """Whatever is listed is committed, named or not."""
 
     def classify(
-        listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int
+        listed: Sequence[StagedName], recorded: Any, version: int, own: frozenset[str], table_first: int
     ) -> Classified:
         first: dict[str, StagedName] = {}
         for name in sorted(listed):
@@ -58,7 +55,7 @@ def _no_base_rule() -> Iterator[None]:
                 first.setdefault(name.id, name)
         return Classified(tuple(sorted(first.values())), ())
 
-    with mock.patch.object(fold, "classify", classify):
+    with mock.patch.object(batch, "classify", classify):
         yield
 
 
@@ -78,7 +75,7 @@ def _no_look_up_of_handed_in_ids() -> Iterator[None]:
 @contextmanager
 def _no_look_after_taken() -> Iterator[None]:
     """A lost race is a lost race: nobody looks whether the winner was oneself."""
-    real = group.read_on
+    real = group_append.read_on
 
     async def read_on(group: Any, *, whole: bool = True) -> bool:
         if group.staged:
@@ -90,7 +87,7 @@ def _no_look_after_taken() -> Iterator[None]:
             group.bases = dict.fromkeys(group.waiting, group.state.body.version)
         return newer
 
-    with mock.patch.object(protocol, "read_on", read_on), mock.patch.object(line, "read_on", read_on):
+    with mock.patch.object(protocol, "read_on", read_on), mock.patch.object(queue, "read_on", read_on):
         yield
 
 
@@ -115,29 +112,29 @@ def _unknown_taken_for_failed() -> Iterator[None]:
 @contextmanager
 def _many_bodies_for_one_id() -> Iterator[None]:
     """Every staged object counts, also a second one of the same id."""
-    from datashard_core.commit.staging import key as staging
+    from datashard_core.commit.staging import key as staging_key
 
-    real = staging.classify
+    real = staging_key.classify
 
     def classify(
-        listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], table_first: int
+        listed: Sequence[StagedName], recorded: Any, version: int, own: frozenset[str], table_first: int
     ) -> Classified:
         allowed: list[StagedName] = []
         reclaimable: list[StagedName] = []
         for name in sorted(listed):
-            one = real([name], said, version, own, table_first)
+            one = real([name], recorded, version, own, table_first)
             allowed += one.allowed
             reclaimable += one.reclaimable
         return Classified(tuple(allowed), tuple(reclaimable))
 
-    with mock.patch.object(fold, "classify", classify):
+    with mock.patch.object(batch, "classify", classify):
         yield
 
 
 @contextmanager
 def _staged_objects_deleted_on_a_guess() -> Iterator[None]:
     """What a try has taken along is deleted whether or not its version came to be."""
-    real = fold.add_staged
+    real = batch.add_staged
 
     async def add_staged(
         target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
@@ -180,7 +177,7 @@ def _uncommitted_refusals() -> Iterator[None]:
 
     from datashard_core.commit.staging.body import decode_body as real
 
-    real_take = fold.add_staged
+    real_take = batch.add_staged
 
     async def add_staged(
         target: Any, state: Any, chosen: Sequence[StagedName], load: Any, *rest: Any, **options: Any
@@ -194,9 +191,9 @@ def _uncommitted_refusals() -> Iterator[None]:
         return known
 
     refusals: set[str] = set()
-    real_watch = line._rank
+    real_position = queue._position
 
-    async def rank(group: Any, listed: Any) -> int:
+    async def position(group: Any, listed: Any) -> int:
         from datashard_core.errors import AppendRefusedError
 
         for own in [own for own in group.waiting if own in refusals]:
@@ -204,12 +201,12 @@ def _uncommitted_refusals() -> Iterator[None]:
             del group.waiting[own]
         if not group.waiting:
             return 1
-        return await real_watch(group, listed)
+        return await real_position(group, listed)
 
     with (
         mock.patch.object(examine, "decode_body", decode),
         mock.patch.object(publish, "add_staged", add_staged),
-        mock.patch.object(line, "_rank", rank),
+        mock.patch.object(queue, "_position", position),
     ):
         yield
 
@@ -243,78 +240,80 @@ def _files_named_before_they_are_sent() -> Iterator[None]:
         yield
 
 
-TEETH = (
-    Tooth("base rule", replace(_BUSY, faults=_LOSSY), _no_base_rule),
-    Tooth(
+MUTANTS = (
+    Mutant("base rule", replace(_BUSY, faults=_LOSSY), _no_base_rule),
+    Mutant(
         "look-up of handed-in ids",
         replace(_BUSY, handed_in=1.0, twins=0.8, faults=Faults(suspend=0.02)),
         _no_look_up_of_handed_in_ids,
     ),
-    Tooth(
+    Mutant(
         "one's own ids after taken",
         replace(_BUSY, faults=Faults(twice=0.4, after=0.15)),
         _no_look_after_taken,
     ),
-    Tooth(
+    Mutant(
         "an unknown outcome is no failure",
         replace(_BUSY, writers=3, appends=8, think=1.0, twins=0.0, deferred=0.0, faults=Faults(after=0.25)),
         _unknown_taken_for_failed,
     ),
-    Tooth(
+    Mutant(
         "one body for each id",
         replace(_BUSY, writers=8, think=0.0, twins=0.9, handed_in=0.8, faults=Faults(stale_list=0.5)),
         _many_bodies_for_one_id,
     ),
-    Tooth(
+    Mutant(
         "the delete rule for staged objects",
         replace(_BUSY, deferred=0.6, faults=Faults(conflict=0.3, before=0.1, crash=0.01)),
         _staged_objects_deleted_on_a_guess,
     ),
-    Tooth("never delete on a guess", replace(_BUSY, faults=Faults(after=0.3)), _clean_up_on_a_guess),
-    Tooth("committed refusals", replace(_BUSY, deferred=0.0, faults=Faults()), _uncommitted_refusals),
-    Tooth(
+    Mutant("never delete on a guess", replace(_BUSY, faults=Faults(after=0.3)), _clean_up_on_a_guess),
+    Mutant("committed refusals", replace(_BUSY, deferred=0.0, faults=Faults()), _uncommitted_refusals),
+    Mutant(
         "list before read, for staged rows",
         replace(
             _BUSY, deferred=0.7, think=0.3, readers=8, handed_in=0.0, faults=Faults(suspend=0.1, suspend_seconds=3.0)
         ),
-        history.version_before_listing,
+        mutants_of_history.version_before_listing,
     ),
-    Tooth("property number", replace(_BUSY, foreign=2, keep_property=1.0), history.copied_property_believed),
-    Tooth("nodes are pure functions", replace(_OLD, faults=Faults()), history.impure_nodes),
-    Tooth(
+    Mutant(
+        "property number", replace(_BUSY, foreign=2, keep_property=1.0), mutants_of_history.copied_property_believed
+    ),
+    Mutant("nodes are pure functions", replace(_OLD, faults=Faults()), mutants_of_history.impure_nodes),
+    Mutant(
         "a missing read is an error",
         replace(_BUSY, fresh=1.0, think=1.0, faults=Faults(before=0.1)),
-        history.missing_read_taken_for_empty,
+        mutants_of_history.missing_read_taken_for_empty,
     ),
-    Tooth(
+    Mutant(
         "refused only if every body of the id is bad",
         replace(_BUSY, deferred=0.8, think=0.3, spoilers=4, faults=Faults()),
-        history.refused_at_the_first_bad_body,
+        mutants_of_history.refused_at_the_first_bad_body,
     ),
-    Tooth(
+    Mutant(
         "uuid before look-up",
         replace(_BUSY, drops=2, deferred=0.0, handed_in=1.0, faults=Faults(suspend=0.02, suspend_seconds=5.0)),
-        history.any_table_of_the_name_will_do,
+        mutants_of_history.any_table_of_the_name_will_do,
     ),
-    Tooth(
+    Mutant(
         "the origin of a table made again is looked for",
         replace(_OLD, drops=1, foreign=3, foreign_commits=8, keep_property=0.0, think=0.5),
-        history.origin_forgotten,
+        mutants_of_history.origin_forgotten,
     ),
-    Tooth(
+    Mutant(
         "nodes before tombstones",
         replace(_OLD, handed_in=0.2, twins=0.0, keepers=3, turns=8, age=0.3, properties=SHORT_LIVED, faults=Faults()),
-        history.tombstones_before_nodes,
+        mutants_of_history.tombstones_before_nodes,
     ),
-    Tooth(
+    Mutant(
         "fence",
         replace(_SLEEPY, writers=1, think=1.0, twins=0.0, keepers=4, turns=20, faults=_DOZING),
-        history.no_fence,
+        mutants_of_history.no_fence,
     ),
-    Tooth(
+    Mutant(
         "files are in the store before they are named",
         replace(_BUSY, large=1.0, faults=Faults(before=0.1)),
         _files_named_before_they_are_sent,
     ),
-    Tooth("age of finished files", replace(_SLEEPY, large=1.0), history.files_of_any_age),
+    Mutant("age of finished files", replace(_SLEEPY, large=1.0), mutants_of_history.files_of_any_age),
 )

@@ -10,22 +10,16 @@ from unittest import mock
 
 from msgspec.structs import replace as with_
 
-from datashard_core.commit.append import batch as fold
-from datashard_core.commit.append import deferred, protocol, publish, staged_read
-from datashard_core.commit.append import group_append as group
-from datashard_core.commit.append import manifest_reads as live
-from datashard_core.commit.append_ids import lookup
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append import batch, deferred, group_append, manifest_reads, protocol, publish, staged_read
+from datashard_core.commit.append_ids import lookup, segment
 from datashard_core.commit.append_ids.lookback import TombstoneMetError
-from datashard_core.commit.core import current_version as pointer
-from datashard_core.commit.core import recorded_ids as names
-from datashard_core.commit.core import state
+from datashard_core.commit.core import current_version, recorded_ids, state
 from datashard_core.commit.core.current_version import Found, find_current
 from datashard_core.commit.core.recorded_ids import CommitNames, Record
 from datashard_core.commit.core.state import newest as real_newest
 from datashard_core.commit.core.state import require_live
 from datashard_core.commit.maintenance import orphans
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.effects.requests import Instant, Now
 from datashard_core.effects.tasks import gather
 from datashard_core.errors import StorageError
@@ -65,19 +59,19 @@ def copied_property_believed() -> Iterator[None]:
     def recorded_by(_version: int, property_: CommitNames | None) -> Mapping[str, Record]:
         return {} if property_ is None else property_.of(property_.version)
 
-    with mock.patch.object(names, "recorded_by", recorded_by):
+    with mock.patch.object(recorded_ids, "recorded_by", recorded_by):
         yield
 
 
 @contextmanager
 def impure_nodes() -> Iterator[None]:
     """A node holds what its writer happens to know, and not all that the history says."""
-    real = nodes.merged
+    real = segment.merged
 
     def merged(parts: Iterable[Any]) -> Any:
         return real(list(parts)[:1])
 
-    with mock.patch.object(nodes, "merged", merged):
+    with mock.patch.object(segment, "merged", merged):
         yield
 
 
@@ -92,14 +86,14 @@ def missing_read_taken_for_empty() -> Iterator[None]:
         except StorageError:
             return ()
 
-    with mock.patch.object(live, "manifests_of", manifests_of):
+    with mock.patch.object(manifest_reads, "manifests_of", manifests_of):
         yield
 
 
 @contextmanager
 def refused_at_the_first_bad_body() -> Iterator[None]:
     """One damaged body is enough to refuse an id, though a good one lies beside it."""
-    with mock.patch.object(fold, "_verdict", lambda examined: examined[0]):
+    with mock.patch.object(batch, "_verdict", lambda examined: examined[0]):
         yield
 
 
@@ -112,7 +106,7 @@ def any_table_of_the_name_will_do() -> Iterator[None]:
 
     with (
         mock.patch.object(protocol, "require_live", settle_anywhere),
-        mock.patch.object(group, "require_live", settle_anywhere),
+        mock.patch.object(group_append, "require_live", settle_anywhere),
     ):
         yield
 
@@ -125,7 +119,7 @@ def origin_forgotten() -> Iterator[None]:
         await gather()
         return newest
 
-    with mock.patch.object(pointer, "with_first_version", with_first_version):
+    with mock.patch.object(current_version, "with_first_version", with_first_version):
         yield
 
 
@@ -148,7 +142,7 @@ def tombstones_before_nodes() -> Iterator[None]:
             return lookup.LookupResult({}, 0)
 
     with (
-        mock.patch.object(sweep, "_remembered", remembered),
+        mock.patch.object(metadata_expiry, "_remembered", remembered),
         mock.patch.object(lookup, "_look_up", look_up),
         mock.patch.object(publish, "upkeep", no_upkeep),
     ):
@@ -187,6 +181,6 @@ def files_of_any_age() -> Iterator[None]:
         return own
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(fold, "ensure_recent", ensure_recent))
+        stack.enter_context(mock.patch.object(batch, "ensure_recent", ensure_recent))
         stack.enter_context(mock.patch.object(publish, "ensure_own_recent", ensure_own_recent))
         yield

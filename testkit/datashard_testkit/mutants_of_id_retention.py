@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from datashard_core.commit.append import batch as fold
-from datashard_core.commit.append import group_append as group
+from datashard_core.commit.append import batch, group_append
 from datashard_core.commit.append_ids import lookup
 from datashard_core.commit.append_ids.segment import SegmentName
-from datashard_core.commit.maintenance import id_expiry as forget
+from datashard_core.commit.maintenance import id_expiry
 from datashard_core.effects.tasks import gather
-from datashard_testkit.mutants import Tooth
+from datashard_testkit.mutants import Mutant
 from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 
@@ -22,7 +21,7 @@ from datashard_testkit.workloads import SHORT_LIVED, Mix
 @contextmanager
 def _retention_ignored_by_removal() -> Iterator[None]:
     """Nodes are removed however young the versions are whose names they hold."""
-    with mock.patch.object(forget, "retention_cutoff_ms", lambda _newest: 2**62):
+    with mock.patch.object(id_expiry, "retention_cutoff_ms", lambda _newest: 2**62):
         yield
 
 
@@ -36,14 +35,14 @@ def _retention_ignored_by_look_ups() -> Iterator[None]:
 @contextmanager
 def _removed_without_a_cover() -> Iterator[None]:
     """Nodes are removed as soon as they are old, also where no later one holds what they do."""
-    real = forget.choose
+    real = id_expiry.choose
 
     def choose(old: Iterable[SegmentName], headers: Mapping[SegmentName, Any], *rest: Any) -> Any:
         names = list(old)
         doomed = real(names, headers, *rest)
-        return forget.ToRemove(doomed.forgotten, tuple(names), doomed.before)
+        return id_expiry.ToRemove(doomed.forgotten, tuple(names), doomed.before)
 
-    with mock.patch.object(forget, "choose", choose):
+    with mock.patch.object(id_expiry, "choose", choose):
         yield
 
 
@@ -54,7 +53,7 @@ def _no_mark() -> Iterator[None]:
     async def move_mark(*_: Any) -> None:
         await gather()
 
-    with mock.patch.object(forget, "_move_watermark", move_mark):
+    with mock.patch.object(id_expiry, "_move_watermark", move_mark):
         yield
 
 
@@ -64,9 +63,9 @@ def _forgotten_taken_for_unnamed() -> Iterator[None]:
 
     async def look_up(*arguments: Any, **options: Any) -> dict[str, Any]:
         remembered = await lookup.look_up_since(*arguments, **options)
-        return dict(remembered.words)
+        return dict(remembered.recorded)
 
-    with mock.patch.object(fold, "look_up", look_up), mock.patch.object(group, "look_up", look_up):
+    with mock.patch.object(batch, "look_up", look_up), mock.patch.object(group_append, "look_up", look_up):
         yield
 
 
@@ -80,12 +79,12 @@ FORGETFUL = Mix(
 _LONG = replace(FORGETFUL, retention=30.0)
 _DOZING = replace(FORGETFUL, writers=8, faults=Faults(suspend=0.05, suspend_seconds=20.0))
 
-MEMORY_TEETH = (
-    Tooth("nodes within the retention stay", _LONG, _retention_ignored_by_removal),
-    Tooth("look-ups reach as far back as the retention", _LONG, _retention_ignored_by_look_ups),
-    Tooth("a node is removed only where a later one covers it", _LONG, _removed_without_a_cover),
-    Tooth("what is forgotten is marked before it is removed", _DOZING, _no_mark),
-    Tooth(
+ID_RETENTION_MUTANTS = (
+    Mutant("nodes within the retention stay", _LONG, _retention_ignored_by_removal),
+    Mutant("look-ups reach as far back as the retention", _LONG, _retention_ignored_by_look_ups),
+    Mutant("a node is removed only where a later one covers it", _LONG, _removed_without_a_cover),
+    Mutant("what is forgotten is marked before it is removed", _DOZING, _no_mark),
+    Mutant(
         "what is forgotten is not taken for unnamed",
         replace(FORGETFUL, handed_in=0.2, faults=Faults(suspend=0.05, suspend_seconds=20.0)),
         _forgotten_taken_for_unnamed,

@@ -15,12 +15,12 @@ from msgspec.structs import replace as with_changes
 
 from datashard_core.commit.append import protocol, publish
 from datashard_core.commit.append_ids.lookup import LookupResult
-from datashard_core.commit.core import manifest_merge as merge
+from datashard_core.commit.core import manifest_merge
 from datashard_core.commit.core.manifest_merge import as_existing
 from datashard_core.commit.core.next_version import manifest_of, snapshot_id_from
 from datashard_core.commit.maintenance import compact
 from datashard_core.format.manifests.manifest import ADDED, DELETED, ManifestEntry
-from datashard_testkit.mutants import Tooth
+from datashard_testkit.mutants import Mutant
 from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 
@@ -61,7 +61,7 @@ def _sources_are_a_set() -> Iterator[None]:
 @contextmanager
 def _a_merge_names_each_file_once() -> Iterator[None]:
     """Manifests are merged by the paths of their files, and nobody counts."""
-    real = merge.merged
+    real = manifest_merge.merged
 
     def merged(unique: str, table: Any, snapshot_id: int, read: Sequence[Any]) -> Any:
         seen: set[str] = set()
@@ -72,7 +72,7 @@ def _a_merge_names_each_file_once() -> Iterator[None]:
             once.append((manifest, tuple({entry.data_file.file_path: entry for entry in kept}.values())))
         return real(unique, table, snapshot_id, once)
 
-    with nobody_counts(), mock.patch.object(merge, "merged", merged):
+    with nobody_counts(), mock.patch.object(manifest_merge, "merged", merged):
         yield
 
 
@@ -81,7 +81,7 @@ def _a_base_is_only_good_until_others_commit() -> Iterator[None]:
     """Two look-ups one after the other count as one that begins where the second does."""
 
     def joined(earlier: LookupResult, later: LookupResult, above: int) -> LookupResult:
-        return LookupResult({**earlier.words, **later.words}, max(earlier.since, later.since))
+        return LookupResult({**earlier.recorded, **later.recorded}, max(earlier.since, later.since))
 
     with mock.patch.object(protocol, "_joined", joined):
         yield
@@ -96,8 +96,8 @@ _ASKED_AGAIN = Mix(
     faults=Faults(late=0.5, late_seconds=30.0),
 )  # fmt: skip
 
-ACCOUNTING_TEETH = (
-    Tooth("a file that is named twice counts twice", _TWICE, _sources_are_a_set),
-    Tooth("rows are accounted for", replace(_TWICE, keepers=0), _a_merge_names_each_file_once),
-    Tooth("a base stays good while others commit", _ASKED_AGAIN, _a_base_is_only_good_until_others_commit),
+ROW_ACCOUNTING_MUTANTS = (
+    Mutant("a file that is named twice counts twice", _TWICE, _sources_are_a_set),
+    Mutant("rows are accounted for", replace(_TWICE, keepers=0), _a_merge_names_each_file_once),
+    Mutant("a base stays good while others commit", _ASKED_AGAIN, _a_base_is_only_good_until_others_commit),
 )

@@ -10,20 +10,17 @@ from unittest import mock
 
 from msgspec.structs import replace as changed
 
-from datashard_core.commit.append import batch as fold
-from datashard_core.commit.append import deferred, protocol, publish
-from datashard_core.commit.append import queue as line
+from datashard_core.commit.append import batch, deferred, protocol, publish, queue
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.maintenance import abandoned
-from datashard_core.commit.staging import examine
-from datashard_core.commit.staging import key as staging
-from datashard_core.commit.staging import set_aside as aside
+from datashard_core.commit.staging import examine, set_aside
+from datashard_core.commit.staging import key as staging_key
 from datashard_core.commit.staging.key import StagedName
 from datashard_core.commit.staging.set_aside import Aside
 from datashard_core.effects.tasks import gather
-from datashard_testkit.mutants import Tooth
+from datashard_testkit.mutants import Mutant
 from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import Mix
 
@@ -47,7 +44,7 @@ def _descriptions_believed() -> Iterator[None]:
         await gather()
         return goods
 
-    with mock.patch.object(fold, "check_files", check_files):
+    with mock.patch.object(batch, "check_files", check_files):
         yield
 
 
@@ -74,7 +71,7 @@ def _unknown_schema_refused() -> Iterator[None]:
 @contextmanager
 def _set_aside_for_good() -> Iterator[None]:
     """What a process has once set aside it never looks at again, whatever schema the table gets."""
-    real = aside.remember
+    real = set_aside.remember
 
     def remember(root: str, name: StagedName, one: Aside) -> None:
         real(root, name, changed(one, schema=None))
@@ -86,10 +83,12 @@ def _set_aside_for_good() -> Iterator[None]:
 @contextmanager
 def _base_above_the_newest_committed() -> Iterator[None]:
     """A base that is above the newest version is taken for the newest version."""
-    real_judge, real_aside = staging.classify, aside.aside_by_name
+    real_judge, real_aside = staging_key.classify, set_aside.aside_by_name
 
-    def classify(listed: Sequence[StagedName], said: Any, version: int, own: frozenset[str], first: int = 0) -> Any:
-        return real_judge([changed(name, base=min(name.base, version)) for name in listed], said, version, own, first)
+    def classify(listed: Sequence[StagedName], recorded: Any, version: int, own: frozenset[str], first: int = 0) -> Any:
+        return real_judge(
+            [changed(name, base=min(name.base, version)) for name in listed], recorded, version, own, first
+        )
 
     def by_name(root: str, name: StagedName, body: Any) -> Aside | None:
         return real_aside(root, changed(name, base=min(name.base, body.version)), body)
@@ -97,7 +96,7 @@ def _base_above_the_newest_committed() -> Iterator[None]:
     async def recorded_outcomes_of(target: Any, body: Any, listed: Sequence[StagedName]) -> Any:
         return await real_said(target, body, [changed(n, base=min(n.base, body.version)) for n in listed])
 
-    real_said = fold.recorded_outcomes_of
+    real_said = batch.recorded_outcomes_of
     real_key = StagedName.key.fget  # type: ignore[attr-defined]
     bases: dict[str, int] = {}
 
@@ -109,16 +108,16 @@ def _base_above_the_newest_committed() -> Iterator[None]:
     def key(name: StagedName) -> str:
         return str(real_key(changed(name, base=bases.get(name.nonce, name.base))))
 
-    real_parse = staging.parse_listed
+    real_parse = staging_key.parse_listed
     with (
-        mock.patch.object(fold, "classify", classify),
-        mock.patch.object(fold, "recorded_outcomes_of", recorded_outcomes_of),
-        mock.patch.object(aside, "aside_by_name", by_name),
+        mock.patch.object(batch, "classify", classify),
+        mock.patch.object(batch, "recorded_outcomes_of", recorded_outcomes_of),
+        mock.patch.object(set_aside, "aside_by_name", by_name),
         mock.patch.object(deferred, "aside_by_name", by_name),
         mock.patch.object(StagedName, "key", property(key)),
         mock.patch.object(deferred, "parse_listed", parsed),
         mock.patch.object(publish, "parse_listed", parsed),
-        mock.patch.object(line, "parse_listed", parsed),
+        mock.patch.object(queue, "parse_listed", parsed),
         mock.patch.object(protocol, "parse_listed", parsed),
     ):
         yield
@@ -139,11 +138,11 @@ _CRAFTED = Mix(writers=3, appends=4, deferred=0.4, handed_in=0.3, twins=0.0, for
 _NEWER = replace(_CRAFTED, newcomers=4, give_up=20.0)
 
 STAGED_MUTANTS = (
-    Tooth("a described file lies in the table", replace(_CRAFTED, crafters=6), _a_place_outside_is_an_error),
-    Tooth("descriptions are held against the files", replace(_CRAFTED, crafters=6), _descriptions_believed),
-    Tooth("nothing waits for what is set aside", _NEWER, _flush_waits_for_what_is_set_aside),
-    Tooth("an unknown schema is set aside", _NEWER, _unknown_schema_refused),
-    Tooth("what was set aside is looked at again", _NEWER, _set_aside_for_good),
-    Tooth("a base above the newest version is set aside", _NEWER, _base_above_the_newest_committed),
-    Tooth("set aside for the retention", replace(_NEWER, keepers=3, turns=20, grace=4.0), _removed_before_their_time),
+    Mutant("a described file lies in the table", replace(_CRAFTED, crafters=6), _a_place_outside_is_an_error),
+    Mutant("descriptions are held against the files", replace(_CRAFTED, crafters=6), _descriptions_believed),
+    Mutant("nothing waits for what is set aside", _NEWER, _flush_waits_for_what_is_set_aside),
+    Mutant("an unknown schema is set aside", _NEWER, _unknown_schema_refused),
+    Mutant("what was set aside is looked at again", _NEWER, _set_aside_for_good),
+    Mutant("a base above the newest version is set aside", _NEWER, _base_above_the_newest_committed),
+    Mutant("set aside for the retention", replace(_NEWER, keepers=3, turns=20, grace=4.0), _removed_before_their_time),
 )

@@ -10,18 +10,16 @@ from unittest import mock
 
 from msgspec.structs import replace as with_changes
 
-from datashard_core.commit.append import batch as fold
-from datashard_core.commit.append import publish
-from datashard_core.commit.append_ids import lookback as history
-from datashard_core.commit.core import current_version as pointer
-from datashard_core.commit.core import state
+from datashard_core.commit.append import batch, publish
+from datashard_core.commit.append_ids import lookback
+from datashard_core.commit.core import current_version, state
 from datashard_core.commit.core.version_file import VersionFile, parse_version
 from datashard_core.commit.maintenance import compact, orphans, small_files
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.effects.requests import Delete, Head, Put
 from datashard_core.effects.tasks import gather, outcomes_of
 from datashard_core.format.manifests.manifest import DELETED
-from datashard_testkit.mutants import Tooth
+from datashard_testkit.mutants import Mutant
 from datashard_testkit.mutants_of_row_accounting import nobody_counts
 from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import SHORT_LIVED, Mix
@@ -38,7 +36,7 @@ def _no_nodes_before_tombstones() -> Iterator[None]:
     async def upkeep(*_: Any) -> None:
         await gather()
 
-    with mock.patch.object(sweep, "_remembered", remembered), mock.patch.object(publish, "upkeep", upkeep):
+    with mock.patch.object(metadata_expiry, "_remembered", remembered), mock.patch.object(publish, "upkeep", upkeep):
         yield
 
 
@@ -51,7 +49,7 @@ def _tombstones_name_nothing() -> Iterator[None]:
         return with_changes(body, state="emptied") if body.state == "tombstone" else body
 
     with ExitStack() as stack:
-        for module in (history, pointer, state):
+        for module in (lookback, current_version, state):
             stack.enter_context(mock.patch.object(module, "parse_version", parse))
         yield
 
@@ -92,7 +90,7 @@ def _no_age_check() -> Iterator[None]:
         return own
 
     with (
-        mock.patch.object(fold, "ensure_recent", ensure_recent),
+        mock.patch.object(batch, "ensure_recent", ensure_recent),
         mock.patch.object(publish, "ensure_own_recent", ensure_own_recent),
     ):
         yield
@@ -134,23 +132,23 @@ _OFTEN_AGAIN = replace(_BUSY, appends=10, handed_in=1.0, twins=0.9, late=30.0, r
 """Who runs an append again a while later asks for its id where tombstones are by then."""
 _SLEEPY = Faults(suspend=0.05, suspend_seconds=120.0)
 
-UPKEEP_TEETH = (
-    Tooth(
+UPKEEP_MUTANTS = (
+    Mutant(
         "nodes before tombstones",
         replace(_BUSY, writers=2, appends=24, think=0.5, handed_in=0.1, twins=0.0, deferred=0.0),
         _no_nodes_before_tombstones,
     ),
-    Tooth(
+    Mutant(
         "a tombstone names what the nodes say",
         replace(_OFTEN_AGAIN, block=4, faults=Faults(suspend=0.06, suspend_seconds=60.0)),
         _tombstones_name_nothing,
     ),
-    Tooth("the fence", replace(_QUIET, faults=Faults(suspend=0.1, suspend_seconds=20.0)), _no_fence),
-    Tooth("the age of files named as new", replace(_BUSY, large=0.7, faults=_SLEEPY), _no_age_check),
-    Tooth(
+    Mutant("the fence", replace(_QUIET, faults=Faults(suspend=0.1, suspend_seconds=20.0)), _no_fence),
+    Mutant("the age of files named as new", replace(_BUSY, large=0.7, faults=_SLEEPY), _no_age_check),
+    Mutant(
         "what staged appends describe is live",
         replace(_BUSY, large=0.7, faults=_SLEEPY),
         _staged_descriptions_not_read,
     ),
-    Tooth("a compaction's sources are live", replace(_BUSY, keepers=24, think=0.3), _sources_not_checked),
+    Mutant("a compaction's sources are live", replace(_BUSY, keepers=24, think=0.3), _sources_not_checked),
 )

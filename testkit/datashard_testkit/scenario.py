@@ -20,7 +20,7 @@ from datashard_core.commit.append.staged_read import read_with_staged
 from datashard_core.commit.core.current_version import Found, find_current, find_hinted
 from datashard_core.commit.core.state import Committed, TableState, Target
 from datashard_core.commit.core.version_file import version_key
-from datashard_core.commit.staging import set_aside as aside
+from datashard_core.commit.staging import set_aside
 from datashard_core.commit.versions.lifecycle import create
 from datashard_core.effects.requests import Now, Sleep
 from datashard_core.errors import (
@@ -66,7 +66,7 @@ class Scenario:
         self.calm_at = 0.0
         self.archive = Archive(simulation.store)
         simulation_faults, simulation.faults = simulation.faults, Faults()
-        self.seen: TableState = self._at_once(create(ROOT, "t", mix.first, 60.0)).seen
+        self.seen: TableState = self._at_once(create(ROOT, "t", mix.first, 60.0)).state
         simulation.faults = simulation_faults
         self.target = self.target_of(self.seen)
         # Whether an id may be refused: a damaged copy alone does nothing, for the good body counts.
@@ -290,7 +290,7 @@ class Scenario:
             try:
                 if staged:
                     read = await read_with_staged(self.target_of(seen), seen)
-                    seen = read.seen
+                    seen = read.state
                     rows = self._rows(seen)
                     for table in read.rows:
                         rows.update(table.column("tag").to_pylist())
@@ -410,7 +410,7 @@ class Scenario:
 
     async def _last_flush(self) -> TableState:
         made = await create(ROOT, "t", self.mix.first, CALM)  # a dropper may have died half way
-        return await flush(self.target_of(made.seen), None, CALM)
+        return await flush(self.target_of(made.state), None, CALM)
 
 
 def run_seed(
@@ -418,7 +418,7 @@ def run_seed(
 ) -> Report:
     """Run one scenario from one seed; the same seed and mix replay exactly."""
     simulation = Simulation(seed, latency=latency, faults=mix.faults)
-    aside.forget()
+    set_aside.forget()
     with scaled_to(mix):
         scenario = Scenario(simulation, mix)
         if prepare is not None:

@@ -10,15 +10,13 @@ from functools import partial
 from unittest import mock
 
 from datashard_core.commit.append import file_age as fresh
-from datashard_core.commit.append_ids import lookback as history
-from datashard_core.commit.append_ids import lookup
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import lookback, lookup, segment
 from datashard_core.commit.append_ids import segment_store as node_store
 from datashard_core.commit.core import properties as settings
-from datashard_core.commit.core import recorded_ids as names
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.next_version import first_version
-from datashard_core.commit.maintenance import id_expiry as forget
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.maintenance import id_expiry
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.commit.versions.lifecycle import FirstVersion
 from datashard_testkit.history import ROOT, SCHEMA
 from datashard_testkit.simulation import Faults
@@ -110,8 +108,8 @@ class Mix:
     properties: Mapping[str, str] = field(default_factory=dict)
     late: float = 1.0
     retention: float = 0.0
-    block: int = names.BLOCK
-    room: int = names.MAX_PROPERTY_BYTES
+    block: int = recorded_ids.BLOCK
+    room: int = recorded_ids.MAX_PROPERTY_BYTES
     faults: Faults = field(default_factory=Faults)
 
     @property
@@ -162,7 +160,7 @@ def mix_for(seed: int) -> Mix:
         readers=dice.choice([0, 1, 2]),
         purge=dice.random() < 0.5,
         losers_of_nodes=dice.choice([0, 0, 2]),
-        block=dice.choice([names.BLOCK, 2, 2, 4]),
+        block=dice.choice([recorded_ids.BLOCK, 2, 2, 4]),
         drops=dice.choice([0, 0, 1, 2]),
         give_up=dice.choice([60.0, 60.0, 2.0]),
         spoilers=dice.choice([0, 0, 1]),
@@ -176,7 +174,7 @@ def mix_for(seed: int) -> Mix:
         turns=dice.choice([4, 4, 20]),
         schema_changers=dice.choice([0, 0, 1]),
         deleters=dice.choice([0, 0, 1]),
-        room=dice.choice([names.MAX_PROPERTY_BYTES, names.MAX_PROPERTY_BYTES, 256]),
+        room=dice.choice([recorded_ids.MAX_PROPERTY_BYTES, recorded_ids.MAX_PROPERTY_BYTES, 256]),
         namers=dice.choice([0, 0, 1]),
     )
 
@@ -188,14 +186,14 @@ def scaled_to(mix: Mix) -> Iterator[None]:
     Every rule compares ages and numbers with each other alone, so it holds at any scale.
     """
     with ExitStack() as stack:
-        for module in (names, history, lookup, node_store, nodes, sweep, forget):
+        for module in (recorded_ids, lookback, lookup, node_store, segment, metadata_expiry, id_expiry):
             stack.enter_context(mock.patch.object(module, "BLOCK", mix.block))
-        stack.enter_context(mock.patch.object(names, "MAX_PROPERTY_BYTES", mix.room))
+        stack.enter_context(mock.patch.object(recorded_ids, "MAX_PROPERTY_BYTES", mix.room))
         stack.enter_context(mock.patch.object(lookup, "SHORT_RANGE", 2 * mix.block))
-        stack.enter_context(mock.patch.object(sweep, "KEPT", 3 * mix.block))
-        stack.enter_context(mock.patch.object(sweep, "EVERY", 2))
-        stack.enter_context(mock.patch.object(sweep, "GROUP", min(4, mix.block)))
-        stack.enter_context(mock.patch.object(sweep, "AGE", mix.age))
+        stack.enter_context(mock.patch.object(metadata_expiry, "KEPT", 3 * mix.block))
+        stack.enter_context(mock.patch.object(metadata_expiry, "EVERY", 2))
+        stack.enter_context(mock.patch.object(metadata_expiry, "GROUP", min(4, mix.block)))
+        stack.enter_context(mock.patch.object(metadata_expiry, "AGE", mix.age))
         stack.enter_context(mock.patch.object(fresh, "RECENT_SECONDS", mix.grace / 2))
         if mix.retention:
             kept = {settings.ID_RETENTION: (int, int(1000 * mix.retention))}

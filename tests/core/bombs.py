@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import decoded
 
 import datashard_core as ds
-from datashard_core.commit.core import recorded_ids as names
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.version_file import parse_version
 from datashard_core.commit.maintenance.rewrite_rows import TooLargeError, parts_of, rewrite
 from datashard_core.commit.maintenance.small_files import CALLED_FOR
@@ -251,8 +251,8 @@ def version_numbers() -> None:
     Warehouse(storage).create_table("t", decoded.SCHEMA)
     raw = json.loads(storage.get("t/metadata/v0.metadata.json").body)
     for told in ({}, {"version": 10**12, "since": 0}, {"version": 10**12, "since": 10**12}):
-        made = json.loads(raw["properties"][names.PROPERTY])
-        raw["properties"][names.PROPERTY] = json.dumps({**made, **told, "names": {}})
+        made = json.loads(raw["properties"][recorded_ids.PROPERTY])
+        raw["properties"][recorded_ids.PROPERTY] = json.dumps({**made, **told, "names": {}})
         storage.put("t/metadata/version-hint.text", b"1000000000000")
         storage.put("t/metadata/v1000000000000.metadata.json", json.dumps(raw).encode())
         refused(

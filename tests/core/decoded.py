@@ -33,9 +33,9 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core import col
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import segment
 from datashard_core.commit.append_ids.lookback import RecordedOutcome
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.recorded_ids import CommitNames, Refusal
 from datashard_core.commit.core.version_file import hinted_version, parse_version
@@ -59,7 +59,7 @@ from datashard_core.format.manifests.manifest_scan import Pruning, indexed_files
 from datashard_core.format.manifests.partition_summary import partition_types, united
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.metadata.partition import PartitionField, PartitionSpec
-from datashard_core.format.metadata.snapshot import TOTALS, Snapshot, told_total
+from datashard_core.format.metadata.snapshot import TOTALS, Snapshot, total_in
 from datashard_core.format.metadata.table_metadata import new_table_metadata
 from datashard_core.format.parquet.parquet import encode_parquet
 from datashard_core.format.rows.digest import id_digest
@@ -368,7 +368,7 @@ def use_manifest_list(data: bytes) -> None:
 @cache
 def property_text() -> str:
     told = {4: {"ab" * 16: "", "cd" * 16: "ef" * 16}, 5: {"12" * 16: Refusal("no")}}
-    return names_module.encode(CommitNames(UUID, 5, 0, "ab" * 16, 4, told))
+    return recorded_ids.encode(CommitNames(UUID, 5, 0, "ab" * 16, 4, told))
 
 
 @cache
@@ -424,7 +424,7 @@ def changed_metadata(draw: st.DrawFn) -> bytes:
 
 def use_metadata(data: bytes) -> None:
     body = parse_version(data, 5, WHERE)
-    _ = (body.named, body.next, body.line, body.uuid, body.first, body.is_a_beginning)
+    _ = (body.named, body.next, body.queue_length, body.uuid, body.first, body.is_a_beginning)
     if body.metadata is None:
         return
     table = body.metadata
@@ -434,7 +434,7 @@ def use_metadata(data: bytes) -> None:
     _ = (table.schema, table.spec, table.append_spec, table.snapshots, table.snapshot_as_of(1001))
     current = table.current_snapshot
     if current is not None:
-        _ = [told_total(current, key) for key in TOTALS]
+        _ = [total_in(current, key) for key in TOTALS]
     made = Snapshot(3, 2, table.last_sequence_number + 1, 2000, "s3://b/t/x.avro")
     following = table.with_append_spec().with_snapshot(made, now_ms=2000, previous_metadata=WHERE)
     parse_version(following.within(asked.retention).to_json(), 6, WHERE)
@@ -629,23 +629,23 @@ def segments() -> tuple[bytes, ...]:
         (f"{number:032x}", RecordedOutcome(number % 16, ("", "ab" * 16, Refusal("no"))[number % 3]))
         for number in range(40)
     ]
-    return (nodes.encode_segment(UUID, 0, 16, 1000, records),)
+    return (segment.encode_segment(UUID, 0, 16, 1000, records),)
 
 
 def use_segment(data: bytes) -> None:
-    header = nodes.decode_header(data, WHERE, UUID)
+    header = segment.decode_header(data, WHERE, UUID)
     if header is not None:
-        nodes.decode_records(data, WHERE)
-        nodes.records_in(data[nodes.header_size() :], f"{7:032x}", 12)
+        segment.decode_records(data, WHERE)
+        segment.records_in(data[segment.header_size() :], f"{7:032x}", 12)
 
 
 def use_property(data: bytes) -> None:
     text = data.decode(errors="replace")
-    found = names_module.parse({names_module.PROPERTY: text}, UUID)
+    found = recorded_ids.parse({recorded_ids.PROPERTY: text}, UUID)
     if found is not None:
-        names_module.recorded_by(5, found)
-        names_module.encode(
-            names_module.following(
+        recorded_ids.recorded_by(5, found)
+        recorded_ids.encode(
+            recorded_ids.following(
                 found, parent_version=found.version, table=UUID, first=0, commit_id="ab" * 16, names={}
             )
         )

@@ -9,20 +9,18 @@ from unittest import mock
 import pytest
 
 import datashard_core as ds
-from datashard_core.commit.append_ids import lookback as history
-from datashard_core.commit.append_ids import lookup
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import lookback, lookup, segment
 from datashard_core.commit.append_ids import segment_store as node_store
 from datashard_core.commit.append_ids.lookback import ForgottenError
 from datashard_core.commit.append_ids.segment import WATERMARK, SegmentHeader, SegmentName
 from datashard_core.commit.append_ids.segment_store import OpenSegment
-from datashard_core.commit.core import recorded_ids as names
-from datashard_core.commit.maintenance import id_expiry as forget
+from datashard_core.commit.core import recorded_ids
+from datashard_core.commit.maintenance import id_expiry
 from datashard_core.commit.maintenance.id_expiry import choose
 from datashard_core.commit.staging.body import StagedBody, encode_body
 from datashard_core.commit.staging.key import PREFIX as STAGED
 from datashard_core.commit.staging.key import StagedName
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.effects.driver import run
 from datashard_core.errors import CommitStateUnknownError, ConfigurationError
 from datashard_core.format.rows.digest import id_digest, rows_digest
@@ -45,10 +43,10 @@ SHORT = {
 @pytest.fixture(autouse=True)
 def deep_nodes_in_short_histories() -> Iterator[None]:
     """Blocks of four versions instead of sixteen: a block of the top level has 64."""
-    with mock.patch.object(lookup, "SHORT_RANGE", 8), mock.patch.object(sweep, "KEPT", 12):
+    with mock.patch.object(lookup, "SHORT_RANGE", 8), mock.patch.object(metadata_expiry, "KEPT", 12):
         patches = [
             mock.patch.object(module, "BLOCK", 4)
-            for module in (names, history, lookup, node_store, nodes, sweep, forget)
+            for module in (recorded_ids, lookback, lookup, node_store, segment, metadata_expiry, id_expiry)
         ]
         for patch in patches:
             patch.start()
@@ -77,8 +75,8 @@ def _append(table: Table, first: int, last: int) -> None:
 
 
 def _nodes(table: Table) -> list[SegmentName]:
-    keys = (info.key for info in table._storage.list(nodes.PREFIX))
-    return [name for key in keys if (name := nodes.parse_key(key)) is not None]
+    keys = (info.key for info in table._storage.list(segment.PREFIX))
+    return [name for key in keys if (name := segment.parse_key(key)) is not None]
 
 
 def _count_gets(table: Table, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -123,7 +121,7 @@ def test_nothing_is_forgotten_in_a_store_without_if_match(
     held = set(_nodes(table))
     maintained = table.maintain()
     assert maintained.tombstones == 0
-    assert {name for name in held if name.is_whole_block and name.level == nodes.TOP_LEVEL} <= set(_nodes(table))
+    assert {name for name in held if name.is_whole_block and name.level == segment.TOP_LEVEL} <= set(_nodes(table))
     with pytest.raises(ObjectNotFoundError):
         table._storage.head(WATERMARK)
     assert table.append([{"n": 145}], append_id="append 145").already_appended
@@ -135,12 +133,14 @@ def test_look_ups_end_at_the_retention_though_nobody_maintains(
     _append(table, 1, 6 * 64 + 1)
     asked = _count_gets(table, monkeypatch)
     table.append([{"n": 0}], append_id="a new one")
-    assert len([key for key in asked if key.startswith(f"{nodes.PREFIX}2/")]) == 6, "every full block of the retention"
+    assert len([key for key in asked if key.startswith(f"{segment.PREFIX}2/")]) == 6, (
+        "every full block of the retention"
+    )
     moved_clock.ahead += 11 * DAY
     _append(table, 387, 387)
     asked.clear()
     table.append([{"n": 0}], append_id="another one")
-    assert len([key for key in asked if key.startswith(f"{nodes.PREFIX}2/")]) <= lookup.FIRST_SEGMENTS
+    assert len([key for key in asked if key.startswith(f"{segment.PREFIX}2/")]) <= lookup.FIRST_SEGMENTS
     assert not table.append([{"n": 100}], append_id="append 100").already_appended
 
 
@@ -200,7 +200,7 @@ def test_who_has_to_know_is_told_that_it_is_forgotten(table: Table, moved_clock:
     steps = lookup.look_up(
         frozenset({id_digest("append 7")}), table._seen.body, above=5, bodies={}, history=table._target.history
     )
-    with pytest.raises(ForgottenError, match="versions before 64 committed is not remembered any more"):
+    with pytest.raises(ForgottenError, match="append ids of the versions before 64 are no longer kept"):
         run(steps, table._storage)
 
 
@@ -267,7 +267,7 @@ def test_a_longer_retention_set_later_finds_what_is_forgotten_already(table: Tab
 def test_nodes_that_somebody_else_deleted_are_not_taken_for_forgotten(table: Table, moved_clock: Any) -> None:
     _forgetful(table, moved_clock)
     table._storage.delete([name.key for name in _nodes(table) if name.until > 64])
-    with pytest.raises(ds.CorruptTableError, match="is a tombstone, and the id node that holds its names is missing"):
+    with pytest.raises(ds.CorruptTableError, match="is a tombstone, and the id segment with its records is missing"):
         table.append([{"n": 0}], append_id="new")
 
 
@@ -289,22 +289,24 @@ def test_which_nodes_may_go() -> None:
         SegmentName(1, 204),
     ]
     headers = _headers((64, 10), (128, 20), (192, 30))
-    doomed = choose(old, headers, horizon=25, lowest_base=1000)
+    doomed = choose(old, headers, cutoff_ms=25, lowest_base=1000)
     assert doomed.before == 64, "the newest that is out stays, to say that look-ups may end"
     assert set(doomed.forgotten) == {SegmentName(1, 4), SegmentName(1, 64), SegmentName(2, 64)}
-    assert doomed.covered == ()
-    assert choose(old, headers, horizon=25, lowest_base=62).before == 0, "a staged append may be named there"
-    assert choose(old, headers, horizon=10, lowest_base=1000).forgotten == (), "the last version is not out yet"
-    within = choose(old, headers, horizon=0, lowest_base=1000)
-    assert set(within.covered) == {SegmentName(1, 4), SegmentName(1, 64)}, "the block's last node holds what they hold"
-    assert choose(old, {}, horizon=25, lowest_base=1000).covered == (), "what is not whole covers nothing"
+    assert doomed.superseded == ()
+    assert choose(old, headers, cutoff_ms=25, lowest_base=62).before == 0, "a staged append may be named there"
+    assert choose(old, headers, cutoff_ms=10, lowest_base=1000).forgotten == (), "the last version is not out yet"
+    within = choose(old, headers, cutoff_ms=0, lowest_base=1000)
+    assert set(within.superseded) == {SegmentName(1, 4), SegmentName(1, 64)}, (
+        "the block's last node holds what they hold"
+    )
+    assert choose(old, {}, cutoff_ms=25, lowest_base=1000).superseded == (), "what is not whole covers nothing"
 
 
 def test_a_node_too_large_for_a_commit_is_left_to_maintenance_and_asked_in_parts(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "TOO_LARGE", nodes.size_of(24))
-    monkeypatch.setattr(node_store.make_segment, "__defaults__", (nodes.size_of(24),))
+    monkeypatch.setattr(segment, "TOO_LARGE", segment.size_of(24))
+    monkeypatch.setattr(node_store.make_segment, "__defaults__", (segment.size_of(24),))
     _append(table, 1, 45)
     assert SegmentName(1, 44) in _nodes(table)
     assert SegmentName(2, 16) in _nodes(table)
@@ -316,7 +318,7 @@ def test_a_node_too_large_for_a_commit_is_left_to_maintenance_and_asked_in_parts
     assert SegmentName(2, 32) not in _nodes(table), "no look-up wrote it"
     table.maintain()
     assert SegmentName(2, 32) in _nodes(table)
-    header = nodes.decode_header(table._storage.get(SegmentName(2, 32).key).body, "x", table._target.uuid)
+    header = segment.decode_header(table._storage.get(SegmentName(2, 32).key).body, "x", table._target.uuid)
     assert header is not None
     assert header.count == 32
     assert table.append([{"n": 18}], append_id="append 18").version == 18

@@ -29,7 +29,7 @@ class Fast(SystemClock):
 
 @pytest.fixture(autouse=True)
 def nobody_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "_told", set())
+    monkeypatch.setattr(ahead, "_warned", set())
 
 
 def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -52,10 +52,10 @@ def test_a_version_far_ahead_of_the_stores_clock_is_warned_of_once(caplog: pytes
         table.append([{"n": number}])
     Warehouse(storage).load_table("t").append([{"n": 5}])
     (said,) = _warnings(caplog)
-    assert f"table {table.uri}: version 1 says" in said
-    seconds = float(said.split(" s after the store")[0].rpartition(" ")[2])
+    assert f"table {table.uri}: version 1 has the commit time" in said
+    seconds = float(said.split(" s later than the store")[0].rpartition(" ")[2])
     assert 7190 < seconds <= 7200
-    assert "Set the writers' clocks right" in said
+    assert "Correct the writers' clocks" in said
     assert [snapshot.timestamp_ms for snapshot in table.refresh().snapshots()] == sorted(
         snapshot.timestamp_ms for snapshot in table.snapshots()
     ), "history never runs backwards"
@@ -83,6 +83,6 @@ def test_the_marker_of_a_drop_has_no_time(caplog: pytest.LogCaptureFixture, move
     storage = _made(2 * HOUR_MS)
     Warehouse(storage, clock=Fast(2 * HOUR_MS)).drop_table("t")
     caplog.clear()
-    ahead._told.clear()
+    ahead._warned.clear()
     assert Warehouse(storage).create_table("t", SCHEMA).version == 3
     assert _warnings(caplog) == []

@@ -48,7 +48,7 @@ def test_a_property_repeats_names_back_to_the_last_multiple_of_16() -> None:
 def test_a_table_made_again_repeats_nothing_of_the_table_before_it() -> None:
     made = chain(5, first=20)
     assert made[-1].since == 20
-    assert not made[-1].tells(19)
+    assert not made[-1].records_version(19)
 
 
 def test_the_text_survives_a_round_trip_with_refusals() -> None:

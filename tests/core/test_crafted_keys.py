@@ -18,7 +18,7 @@ import pytest
 import datashard_core as ds
 from datashard_core.commit.core.paths import delete, key_of
 from datashard_core.commit.core.version_file import version_key
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.errors import DataShardError, UnsupportedTableError
 from datashard_core.storage.base import ObjectInfo, Storage, StoredObject, Version
 from datashard_core.storage.cache import immutable, small_files
@@ -234,7 +234,7 @@ def test_a_location_elsewhere_leads_nobody_there(
 def test_an_old_version_that_names_files_elsewhere_makes_nobody_delete_them(
     any_storage: Storage, raw: Raw, time_passes: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "KEPT", 8)
+    monkeypatch.setattr(metadata_expiry, "KEPT", 8)
     lake = Warehouse(any_storage)
     victim = lake.create_table("v", SCHEMA)
     victim.append([{"n": SECRET}])

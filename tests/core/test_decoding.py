@@ -14,14 +14,14 @@ import pytest
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit.append_ids import segment as nodes
+from datashard_core.commit.append_ids import segment
 from datashard_core.commit.append_ids.lookback import RecordedOutcome
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.properties import MIN_SNAPSHOTS, check_settings, settings_of
 from datashard_core.commit.core.version_file import hinted_version, parse_version
 from datashard_core.errors import ConfigurationError, CorruptTableError, UnsupportedTableError
+from datashard_core.format.json_text import MAX_BYTES, decode_object, is_too_deep, whole_number
 from datashard_core.format.manifests.partition_summary import united
-from datashard_core.format.metadata.json_text import MAX_BYTES, decode_object, is_too_deep, whole_number
 from datashard_core.format.metadata.transforms import Transform, parse_transform
 from datashard_core.format.types.types import PrimitiveType
 from datashard_core.storage.memory import MemoryStorage
@@ -199,23 +199,23 @@ def test_bounds_of_a_wrong_width_are_not_united() -> None:
 def test_a_property_that_no_version_writes_is_damage(told: dict[str, Any]) -> None:
     raw = {**json.loads(decoded.property_text()), **told}
     with pytest.raises(CorruptTableError, match="cannot be read"):
-        names_module.parse({names_module.PROPERTY: json.dumps(raw)}, decoded.UUID)
+        recorded_ids.parse({recorded_ids.PROPERTY: json.dumps(raw)}, decoded.UUID)
 
 
 def test_a_segment_of_ids_is_what_its_header_says() -> None:
     records = [(f"{number:032x}", RecordedOutcome(number, "")) for number in range(3)]
-    whole = nodes.encode_segment(decoded.UUID, 0, 16, 5, records)
-    assert len(nodes.decode_records(whole)) == 3
+    whole = segment.encode_segment(decoded.UUID, 0, 16, 5, records)
+    assert len(segment.decode_records(whole)) == 3
     for damaged in (whole[:-41], whole[:-1]):
         with pytest.raises(CorruptTableError, match="cut short"):
-            nodes.decode_records(damaged)
+            segment.decode_records(damaged)
     for damaged in (whole + bytes(41), whole[:20] + b"\xff" * 8 + whole[28:]):
-        with pytest.raises(CorruptTableError, match="w is a damaged id node"):
-            nodes.decode_header(damaged, "w", decoded.UUID)
-    late = nodes.encode_segment(decoded.UUID, 0, 16, 5, [("ab" * 16, RecordedOutcome(10**18, ""))])
+        with pytest.raises(CorruptTableError, match="w is a damaged id segment"):
+            segment.decode_header(damaged, "w", decoded.UUID)
+    late = segment.encode_segment(decoded.UUID, 0, 16, 5, [("ab" * 16, RecordedOutcome(10**18, ""))])
     with pytest.raises(CorruptTableError, match="of version 1000000000000000000"):
-        nodes.decode_records(late)
-    assert nodes.parse_key("_datashard/ids/" + "9" * 300 + "/00000000000000000016") is None
+        segment.decode_records(late)
+    assert segment.parse_key("_datashard/ids/" + "9" * 300 + "/00000000000000000016") is None
 
 
 @pytest.mark.parametrize("harm", [lambda body: body + b"x" * 100, lambda body: body[:-1]])

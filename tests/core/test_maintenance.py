@@ -10,7 +10,7 @@ import pytest
 
 import datashard_core as ds
 from datashard_core.commit.core.version_file import parse_version, version_key
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.errors import ConfigurationError
 from datashard_core.storage.base import PreconditionFailedError, Version
 from datashard_core.storage.memory import MemoryStorage
@@ -89,7 +89,7 @@ def test_an_expiry_that_lost_its_race_or_its_reply(table: Table, answer: str) ->
 def test_all_that_is_due_is_done_at_once(
     any_warehouse: Warehouse, time_passes: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "KEPT", 8)
+    monkeypatch.setattr(metadata_expiry, "KEPT", 8)
     properties = {
         "write.metadata.previous-versions-max": "2",
         "datashard.snapshots.max-count": "20",
@@ -119,7 +119,7 @@ def test_all_that_is_due_is_done_at_once(
 
 
 def test_what_a_dying_process_left_is_swept_by_a_call(moved_clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "KEPT", 2)
+    monkeypatch.setattr(metadata_expiry, "KEPT", 2)
     properties = {"write.metadata.previous-versions-max": "2"}
     table = Warehouse(MemoryStorage()).create_table("t", SCHEMA, properties=properties)
     _append(table, 1, 24)

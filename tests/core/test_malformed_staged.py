@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core.clock import SystemClock
-from datashard_core.commit.staging import set_aside as aside
+from datashard_core.commit.staging import set_aside
 from datashard_core.commit.staging.body import StagedBody, _file_to_json
 from datashard_core.commit.staging.key import PREFIX, StagedName
 from datashard_core.errors import AppendRefusedError, AppendSetAsideError
@@ -42,7 +42,7 @@ Header = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def new_process() -> None:
-    aside.forget()
+    set_aside.forget()
 
 
 class Counting(MemoryStorage):
@@ -388,7 +388,7 @@ def test_600_objects_of_an_unknown_schema_cost_a_new_process_few_reads(table: Ta
     gets = []
     for number in range(6, 12):
         if fresh:
-            aside.forget()
+            set_aside.forget()
         before = Counting.reads
         table.append([{"n": number}])
         gets.append(Counting.reads - before)
@@ -399,7 +399,7 @@ def test_600_objects_of_an_unknown_schema_cost_a_new_process_few_reads(table: Ta
 def test_an_object_that_is_too_large_for_any_commit_keeps_no_other_one_out(
     table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aside, "MAX_BYTES", 1000)
+    monkeypatch.setattr(set_aside, "MAX_BYTES", 1000)
     key = put(table, b"x" * 2000, base=0)
     table.append([{"n": 1}], commit="deferred")
     with pytest.raises(AppendSetAsideError, match="has 2000 bytes"):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datashard_core as ds
-from datashard_core.commit.core import manifest_merge as merge
+from datashard_core.commit.core import manifest_merge
 from datashard_core.commit.core.manifest_merge import FAN_IN, live_files, live_rows, sources, tier
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.properties import settings_of
@@ -130,7 +130,7 @@ def test_the_number_of_manifests_grows_with_the_logarithm_of_the_rows(sizes: lis
             copies["entries"] += files
             made = _manifest(total, files=files, number=10_000 + number)
             assert tier(total, fan_in) > min(tier(live_rows(one), fan_in) for one in chosen)
-            live = list(merge.replaced(live, chosen, made))
+            live = list(manifest_merge.replaced(live, chosen, made))
         live.append(_manifest(rows, number=number))
     assert sum(map(live_rows, live)) == sum(sizes)
     tiers = tier(sum(sizes), fan_in) + 1
@@ -150,11 +150,11 @@ def test_what_must_not_be_merged_is_left_alone() -> None:
         {"added_files_count": None},
         {"existing_rows_count": None},
         {"partition_spec_id": 7},  # a spec that the table does not have
-        {"manifest_length": merge.MERGE_BYTES // 2 + 1},
+        {"manifest_length": manifest_merge.MERGE_BYTES // 2 + 1},
         {"added_files_count": 0},
     ):
         assert sources([*plain[:7], _manifest(1, number=9, **changes)], table, defaults) == (), changes
-    large = [_manifest(1, number=number, manifest_length=merge.MERGE_BYTES // 4) for number in range(8)]
+    large = [_manifest(1, number=number, manifest_length=manifest_merge.MERGE_BYTES // 4) for number in range(8)]
     assert sources(large, table, defaults) == tuple(large[:4])
     assert sources(plain, table, settings_of({"commit.manifest.target-size-bytes": "3000"})) == ()
 
@@ -222,12 +222,14 @@ def test_a_manifest_list_that_cannot_be_read_stops_the_append(any_warehouse: War
 def test_manifests_without_live_files_are_dropped_from_the_list() -> None:
     kept = [_manifest(1, number=0), _manifest(1, number=1, added_files_count=None)]
     dead = _manifest(0, files=0, number=2, deleted_files_count=3, deleted_rows_count=3)
-    assert merge.without_empty([kept[0], dead, kept[1]], merge.Known({dead.manifest_path: ()})) == tuple(kept)
+    assert manifest_merge.without_empty(
+        [kept[0], dead, kept[1]], manifest_merge.Known({dead.manifest_path: ()})
+    ) == tuple(kept)
 
 
 def test_a_manifest_stays_in_the_list_until_its_entries_were_read() -> None:
     dead = _manifest(0, files=0, number=2, deleted_files_count=3, deleted_rows_count=3)
-    assert merge.without_empty([dead], merge.EMPTY_CACHE) == (dead,)
+    assert manifest_merge.without_empty([dead], manifest_merge.EMPTY_CACHE) == (dead,)
 
 
 def test_entries_of_deleted_files_are_not_copied(warehouse: Warehouse) -> None:
@@ -236,8 +238,8 @@ def test_entries_of_deleted_files_are_not_copied(warehouse: Warehouse) -> None:
         table.append([{"n": number}])
     metadata, manifests = table._seen.body.table, _manifests(table)
     read = [(manifest, tuple(_entries(table, manifest))) for manifest in manifests]
-    dead = merge.replace(read[0][1][0], status=DELETED)
-    made = merge.merged("ab" * 16, metadata, 5, [(manifests[0], (dead,)), read[1]])
+    dead = manifest_merge.replace(read[0][1][0], status=DELETED)
+    made = manifest_merge.merged("ab" * 16, metadata, 5, [(manifests[0], (dead,)), read[1]])
     assert [entry.data_file for entry in made.entries] == [read[1][1][0].data_file]
     listed = made.listed(metadata.location, 7)
     assert (listed.existing_files_count, listed.deleted_files_count, listed.min_sequence_number) == (1, 0, 2)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 import datashard_core as ds
 from datashard_core import col
 from datashard_core.format.expressions.binding import Check, Reference
-from datashard_core.format.expressions.kernels import kernels
+from datashard_core.format.kernels import kernels
 from datashard_core.format.parquet.arrow_reader import ParquetFile
 from datashard_core.format.rows.projection import first_leaves
 from datashard_core.query.where import exactly

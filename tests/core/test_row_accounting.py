@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import datashard_core as ds
-from datashard_core.commit.core import manifest_merge as merge
+from datashard_core.commit.core import manifest_merge
 from datashard_core.commit.core.next_version import manifest_of, snapshot_id_from
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.row_accounting import Change, adds_up, check_rewritten, check_rows
@@ -271,12 +271,12 @@ def _commit_unchecked(table: Table, manifests: Sequence[ManifestFile]) -> None:
 
 def test_a_merge_that_would_lose_a_file_fails_the_append_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     table = _table(7)
-    real = merge.merged
+    real = manifest_merge.merged
 
     def merged(unique: str, metadata: Any, snapshot_id: int, read: Any) -> Any:
         return real(unique, metadata, snapshot_id, [(one, entries[1:]) for one, entries in read])
 
-    monkeypatch.setattr(merge, "merged", merged)
+    monkeypatch.setattr(manifest_merge, "merged", merged)
     refused = 0
     for number in range(7, 12):
         try:

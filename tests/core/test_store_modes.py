@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 import datashard_core as ds
 from datashard_core.commit.core.version_file import HINT_KEY, parse_version, version_key
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import StorageError
 from datashard_core.storage import probe, s3_client
@@ -84,7 +84,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.fixture
 def few_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only the newest eight versions are safe, so that a short history is enough."""
-    monkeypatch.setattr(sweep, "KEPT", 8)
+    monkeypatch.setattr(metadata_expiry, "KEPT", 8)
     return
 
 

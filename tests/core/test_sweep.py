@@ -12,7 +12,7 @@ import datashard_core as ds
 from datashard_core.clock import SystemClock
 from datashard_core.commit.append_ids.segment import SegmentName, encode_segment
 from datashard_core.commit.core.version_file import parse_version, version_key
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.storage.base import Storage, Version
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
@@ -30,7 +30,7 @@ SHORT = {
 @pytest.fixture(autouse=True)
 def few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the newest eight versions are safe, so that a short history is enough."""
-    monkeypatch.setattr(sweep, "KEPT", 8)
+    monkeypatch.setattr(metadata_expiry, "KEPT", 8)
 
 
 class Store(MemoryStorage):
@@ -135,7 +135,7 @@ def test_the_newest_versions_are_left_alone_however_old_they_are(table: Table, m
     for number in range(21, 33):
         moved_clock.ahead += WEEK + 60
         _append(table, number, number)
-    assert max(_buried(table)) <= 32 - sweep.KEPT
+    assert max(_buried(table)) <= 32 - metadata_expiry.KEPT
 
 
 @pytest.mark.parametrize("node", ["missing", "another table's", "incomplete"])

@@ -1,4 +1,4 @@
-"""Old versions that became tombstones: what they committed is asked of the id nodes, and never forgotten."""
+"""Old versions that became tombstones: the id segments keep what they committed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def test_without_the_node_nothing_is_said(table: Table) -> None:
     for version in range(8, 16):
         _bury(table, version)
     table._storage.delete([SegmentName(1, 16).key])
-    with pytest.raises(CorruptTableError, match=r"v15\.metadata\.json is a tombstone, and the id node .* is missing"):
+    with pytest.raises(
+        CorruptTableError, match=r"v15\.metadata\.json is a tombstone, and the id segment .* is missing"
+    ):
         _named(table, slept_at, [12], {})
 
 

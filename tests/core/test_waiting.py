@@ -16,7 +16,7 @@ from datashard_testkit.fault_proxy import FaultProxy, Plan
 from datashard_testkit.s3_server import S3Server
 
 import datashard_core as ds
-from datashard_core.commit.append import group_append as group
+from datashard_core.commit.append import group_append
 from datashard_core.config import S3Config, TransportChoice
 from datashard_core.errors import CommitStateUnknownError, CommitTimeoutError, StorageError
 from datashard_core.storage.base import ObjectInfo
@@ -105,7 +105,7 @@ def test_a_store_that_is_overloaded_is_slowed_down_for_and_the_log_says_so_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(group, "SAY_AFTER", 0.5)
+    monkeypatch.setattr(group_append, "LOG_AFTER", 0.5)
     caplog.set_level(logging.INFO, logger="datashard_core")
     table = behind(proxy, s3_server, s3_config)
     proxy.plan = Plan("503", at=commit_put(proxy, table), lasting=True)
@@ -120,7 +120,7 @@ def test_a_store_that_is_overloaded_is_slowed_down_for_and_the_log_says_so_once(
     assert 2 <= len(times) <= 16, times
     lines = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
     assert len(lines) == 1
-    assert lines[0].startswith("table t: waiting ") and "for a commit to carry 1 append(s)" in lines[0]
+    assert lines[0].startswith("table t: waiting for ") and "for a commit to include 1 append(s)" in lines[0]
     assert "503" in lines[0] or "slow down" in lines[0]
     proxy.plan = Plan()
     again = table.append([{"n": 10}], append_id="throttled")
@@ -150,7 +150,7 @@ class Overloaded(MemoryStorage):
 def test_an_append_that_meets_an_overloaded_store_before_it_sent_anything_waits_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(group, "SLOW", 0.05)
+    monkeypatch.setattr(group_append, "SLOW", 0.05)
     table = Warehouse(Overloaded()).create_table("t", SCHEMA)
     Overloaded.asked, Overloaded.times = 0, 3
     begun = time.monotonic()
@@ -159,7 +159,7 @@ def test_an_append_that_meets_an_overloaded_store_before_it_sent_anything_waits_
     assert Overloaded.asked == 4
     assert table.refresh().count() == 1
     Overloaded.times = 10**6
-    with pytest.raises(CommitTimeoutError, match="before anything was sent"):
+    with pytest.raises(CommitTimeoutError, match="before a commit was sent"):
         table.append([{"n": 2}], append_id="b", timeout=0.3)
     assert Overloaded.asked < 20
     Overloaded.times = 0

@@ -14,7 +14,7 @@ import pytest
 
 import datashard_core as ds
 from datashard_core.commit.core.version_file import parse_version, version_key
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.storage.s3 import S3Storage
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
@@ -58,7 +58,7 @@ def _all_read(warehouse: Warehouse, count: int, what: str) -> None:
 def test_foreign_readers_read_a_table_after_each_kind_of_upkeep(
     any_warehouse: Warehouse, days_pass: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "KEPT", 8)
+    monkeypatch.setattr(metadata_expiry, "KEPT", 8)
     table = any_warehouse.create_table("t", SCHEMA, properties=SHORT)
     _append(table, 1, 20)
     manifests = [info.key for info in table._storage.list("metadata/manifests/manifest_")]

@@ -10,7 +10,7 @@ import pytest
 from pyiceberg.catalog import Catalog
 
 import datashard_core as ds
-from datashard_core.commit.versions import metadata_expiry as sweep
+from datashard_core.commit.versions import metadata_expiry
 from datashard_core.table.table import Table
 from datashard_core.table.warehouse import Warehouse
 
@@ -35,7 +35,7 @@ def _numbers(rows: pa.Table) -> list[int]:
 def test_tags_and_branches_outlive_expiry_sweep_compaction_and_orphan_removal(
     any_warehouse: Warehouse, catalog: Catalog, days_pass: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "KEPT", 8)
+    monkeypatch.setattr(metadata_expiry, "KEPT", 8)
     table = any_warehouse.create_table("shop.t", SCHEMA, properties=SHORT)
     _append(table, 1, 3)
     theirs = catalog.load_table("shop.t")
@@ -77,7 +77,7 @@ def test_tags_and_branches_outlive_expiry_sweep_compaction_and_orphan_removal(
 def test_a_table_rolled_back_goes_on_from_there(
     any_warehouse: Warehouse, catalog: Catalog, days_pass: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "KEPT", 8)
+    monkeypatch.setattr(metadata_expiry, "KEPT", 8)
     table = any_warehouse.create_table("shop.t", SCHEMA, properties={**SHORT, "datashard.snapshots.max-count": "20"})
     _append(table, 1, 4)
     fourth = table.current_snapshot()

@@ -15,17 +15,16 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from datashard_testkit.mutants import TEETH, Tooth
-from datashard_testkit.mutants_of_id_retention import FORGETFUL, MEMORY_TEETH
-from datashard_testkit.mutants_of_row_accounting import ACCOUNTING_TEETH
+from datashard_testkit.mutants import MUTANTS, Mutant
+from datashard_testkit.mutants_of_id_retention import FORGETFUL, ID_RETENTION_MUTANTS
+from datashard_testkit.mutants_of_row_accounting import ROW_ACCOUNTING_MUTANTS
 from datashard_testkit.mutants_of_staging import STAGED_MUTANTS
-from datashard_testkit.mutants_of_upkeep import UPKEEP_TEETH
+from datashard_testkit.mutants_of_upkeep import UPKEEP_MUTANTS
 from datashard_testkit.scenario import run_seed
 from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import Mix, mix_for
 
-from datashard_core.commit.core import chain
-from datashard_core.commit.core import current_version as pointer
+from datashard_core.commit.core import chain, current_version
 from datashard_core.commit.core.recorded_ids import MAX_PROPERTY_BYTES
 
 SEEDS = int(os.environ.get("DATASHARD_SIMULATION_SEEDS", "100"))
@@ -116,15 +115,15 @@ def test_a_seed_replays_exactly() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "tooth",
-    (*TEETH, *UPKEEP_TEETH, *MEMORY_TEETH, *ACCOUNTING_TEETH, *STAGED_MUTANTS),
-    ids=lambda tooth: tooth.rule,
+    "mutant",
+    (*MUTANTS, *UPKEEP_MUTANTS, *ID_RETENTION_MUTANTS, *ROW_ACCOUNTING_MUTANTS, *STAGED_MUTANTS),
+    ids=lambda mutant: mutant.rule,
 )
-def test_the_harness_notices_the_absence_of_a_rule(tooth: Tooth) -> None:
-    with tooth.off():
-        noticed = next((seed for seed in range(24) if _violates(seed, tooth.mix)), None)
-    assert noticed is not None, f"with {tooth.rule!r} switched off, no seed showed a violation"
-    assert not _violates(noticed, tooth.mix), "the same seed is clean with the rule"
+def test_the_harness_notices_the_absence_of_a_rule(mutant: Mutant) -> None:
+    with mutant.off():
+        noticed = next((seed for seed in range(24) if _violates(seed, mutant.mix)), None)
+    assert noticed is not None, f"with {mutant.rule!r} switched off, no seed showed a violation"
+    assert not _violates(noticed, mutant.mix), "the same seed is clean with the rule"
 
 
 def _violates(seed: int, mix: Mix) -> bool:
@@ -154,7 +153,7 @@ def test_the_harness_notices_that_the_chain_is_not_looked_at() -> None:
     """With the rule off, rows are lost and every append was reported as a success."""
     with (
         mock.patch.object(chain, "is_broken", lambda *_: False),
-        mock.patch.object(pointer, "check_own", lambda *_: None),
+        mock.patch.object(current_version, "check_own", lambda *_: None),
     ):
         runs = [_run_unsafe(seed) for seed in range(8)]
     assert any(violations for _, violations, _ in runs)

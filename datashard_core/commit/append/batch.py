@@ -1,8 +1,7 @@
-"""What the next version carries: a committer's own appends, and every staged one that may be carried.
+"""Collect the appends of the next version: the committer's own, and every staged one that may be committed.
 
-Whoever commits checks the base rule for each append, its own and the strangers': no version in
-(base, N] names its id. v(N+1) is created only if absent, so what was true of N is true of the
-commit.
+The committer checks the base rule for each append, its own and those of others: no version in (base, N] records the id.
+v(N+1) is created only if it is absent, so what was true of version N is true of the commit.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ MAX_APPENDS = 512
 
 
 class CommitBatch(Struct):
-    """What one version is about to carry.
+    """The appends that one version commits or refuses.
 
     Attributes:
-        names: digest of append id -> what the version says of it.
+        names: digest of append id -> what the version records of it.
         tables: rows.
         files: finished data files.
-        carried: the staged objects that it names.
+        carried: the staged objects that it records.
         keys: keys of the data files that staged objects describe.
         aside: objects that were read and set aside, and why.
     """
@@ -57,7 +56,7 @@ class CommitBatch(Struct):
 
 
 def within_limits(names: Sequence[StagedName], size: int, count: int) -> list[StagedName]:
-    """The names that fit into one commit, oldest base first; one that is too large keeps no smaller one out."""
+    """The names that fit into one commit, oldest base first. One that is too large does not keep smaller ones out."""
     chosen = []
     for name in names:
         if count + 1 > MAX_APPENDS:
@@ -70,46 +69,48 @@ def within_limits(names: Sequence[StagedName], size: int, count: int) -> list[St
 
 
 async def classify_listed(
-    target: Target, body: VersionFile, listed: Sequence[StagedName], own: Mapping[str, Append]
+    target: Target, version_file: VersionFile, listed: Sequence[StagedName], own: Mapping[str, Append]
 ) -> Classified:
-    """Base rule and delete rule over a listing, reading what of the history they need."""
-    known, said = await recorded_outcomes_of(target, body, listed)
-    return classify(known, said, body.version, frozenset(own), body.first)
+    """Apply the base rule and the delete rule to a listing; read the part of the history that they need."""
+    known, recorded = await recorded_outcomes_of(target, version_file, listed)
+    return classify(known, recorded, version_file.version, frozenset(own), version_file.first)
 
 
 async def recorded_outcomes_of(
-    target: Target, body: VersionFile, listed: Sequence[StagedName]
+    target: Target, version_file: VersionFile, listed: Sequence[StagedName]
 ) -> tuple[Sequence[StagedName], Mapping[str, RecordedOutcome]]:
-    """What the history says of the listed appends, each after its own base.
+    """What the history records of the listed appends, each after its own base.
 
     Returns:
-        The names that can be judged, and the last word on each. A name whose history cannot be read is
-        left alone, with its object: nothing is guessed at, and it holds nobody up.
+        The names whose history can be read, and the latest record of each id. The other names are left alone with
+        their objects: the committer does not guess, and no writer waits for them.
     """
-    below = [name for name in listed if name.base <= body.version]
+    below = [name for name in listed if name.base <= version_file.version]
     try:
-        return below, (await _look_up(target, body, below))
+        return below, (await _look_up(target, version_file, below))
     except (StorageError, CorruptTableError, ForgottenError) as error:
-        floor = lowest_recorded(body) - 1
+        floor = lowest_recorded(version_file) - 1
         if isinstance(error, ForgottenError):
             floor = min(floor, error.until - 1)
-        told = [name for name in below if name.base >= floor]
+        kept = [name for name in below if name.base >= floor]
         log.warning(
-            "table %s: %d staged appends are left alone, for the names of versions from %d on cannot be read: %s",
+            "table %s: %d staged appends are left alone: the append ids of versions from %d on cannot be read: %s",
             target.name,
-            len(below) - len(told),
+            len(below) - len(kept),
             min(name.base for name in below) + 1,
             error,
         )
-        return told, (await _look_up(target, body, told))
+        return kept, (await _look_up(target, version_file, kept))
 
 
-async def _look_up(target: Target, body: VersionFile, names: Sequence[StagedName]) -> dict[str, RecordedOutcome]:
+async def _look_up(
+    target: Target, version_file: VersionFile, names: Sequence[StagedName]
+) -> dict[str, RecordedOutcome]:
     if not names:
         return {}
     return await look_up(
         frozenset(name.id for name in names),
-        body,
+        version_file,
         above=min(name.base for name in names),
         bodies={},
         history=target.history,
@@ -120,19 +121,19 @@ async def add_staged(
     target: Target,
     state: TableState,
     chosen: Sequence[StagedName],
-    load: CommitBatch,
+    batch: CommitBatch,
     others: Mapping[str, Sequence[StagedName]] | None = None,
     exists: int | None = None,
 ) -> TableState:
-    """Read the staged bodies, and beside them what is not known of the live manifests.
+    """Read the staged bodies and add them to the batch; read the missing live manifests in parallel.
 
     Args:
         target: the table.
         state: the version that is built on.
         chosen: one name for each id.
-        load: gets what they hold, and the refusals.
+        batch: gets their rows and files, and the refusals.
         others: further names of the same ids. An id is refused only if all its bodies are bad: a
-            writer whose first try was spoilt may have staged again.
+            writer whose first object was damaged may have staged again.
         exists: the newest version that surely exists; None: ``state``.
     """
     others = others or {}
@@ -144,25 +145,25 @@ async def add_staged(
     if more:
         outcomes = await outcomes_of([Get(name.key) for name in more])
         examined.update(await _examine(target, state.body, more, outcomes, against))
-    load.aside.update({name: one for name, one in examined.items() if isinstance(one, Aside)})
+    batch.aside.update({name: one for name, one in examined.items() if isinstance(one, Aside)})
     for first in chosen:
         tries = (first, *others.get(first.id, ()))
-        verdict = _verdict([examined[name] for name in tries if name in examined])
-        if isinstance(verdict, Good) and not load.keys.isdisjoint(verdict.keys):
-            verdict = refusal("another staged append describes the same data file")
-        if verdict is None or isinstance(verdict, Aside):
-            continue  # gone: named by a newer version. Not to be had now: the next commit takes it
-        load.names[first.id] = verdict.digest if isinstance(verdict, Good) else verdict
-        if isinstance(verdict, Good):
-            load.tables += [verdict.rows] if verdict.rows is not None else []
-            load.files += verdict.files
-            load.keys.update(verdict.keys)
-        load.carried += tries
+        result = _verdict([examined[name] for name in tries if name in examined])
+        if isinstance(result, Good) and not batch.keys.isdisjoint(result.keys):
+            result = refusal("another staged append describes the same data file")
+        if result is None or isinstance(result, Aside):
+            continue  # gone, so a newer version records it; or not readable now, and the next commit adds it
+        batch.names[first.id] = result.digest if isinstance(result, Good) else result
+        if isinstance(result, Good):
+            batch.tables += [result.rows] if result.rows is not None else []
+            batch.files += result.files
+            batch.keys.update(result.keys)
+        batch.carried += tries
     return state
 
 
 def _verdict(examined: Sequence[Examined]) -> Examined:
-    """What becomes of an id: the first good body, else nothing while one is missing or set aside, else the refusal."""
+    """The result for an id: its first good body; else none while a body is missing or set aside; else the refusal."""
     good = next((one for one in examined if isinstance(one, Good)), None)
     unknown = next((one for one in examined if one is None or isinstance(one, Aside)), examined[0])
     return good if good is not None else unknown
@@ -173,15 +174,15 @@ async def _outcomes(requests: Sequence[Request[Any]]) -> Sequence[Any]:
 
 
 async def _examine(
-    target: Target, body: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any], against: int
+    target: Target, version_file: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any], against: int
 ) -> dict[StagedName, Examined]:
-    """What the bodies hold; files that they describe have to be as described, and old ones are copied."""
-    examined = opened(target, body, names, outcomes)
+    """Decode the bodies; compare described files with their descriptions, and copy old files."""
+    examined = opened(target, version_file, names, outcomes)
     described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
     if described:
         files = [file for good in described.values() for file in good.files]
         checked, named = await gather(
-            check_files(described), ensure_recent(target, body.table.location, files, against)
+            check_files(described), ensure_recent(target, version_file.table.location, files, against)
         )
         outcome = iter(named)
         for name, good in described.items():
@@ -196,17 +197,17 @@ def _with_files(checked: Examined, outcomes: Sequence[DataFile | DataShardError]
     return replace(checked, files=tuple(result_of(outcome) for outcome in outcomes))
 
 
-def add_own(append: Append, body: VersionFile, target: Target, load: CommitBatch) -> None:
-    """Take along an append of the committer itself.
+def add_own(append: Append, version_file: VersionFile, target: Target, batch: CommitBatch) -> None:
+    """Add an append of the committer itself to the batch.
 
     Raises:
-        InvalidRecordsError: the table's schema changed, and the rows do not fit it any more.
+        InvalidRecordsError: the table's schema changed, and the rows do not fit it any longer.
     """
-    check_schema_still_fits(append.schema, body.table.schema, target.name)
-    load.names[append.id] = append.digest
+    check_schema_still_fits(append.schema, version_file.table.schema, target.name)
+    batch.names[append.id] = append.digest
     if append.rows is not None:
-        load.tables.append(fit(append.rows, body, target.name))
-    load.files += append.files
+        batch.tables.append(fit(append.rows, version_file, target.name))
+    batch.files += append.files
 
 
 def size_of(append: Append) -> int:

@@ -1,8 +1,8 @@
-"""Who has committed goes on for a while: it carries what others staged while its version was on its way.
+"""Go on committing for other writers after one's own commit (flat combining).
 
-The next in line would have to notice the new version, list the line and read the rows, one after the
-other; who just committed has done all that while its own requests were under way. So versions follow
-each other in two round trips. The version says so (``next``), and the others wait to be carried.
+The next writer in the queue would have to notice the new version, list the queue and read the rows, one after the
+other. The committer has done all that while its own requests were under way, so it can write the next version within
+two round trips. The version says so in its field ``next``, and the other writers wait.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from datashard_core.errors import DataShardError
 log = logging.getLogger(__name__)
 
 TERM = 0.5
-"""Seconds for which a committer goes on for others after its own rows are committed."""
+"""Seconds for which a committer goes on committing for others after its own rows are committed."""
 
 
 async def finish(target: Target, outcome: CommitOutcome, deadline: float) -> TableState:
-    """After a commit: go on with those who wait, then do what is left to do.
+    """After a commit: commit the batches of waiting writers, then do the work after the commit.
 
     Args:
         target: the table.
-        outcome: of a try that created a version.
-        deadline: when the caller wants to be answered, by its monotonic clock.
+        outcome: the outcome of a try that created a version.
+        deadline: when the caller wants its answer, by its monotonic clock.
 
     Returns:
-        The newest version created. What fails here does not concern the caller: its rows are committed.
+        The newest version created. Other failures are logged and not raised: the caller's rows are committed.
 
     Raises:
         StoreNotConditionalError: another writer created a version that was created here.
-        VanishedTableError: the rows were committed on top of nothing.
+        VanishedTableError: the versions below the new one are gone.
     """
     created, post_commit = _made(outcome)
     begun: Instant = await Now()
@@ -50,17 +50,17 @@ async def finish(target: Target, outcome: CommitOutcome, deadline: float) -> Tab
             outcome = await write_and_publish(
                 target,
                 replace(created, known=outcome.following.known),
-                outcome.following.load,
+                outcome.following.batch,
                 outcome.following.reclaimable,
                 has_waiters=True,
-                leads=now.monotonic < until,
+                combine=now.monotonic < until,
                 post_commit=post_commit,
             )
         except DataShardError as error:
-            log.info("table %s: a commit for others failed, and one of them makes it: %s", target.name, error)
+            log.info("table %s: a commit for other writers failed, and they commit themselves: %s", target.name, error)
             break
         if outcome.created is None:
-            break  # another was faster, or nobody knows: those who wait find out
+            break  # another writer was faster, or the outcome is unknown: the waiting writers find out
         _check(post_commit)
         created, post_commit = _made(outcome)
     await join(post_commit)
@@ -69,7 +69,7 @@ async def finish(target: Target, outcome: CommitOutcome, deadline: float) -> Tab
 
 
 def _check(post_commit: PostCommit) -> None:
-    """Raise what must not be left to the log: the version of a commit is another writer's, or stands on nothing."""
+    """Raise the errors that invalidate the commit: its version is another writer's, or those below it are gone."""
     if isinstance(post_commit.outcome, (BrokenChainError, VanishedTableError)):
         raise post_commit.outcome
 

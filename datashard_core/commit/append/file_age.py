@@ -1,9 +1,9 @@
-"""Data files that were finished before the commit that names them: young enough, or copied to a fresh name first.
+"""Ensure that data files which a commit adds are recent; copy old ones to a new name.
 
-A file on its way into a version looks like an orphan, and :mod:`datashard_core.commit.maintenance.orphans` deletes
-orphans that are older than its grace period, after a version in which nothing changes. Who slept through
-that version loses a race against it. Who builds on it or on a later one sees here that the file is old,
-by one ``Last-Modified`` against another.
+A data file that no version names yet looks like an orphan. :mod:`datashard_core.commit.maintenance.orphans` commits a
+version in which nothing changes, and then deletes orphans older than its grace period. A commit built on an earlier
+version loses the race against that version. A commit built on it, or on a later one, finds here that the file is old:
+it compares two ``Last-Modified`` times of the store.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.storage.base import ObjectNotFoundError
 
 SHORTEST_GRACE = 3600.0
-"""Seconds that every orphan is left alone at least."""
+"""Shortest age in seconds at which an orphan is deleted."""
 RECENT_SECONDS = SHORTEST_GRACE / 2
-"""Seconds up to which a file is named as it is. The other half is for the commit."""
+"""Age in seconds up to which a file is added as it is. The other half of the grace period is for the commit."""
 
 
 async def ensure_recent(
     target: Target, location: str, files: Sequence[DataFile], against: int
 ) -> list[DataFile | DataShardError]:
-    """Files as the next version may name them.
+    """Return files that the next version may name: the given files, or copies of old ones.
 
     Args:
         target: the table.
         location: its ``location``.
         files: finished data files.
-        against: the newest version that surely exists: the one that is built on, or, where that is still
-            on its way, its parent.
+        against: the newest version that surely exists: the one that is built on, or its parent while it is being
+            created.
 
     Returns:
-        For each file itself, its copy under a fresh name, or the error that it could not be had with.
+        For each file the file itself, its copy under a new name, or the error of reading it.
 
     Raises:
-        StorageError: the age of the version could not be learnt.
+        StorageError: the age of the version could not be read.
     """
     newest, *infos = await outcomes_of(
         [
@@ -64,10 +64,10 @@ async def ensure_recent(
 
 
 async def is_recent(target: Target, location: str, file: DataFile, against: int) -> bool:
-    """Whether a file is there, and may be named on top of a version as it is.
+    """Whether a file exists and is recent enough to be added on top of a version.
 
     Raises:
-        StorageError: that could not be learnt.
+        StorageError: its age could not be read.
     """
     newest, info = await outcomes_of((Head(version_key(against)), Head(key_of(file.file_path, location, target.root))))
     if isinstance(info, ObjectNotFoundError):
@@ -86,21 +86,22 @@ async def _copied(target: Target, location: str, file: DataFile) -> DataFile | D
     return replace(file, file_path=f"{location}/{key}")
 
 
-async def ensure_own_recent(target: Target, body: VersionFile, own: Mapping[str, Append]) -> Mapping[str, Append]:
-    """A committer's own appends, with files that the version after ``body`` may name.
+async def ensure_own_recent(
+    target: Target, version_file: VersionFile, own: Mapping[str, Append]
+) -> Mapping[str, Append]:
+    """Return a committer's own appends with files that the version after ``version_file`` may name.
 
-    A file that was begun when ``body`` or a later version was known is younger than that version, and
-    needs no look.
+    A file that was begun when that version or a later one was known is younger than the version, and is not checked.
 
     Raises:
         CorruptTableError: a file is gone, so its rows have to be appended again.
         StorageError: a file could not be looked at or copied.
     """
-    doubtful = {key: one for key, one in own.items() if one.files and one.written_on < body.version}
+    doubtful = {key: one for key, one in own.items() if one.files and one.written_on < version_file.version}
     if not doubtful:
         return own
     files = [file for one in doubtful.values() for file in one.files]
-    named = iter(await ensure_recent(target, body.table.location, files, body.version))
+    named = iter(await ensure_recent(target, version_file.table.location, files, version_file.version))
     renewed = dict(own)
     for key, one in doubtful.items():
         mine: list[DataFile] = []

@@ -1,4 +1,4 @@
-"""Appends of one process that go the same way: what is known of them, and how failures are waited out."""
+"""The appends of one process that share their commits: their state, look-ups in newer versions, and back-off."""
 
 from __future__ import annotations
 
@@ -24,14 +24,33 @@ from datashard_core.errors import CommitTimeoutError, CorruptTableError, DataSha
 
 log = logging.getLogger(__name__)
 
-SLOW = 0.5  # seconds that a store is left alone after its first "slow down"; doubled by each further one
+SLOW = 0.5  # seconds of pause after the first "slow down" of a store; each further one doubles it
 SLOWEST = 8.0
-SAY_AFTER = 5.0  # seconds of waiting before the log says what for
+LOG_AFTER = 5.0  # seconds of waiting after which the log says so
 LASTING: frozenset[StorageReason] = frozenset({"access-denied", "bucket-missing", "credentials-missing", "unsupported"})
 
 
 class Group(Struct):
-    """Appends of one process that go the same way, and what is known of them."""
+    """Appends of one process that share their commits.
+
+    Attributes:
+        target: the table.
+        deadline: when the group gives up, by the monotonic clock.
+        started: when it began.
+        waiting: digest of append id -> the appends without a result yet.
+        bases: digest of append id -> a version up to which the id is known to be unrecorded.
+        results: digest of append id -> the result.
+        staged: digest of append id -> the staged object.
+        sent: a request was sent that may commit the appends, now or later.
+        tried: a commit was tried.
+        throttled: seconds for which an overloaded store is left alone; 0 where it is not overloaded.
+        behind: the last look found a newer version, so the next one reads on until none is newer.
+        unlisted: versions of other committers since the queue was listed.
+        logged: the log says that the group waits.
+        cause: the last failure after a request was sent.
+        vanished: the table is gone, with a version that was committed.
+        state: the newest version known; None before the first look.
+    """
 
     target: Target
     deadline: float
@@ -45,29 +64,29 @@ class Group(Struct):
     throttled: float = 0.0
     behind: bool = False
     unlisted: int = 0
-    said: bool = False
+    logged: bool = False
     cause: DataShardError | None = None
     vanished: bool = False
     state: TableState | None = None
 
     @property
     def lowest_base(self) -> int:
-        """The version up to which nothing has to be looked up, whichever append asks."""
+        """The version up to which no id of the group has to be looked up."""
         return min((-1 if item.base is None else item.base for item in self.waiting.values()), default=-1)
 
     def base_of(self, item: Append) -> int:
-        """The base to ask again with: the newest one found, else the caller's own; -1 where nothing is known."""
+        """The base for a retry: the newest one found, else the caller's own; -1 if there is none."""
         return self.bases.get(item.id, -1 if item.base is None else item.base)
 
     @property
     def known(self) -> TableState:
-        """The newest version known; there is one as soon as the group has arrived."""
+        """The newest version known, after the first look at the table."""
         assert self.state is not None
         return self.state
 
 
 class GaveUpError(DataShardError):
-    """The deadline passed, or the store will not serve us, after something was sent."""
+    """The deadline passed, or the store fails permanently, after a request was sent."""
 
     def __init__(self, cause: DataShardError | None) -> None:
         super().__init__(str(cause))
@@ -75,15 +94,15 @@ class GaveUpError(DataShardError):
 
 
 async def read_on(group: Group, *, whole: bool = True) -> bool:
-    """Look for newer versions, and for our ids in every one of them; whether there was any."""
+    """Read newer versions and look up the group's ids in each of them; return whether there was any."""
     state, items = group.known, dict(group.waiting)
     found = await (find_current if whole else read_next)(group.target.root, state.body)
     if found is None or found.newest.version == state.body.version:
         return False
     if found.newest.state == "table" or found.newest.uuid != group.target.uuid:
-        require_live(found, state, group.target)  # the history of a table made again says nothing of ours, nor its end
+        require_live(found, state, group.target)  # neither a table made again nor a drop says anything of the ids
     try:
-        words = await look_up(
+        recorded = await look_up(
             frozenset(group.waiting),
             found.newest,
             above=min(group.bases.values(), default=state.body.version),
@@ -91,28 +110,28 @@ async def read_on(group: Group, *, whole: bool = True) -> bool:
             history=group.target.history,
         )
     except CorruptTableError:
-        # A purge may have taken the history of a dropped table, tombstones that of a version long past.
+        # A purge removes the history of a dropped table, and tombstones replace old versions.
         newer = await newest(group.target, require_live(found, state, group.target))
         if newer.body.version == found.newest.version:
             raise
         return await read_on(group)
-    await finish_recorded(group, words, found, before=False)
-    group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unnamed up to here
+    await finish_recorded(group, recorded, found, before=False)
+    group.bases = dict.fromkeys(group.waiting, found.newest.version)  # unrecorded up to here
     if group.waiting or found.newest.state == "table":
         group.state = require_live(found, state, group.target)
     if not group.waiting and group.tried and found.newest.state == "table":
-        # It may have been our own try that landed, with nobody to move the hint after it.
+        # The version may be this group's own try, so that no other process moves the hint.
         await follow_with_hint(group, items, state.body.version)
     return True
 
 
 async def follow_with_hint(group: Group, items: Mapping[str, Append], parent: int) -> None:
-    """Move the hint to the version that the group knows, after appends that versions before it name.
+    """Move the hint to the newest version known, after appends were found in versions up to it.
 
     Args:
         group: the appends.
-        items: those that were found to be committed.
-        parent: a version that was known before they were.
+        items: the appends that were found to be committed.
+        parent: a version that was known before.
     """
     known = group.known
     try:
@@ -123,47 +142,47 @@ async def follow_with_hint(group: Group, items: Mapping[str, Append], parent: in
 
 
 def doubt(group: Group, items: Mapping[str, Append], error: VanishedTableError) -> None:
-    """Take back that appends are committed: the version that names them stands on nothing, and is not built on."""
+    """Withdraw the results of committed appends: the versions below the one that records them are gone."""
     group.vanished = True
     for own, item in items.items():
         if isinstance(group.results.get(own), Committed):
             group.results[own] = unknown(group.target, item, group.base_of(item), error)
 
 
-async def finish_recorded(group: Group, words: Mapping[str, RecordedOutcome], found: Found, *, before: bool) -> None:
-    """Appends that the history names are over: committed (by whomever), refused, or in conflict."""
-    for own, word in words.items():
+async def finish_recorded(group: Group, recorded: Mapping[str, RecordedOutcome], found: Found, *, before: bool) -> None:
+    """Set the results of appends that versions record: committed (by any process), refused, or in conflict."""
+    for own, outcome in recorded.items():
         item = group.waiting.get(own)
         if item is None:
             continue
-        if isinstance(word.record, Refusal):
-            if before and (item.base is None or word.version <= item.base):
-                continue  # a refused id may be tried again; with a base, the caller asks what became of it
-            group.results[own] = refusal_of(group.target, item, word)
-        elif item.digest and word.record and word.record != item.digest:
-            group.results[own] = conflict(group.target, item, word)
+        if isinstance(outcome.record, Refusal):
+            if before and (item.base is None or outcome.version <= item.base):
+                continue  # a refused id may be appended again; a call with a base asks for the outcome of the first try
+            group.results[own] = refusal_of(group.target, item, outcome)
+        elif item.digest and outcome.record and outcome.record != item.digest:
+            group.results[own] = conflict(group.target, item, outcome)
         else:
-            snapshot_id = await _snapshot_of(group, word.version, found)
-            group.results[own] = Committed(word.version, snapshot_id, already_appended=before)
+            snapshot_id = await _snapshot_of(group, outcome.version, found)
+            group.results[own] = Committed(outcome.version, snapshot_id, already_appended=before)
         del group.waiting[own]
 
 
 async def _snapshot_of(group: Group, version: int, found: Found) -> int | None:
-    """The snapshot of a version that names an append: what is committed is so, also if this cannot be read now."""
+    """The snapshot of a version that records an append; None if it cannot be read now, which changes no outcome."""
     body: VersionFile | None = found.bodies.get(version)
     if body is None:
         try:
             body = await read_version(group.target.root, version)
         except (StorageError, CorruptTableError) as error:
-            log.info("table %s: the snapshot of version %d is not told: %s", group.target.name, version, error)
+            log.info("table %s: the snapshot of version %d could not be read: %s", group.target.name, version, error)
             return None
     return body.metadata.current_snapshot_id if body.metadata is not None else None
 
 
 def raise_if_permanent(group: Group, error: StorageError) -> None:
-    """Once something was sent, a passing failure of the store is waited out; else it is the answer.
+    """Raise an error that waiting cannot solve, and any error before a request was sent.
 
-    A store that is overloaded is waited for in any case.
+    Overload of the store is waited out in any case.
     """
     if isinstance(error, BrokenChainError):
         raise error
@@ -175,38 +194,39 @@ def raise_if_permanent(group: Group, error: StorageError) -> None:
 
 
 async def back_off(group: Group, error: StorageError) -> None:
-    """Wait out a failure; a store that says it is overloaded is left alone for longer each time."""
+    """Pause after a failure; an overloaded store gets a longer pause each time."""
     raise_if_permanent(group, error)
     fraction, now = await gather(Random(), Now())
     check_deadline(group, now)
     if error.reason == "throttled":
         group.throttled = min(max(SLOW, 2 * group.throttled), SLOWEST)
-    say(group, now)
+    log_waiting(group, now)
     pause = (0.5 + fraction) * max(group.throttled, 0.3)
     await Sleep(min(pause, group.deadline - now.monotonic))
 
 
 def check_deadline(group: Group, now: Instant) -> None:
+    """Raise the error of a deadline that has passed."""
     if now.monotonic <= group.deadline:
         return
     if group.sent:
         raise GaveUpError(group.cause)
     raise CommitTimeoutError(
-        f"table {group.target.name}: the deadline passed before anything was sent. Nothing was appended; call "
+        f"table {group.target.name}: the deadline passed before a commit was sent. Nothing was appended. Call "
         "again, with a longer timeout if the store is slow."
     )
 
 
-def say(group: Group, now: Instant, line: str = "") -> None:
-    """One line in the log, once, for who wonders what an append waits for."""
+def log_waiting(group: Group, now: Instant, position: str = "") -> None:
+    """Log once that the appends wait, after some seconds."""
     waited = now.monotonic - group.started
-    if waited > SAY_AFTER and not group.said:
-        group.said = True
+    if waited > LOG_AFTER and not group.logged:
+        group.logged = True
         log.info(
-            "table %s: waiting %.0f s for a commit to carry %d append(s) (%s%s)",
+            "table %s: waiting for %.0f s for a commit to include %d append(s) (%s%s)",
             group.target.name,
             waited,
             len(group.waiting),
-            line,
+            position,
             group.cause or "no error so far",
         )

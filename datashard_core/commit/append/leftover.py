@@ -1,4 +1,4 @@
-"""What a flush tells of staged objects that it left: which they are, why, and what to do."""
+"""Errors and warnings of a flush about staged objects that it could not commit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from datashard_core.storage.base import ObjectInfo
 log = logging.getLogger(__name__)
 
 MOST_SHOWN = 20
-"""Objects that a message names; an error has all of them as an attribute."""
+"""Number of objects in a message; the error has all of them as an attribute."""
 
 
 def error_of(
     target: Target, refused: Mapping[str, str], forgotten: Iterable[StagedName], set_aside: Mapping[StagedName, Aside]
 ) -> DataShardError | None:
-    """The error of a flush that could not commit everything; None where it could.
+    """The error of a flush that could not commit everything; None if it could.
 
     Args:
         target: the table.
@@ -35,27 +35,28 @@ def error_of(
     if refused:
         reasons = "; ".join(sorted(set(refused.values()))[:MOST_SHOWN])
         return AppendRefusedError(
-            f"{table}: {len(refused)} of the appends that were staged cannot be "
-            f"committed, and never will be ({reasons}). Their ids are, as BLAKE2b-128, "
+            f"{table}: {len(refused)} of the staged appends were refused and will never be committed "
+            f"({reasons}). Their ids are, as BLAKE2b-128, "
             f"{', '.join(sorted(refused))}. Everything else that was staged is in the table"
-            f"{f', but for what is set aside: {aside}' if aside else ''}. Append their rows again."
+            f"{f', but for what is set aside: {aside}' if aside else ''}. Fix their rows and append them again."
         )
     if old := sorted(name.key for name in forgotten):
         keys = ", ".join(old)
         return CommitStateUnknownError(
             f"{table}: it is not known whether {len(old)} staged appends "
-            "are in the table: they were begun before the versions whose appends are still remembered (table property "
+            "are in the table: they were staged before the retention of append ids (table property "
             "datashard.append-id.retention). Everything else that was staged is in the table"
-            f"{f', but for what is set aside: {aside}' if aside else ''}. They are {keys}: see "
+            f"{f', but for what is set aside: {aside}' if aside else ''}. They are {keys}. Check "
             "whether the table has their rows, append those that it does not have, and delete the objects.",
             table=target.root,
         )
     if set_aside:
         return AppendSetAsideError(
-            f"{table}: {len(set_aside)} staged objects were set aside, for this release of datashard-core cannot "
+            f"{table}: {len(set_aside)} staged objects were set aside: this release of datashard-core cannot "
             f"commit them on top of the newest version: {aside}. Everything else that was staged is in the table. If a "
-            "newer release of datashard-core writes this table, upgrade this one and flush again; if nobody knows the "
-            "objects, delete them. maintain() deletes them once they are older than datashard.append-id.retention.",
+            "newer release of datashard-core writes this table, upgrade this one and flush again; if no writer of "
+            "yours made the objects, delete them. maintain() deletes them once they are older than "
+            "datashard.append-id.retention.",
             keys=tuple(sorted(name.key for name in set_aside)),
             table=target.root,
         )
@@ -63,13 +64,13 @@ def error_of(
 
 
 def warn_of_strangers(target: Target, infos: Sequence[ObjectInfo]) -> None:
-    """Objects that are no staged appends hold nobody up, and somebody should know of them."""
+    """Log a warning about objects in the folder of staged appends that are none: they delay no commit."""
     ours = {name.key for name in parse_listed(infos)}
     strangers = [info.key for info in infos if info.key not in ours]
     if strangers:
         log.warning(
-            "table %s: %d objects at %s/%s are no staged appends, and are left alone: %s. Delete them; maintain() does "
-            "once they are older than datashard.append-id.retention.",
+            "table %s: %d objects at %s/%s are not staged appends and are left alone: %s. Delete them, or let "
+            "maintain() delete them once they are older than datashard.append-id.retention.",
             target.name,
             len(strangers),
             target.root,

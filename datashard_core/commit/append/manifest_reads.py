@@ -1,4 +1,4 @@
-"""The manifests of the version that is built on: read where they are not known, merged where it is due."""
+"""Read the manifests that a commit needs and does not have cached, merge them where due, and account for rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from datashard_core.commit.core import manifest_merge as merge
+from datashard_core.commit.core import manifest_merge
 from datashard_core.commit.core.manifest_merge import Entries, Known
 from datashard_core.commit.core.next_version import NewManifest, NextVersion
 from datashard_core.commit.core.paths import key_of
@@ -24,23 +24,27 @@ log = logging.getLogger(__name__)
 
 
 async def load_manifests(target: Target, state: TableState) -> TableState:
-    """Read what is not known yet: the manifest list, the manifests that the next commit merges or leaves out,
-    and those that tell the totals which another engine left out of its snapshot.
+    """Read the manifest list and the manifests that the next commit needs and that are not cached.
+
+    It needs those that it merges or leaves out, and those that hold the totals which another engine left out of its
+    snapshot.
 
     Returns:
-        The same version with what was read. A manifest that could not be read is not among it, and
-        so stays in the list as it is.
+        The same version with what was read. A manifest that could not be read stays in the list as it is.
 
     Raises:
-        StorageError: the manifest list could not be read; it is never taken for an empty one.
-        CorruptTableError: it is damaged.
+        StorageError: the manifest list could not be read; it never counts as empty.
+        CorruptTableError: the manifest list is damaged.
     """
     table = state.body.table
     if state.manifests is None:
         listed = await manifests_of(target.root, table.location, table.current_snapshot)
         state = replace(state, manifests=listed)
     manifests = state.manifests or ()
-    wanted = (*merge.sources(manifests, table, settings_of(table.properties)), *merge.empty(manifests))
+    wanted = (
+        *manifest_merge.sources(manifests, table, settings_of(table.properties)),
+        *manifest_merge.empty(manifests),
+    )
     chosen = {one.manifest_path: one for one in wanted}
     missing = missing_totals(table, manifests)
     if missing is not None:
@@ -49,53 +53,53 @@ async def load_manifests(target: Target, state: TableState) -> TableState:
 
 
 async def load_entries(target: Target, state: TableState, manifests: Sequence[ManifestFile]) -> TableState:
-    """Read those manifests that are not known; what cannot be read is left out, and logged."""
+    """Read the manifests that are not cached; leave out, and log, those that cannot be read."""
     missing = [manifest for manifest in manifests if state.known.of(manifest) is None]
     if not missing:
         return state
     location = state.body.table.location
     outcomes = await outcomes_of([Get(key_of(manifest.manifest_path, location, target.root)) for manifest in missing])
-    learnt: dict[str, Entries] = {}
+    loaded: dict[str, Entries] = {}
     for manifest, outcome in zip(missing, outcomes, strict=True):
         try:
-            learnt[manifest.manifest_path] = tuple(decode_manifest(result_of(outcome).body, manifest))
+            loaded[manifest.manifest_path] = tuple(decode_manifest(result_of(outcome).body, manifest))
         except (StorageError, CorruptTableError, UnsupportedTableError) as error:
-            log.warning("table %s: a manifest is left as it is: %s", target.name, error)
-    # All of them, however many: what is worth keeping is decided after the commit.
-    return replace(state, known=Known({**state.known.entries, **learnt}))
+            log.warning("table %s: a manifest could not be read and is not merged: %s", target.name, error)
+    # Keep all of them for this commit; :func:`cache_after` limits the cache.
+    return replace(state, known=Known({**state.known.entries, **loaded}))
 
 
 def merge_loaded(
     target: Target, state: TableState, unique: str, snapshot_id: int
 ) -> tuple[tuple[ManifestFile, ...], NewManifest | None]:
-    """The live manifests as they go on, some of them merged where that is due and they are known.
+    """The live manifests of the next version, some of them merged if that is due and they are cached.
 
     Args:
         target: the table.
-        state: the version that is built on, with what :func:`learn` read.
+        state: the version that is built on, with what :func:`load_manifests` read.
         unique: 32 fresh hexadecimal characters, for a name.
         snapshot_id: the snapshot that is written.
 
     Returns:
-        The list, and the manifest that took the place of others; None where none was merged.
+        The list, and the manifest that replaces others; None if none was merged.
     """
     table = state.body.table
     before = state.manifests or ()
-    manifests = merge.without_empty(before, state.known)
+    manifests = manifest_merge.without_empty(before, state.known)
     read: list[tuple[ManifestFile, Entries]] = []
-    for manifest in merge.sources(before, table, settings_of(table.properties)):
+    for manifest in manifest_merge.sources(before, table, settings_of(table.properties)):
         entries = state.known.of(manifest)
         if entries is not None:
             read.append((manifest, entries))
     if len(read) < 2:
         return manifests, None
     try:
-        written = merge.merged(unique, table, snapshot_id, read)
+        written = manifest_merge.merged(unique, table, snapshot_id, read)
     except (CorruptTableError, UnsupportedTableError) as error:
-        log.warning("table %s: manifests of another engine cannot be merged: %s", target.name, error)
+        log.warning("table %s: manifests of another engine could not be merged: %s", target.name, error)
         return manifests, None
     listed = written.listed(table.location, table.last_sequence_number + 1)
-    return merge.replaced(manifests, [manifest for manifest, _ in read], listed), written
+    return manifest_merge.replaced(manifests, [manifest for manifest, _ in read], listed), written
 
 
 def account_for(
@@ -111,7 +115,7 @@ def account_for(
         change: what the commit is meant to do.
 
     Raises:
-        CorruptTableError: it does not add up. Nothing was committed.
+        CorruptTableError: the rows do not add up. Nothing was committed.
     """
     location = state.body.table.location
     entries: dict[str, Sequence[ManifestEntry]] = dict(state.known.entries)
@@ -121,9 +125,9 @@ def account_for(
 
 
 def cache_after(known: Known, prepared: NextVersion, written: Sequence[NewManifest]) -> Known:
-    """What is known of live manifests as soon as the next version is created."""
+    """The cached entries of live manifests after the next version is created."""
     table = prepared.body.table
-    learnt = {
+    loaded = {
         f"{table.location}/{manifest.key}": manifest.read_back(table.last_sequence_number) for manifest in written
     }
-    return known.following(prepared.manifests or (), learnt)
+    return known.following(prepared.manifests or (), loaded)

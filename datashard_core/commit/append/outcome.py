@@ -1,4 +1,4 @@
-"""How an append ended, and the errors that say so."""
+"""The results of appends, and their errors."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from datashard_core.errors import AppendIdConflictError, AppendRefusedError, Com
 Result = Committed | DataShardError
 
 
-def refusal_of(target: Target, item: Append, word: RecordedOutcome) -> AppendRefusedError:
-    """The failure that a committed version speaks of."""
-    assert isinstance(word.record, Refusal)
+def refusal_of(target: Target, item: Append, recorded: RecordedOutcome) -> AppendRefusedError:
+    """The error for an append that a version refuses."""
+    assert isinstance(recorded.record, Refusal)
     return AppendRefusedError(
-        f"table {target.name}: version {word.version} refuses append {item.append_id!r}: {word.record.reason}. "
-        "Nothing of it is in the table; mend it and append again."
+        f"table {target.name}: version {recorded.version} refuses append {item.append_id!r}: {recorded.record.reason}. "
+        "No row of it is in the table. Fix the rows and append again."
     )
 
 
-def conflict(target: Target, item: Append, word: RecordedOutcome) -> AppendIdConflictError:
-    """The same id with other rows: an error that shows both, never a silent skip."""
+def conflict(target: Target, item: Append, recorded: RecordedOutcome) -> AppendIdConflictError:
+    """The error for an id that was committed with other rows; it shows both digests."""
     return AppendIdConflictError(
-        f"table {target.name}: append id {item.append_id!r} was committed in version {word.version} with other rows "
-        f"(digest {word.record} there, {item.digest} now). Nothing was appended. If these rows are meant to be "
-        "appended as well, give them another append_id; if the first were wrong, delete them and append under a "
-        "new id.",
+        f"table {target.name}: append id {item.append_id!r} was committed in version {recorded.version} with other "
+        f"rows (digest {recorded.record} there, {item.digest} now). Nothing was appended. To append these rows as "
+        "well, give them another append_id; if the first rows were wrong, delete them and append under a new id.",
         append_id=item.append_id,
-        version=word.version,
-        committed_digest=str(word.record),
+        version=recorded.version,
+        committed_digest=str(recorded.record),
         given_digest=item.digest,
     )
 
 
 def unknown(target: Target, item: Append, base: int, cause: DataShardError | None) -> CommitStateUnknownError:
-    """Something was sent, and no version tells what became of it."""
+    """The error for an append that was sent, and whose outcome no version shows."""
     if isinstance(cause, ForgottenError):
         return CommitStateUnknownError(
             f"table {target.name}: it is not known whether append {item.append_id!r}, begun at version {base}, is in "

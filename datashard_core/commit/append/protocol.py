@@ -1,14 +1,14 @@
-"""Appends become versions: the group commit, without I/O.
+"""The group commit: commit appends as versions of the table, without I/O of its own.
 
-Generators that yield storage requests and receive their outcomes (see
-:mod:`datashard_core.storage.requests`). The rules, and the failures that each prevents, are in
-``docs/design/commit-protocol.md``. In short:
+The coroutines await storage requests (:mod:`datashard_core.effects.requests`), which a driver sends. The rules, and the
+failures that each rule prevents, are in ``docs/design/commit-protocol.md``. In short:
 
-* the commit point is the creation of ``v{N+1}.metadata.json``, on condition that it is absent;
-* every commit carries all staged appends; who loses a race stages its rows, and is carried;
-* "taken" may mean taken by us, and an unknown outcome may land later: whoever meets either reads on
-  and looks for its own ids in every newer version, before it tries again under the same ids;
-* nothing is ever deleted on a guess: not on an error, not on an interrupt.
+* The commit point is the creation of ``v{N+1}.metadata.json`` on condition that it is absent.
+* Every commit includes all staged appends. A writer that loses a race stages its rows for a later commit.
+* If the store answers that the name is taken, this writer's own earlier request may have taken it, and a request with
+  an unknown outcome may take effect later. In both cases the writer reads the newer versions and looks for its own ids
+  in each of them before it tries again under the same ids.
+* Nothing is deleted on a guess: not after an error, not after an interrupt.
 """
 
 from __future__ import annotations
@@ -61,25 +61,24 @@ from datashard_core.storage.base import ObjectNotFoundError
 
 log = logging.getLogger(__name__)
 
-BEFORE_FIRST_LISTING = 0.1  # seconds: others that arrive in this while are seen by one listing
-MAX_RACING = 8  # appends that wait: a newcomer gets in line instead of racing them
-CROWD_SECONDS = 60.0  # what was staged longer ago waits for nobody
+BEFORE_FIRST_LISTING = 0.1  # seconds, so that one listing shows all writers that arrive meanwhile
+MAX_RACING = 8  # waiting appends; with more of them, a new writer joins the queue instead of racing
+CROWD_SECONDS = 60.0  # age from which a staged append no longer counts as waiting
 
 
 async def append(
-    appends: Sequence[Append], target: Target, seen: TableState | None, timeout: float
+    appends: Sequence[Append], target: Target, cached: TableState | None, timeout: float
 ) -> tuple[dict[str, Result], TableState | None]:
-    """Append rows: each append exactly once, or an error that says what is known of it.
+    """Append rows exactly once for each append, or return an error that says what is known of it.
 
     Args:
-        appends: what to append; several appends of one process share their commits.
+        appends: the appends; several appends of one process share their commits.
         target: the table.
-        seen: the newest version known to this process; None in a fresh one.
+        cached: the newest version that this process knows; None in a new process.
         timeout: seconds until it gives up.
 
     Returns:
-        For each digest of append id where it was committed, or the error that it ended with; and
-        the newest version now known.
+        For each digest of an append id the version that committed it, or its error; and the newest version now known.
     """
     now: Instant = await Now()
     group = Group(
@@ -88,49 +87,51 @@ async def append(
         started=now.monotonic,
         waiting={item.id: item for item in appends},
         bases={},
-        state=seen,
+        state=cached,
     )
     try:
-        await _append(group, seen, now)
+        await _append(group, cached, now)
     except GaveUpError as gave_up:
         for own, item in group.waiting.items():
             group.results[own] = unknown(group.target, item, group.base_of(item), gave_up.cause)
     except DataShardError as error:
         for own, item in group.waiting.items():
-            # Once anything was sent, nothing is reported as failed: it could show up later. Rows
-            # of a table that is gone cannot; where versions overwrite each other nothing can be promised.
+            # After a request was sent, an append is not reported as failed, because it could take effect later. Rows of
+            # a table that is gone cannot; where versions overwrite each other, no outcome is certain.
             known = not group.sent or isinstance(error, (NoSuchTableError, BrokenChainError))
             group.results[own] = error if known else unknown(group.target, item, group.base_of(item), error)
-    return group.results, seen if group.vanished else group.state
+    return group.results, cached if group.vanished else group.state
 
 
-async def _append(group: Group, seen: TableState | None, now: Instant) -> None:
-    hot = seen is not None and is_recently_grouped(seen.body, now.wall_ms)
+async def _append(group: Group, cached: TableState | None, now: Instant) -> None:
+    recently_grouped = cached is not None and is_recently_grouped(cached.body, now.wall_ms)
     draft: Task[Draft] | None = None
     sent = await start(_send_files(group))
-    if seen is not None and hot and _based_by(group, seen.body.version):
-        # Many are writing: whoever reads and lists first only loses the race later.
-        await _enter(group, seen, Found(seen.body, {seen.body.version: seen.body}))
+    if cached is not None and recently_grouped and _based_by(group, cached.body.version):
+        # Many writers are active: a writer that reads and lists first loses the race.
+        await _enter(group, cached, Found(cached.body, {cached.body.version: cached.body}))
         await _all_sent(group, sent)
     else:
-        if seen is not None and not seen.contended:
-            # Most tables are quiet: the files are on their way while we look whether this one is.
-            draft = await start(draft_own(group.target, seen, dict(group.waiting)))
+        if cached is not None and not cached.contended:
+            # Most tables are quiet: write the files while the requests that show whether this table is quiet are sent.
+            draft = await start(draft_own(group.target, cached, dict(group.waiting)))
         expected, items = frozenset(group.waiting), dict(group.waiting)
-        listed = await _arrived(group, seen)
+        listed = await _arrived(group, cached)
         await _all_sent(group, sent)
         if not group.waiting:
             done = [group.results.get(own) for own in items]
-            if seen is not None and any(isinstance(one, Committed) and one.version > seen.body.version for one in done):
-                # A second try, committed since we looked: the first may have had nobody to move the hint.
-                await follow_with_hint(group, items, seen.body.version)
+            if cached is not None and any(
+                isinstance(one, Committed) and one.version > cached.body.version for one in done
+            ):
+                # A retry whose first try was committed meanwhile: its process may have ended before it moved the hint.
+                await follow_with_hint(group, items, cached.body.version)
             return
         root, body = group.target.root, group.known.body
-        alone = seen is not None and body.version == seen.body.version and not eligible(root, body, listed)
+        alone = cached is not None and body.version == cached.body.version and not eligible(root, body, listed)
         group.state = replace(group.known, contended=not alone)
         if not alone or frozenset(group.waiting) != expected:
             if draft is not None:
-                draft.cancel()  # its files stay, named by nothing
+                draft.cancel()  # its files stay as orphans
             draft = None
         now = await Now()
         crowded = len(alive(root, body, listed, now.wall_ms / 1000, CROWD_SECONDS)) > MAX_RACING
@@ -146,7 +147,7 @@ async def _append(group: Group, seen: TableState | None, now: Instant) -> None:
 
 
 async def _send_files(group: Group) -> dict[str, DataShardError]:
-    """Write the data files that are not in the store yet; for each digest of append id the error, if there was one."""
+    """Write the data files that are not in the store yet; return the errors by digest of append id."""
     failed: dict[str, DataShardError] = {}
     unsent = [(own, put) for own, item in group.waiting.items() for put in item.unsent]
     while unsent:
@@ -165,7 +166,7 @@ async def _send_files(group: Group) -> dict[str, DataShardError]:
 
 
 async def _all_sent(group: Group, sent: Task[dict[str, DataShardError]]) -> None:
-    """Nothing may name a file before it is in the store: an append whose files are not ends here."""
+    """Wait until the data files are in the store, as a version requires; end the appends whose files failed."""
     await join(sent)
     if isinstance(sent.outcome, DataShardError):
         raise sent.outcome
@@ -176,35 +177,35 @@ async def _all_sent(group: Group, sent: Task[dict[str, DataShardError]]) -> None
 
 
 def _based_by(group: Group, version: int) -> bool:
-    """Whether nothing has to be read to know that no append of the group is named up to a version.
+    """Whether all appends of the group are known to be unrecorded up to a version, without a read.
 
-    Threads share their commits, each with a table object of its own: one may have seen a newer
-    version than the one that leads.
+    Threads share their commits, each with a table object of its own, and one may know a newer version than the thread
+    that commits.
     """
     return all(item.base is not None and item.base <= version for item in group.waiting.values())
 
 
-async def _arrived(group: Group, seen: TableState | None) -> list[StagedName]:
-    """Arrive, however often the store says that it is overloaded."""
+async def _arrived(group: Group, cached: TableState | None) -> list[StagedName]:
+    """Call :func:`_arrive` again as long as the store is overloaded."""
     while True:
         try:
-            return await _arrive(group, seen)
+            return await _arrive(group, cached)
         except StorageError as error:
             await back_off(group, error)
 
 
-async def _arrive(group: Group, seen: TableState | None) -> list[StagedName]:
-    """Read the newest version and the line, and look the callers' ids up, all beside each other."""
-    found, page, words = await gather(
-        find_current(group.target.root, seen.body if seen is not None else None),
+async def _arrive(group: Group, cached: TableState | None) -> list[StagedName]:
+    """Read the newest version, list the queue and look up the callers' ids, all in parallel."""
+    found, page, lookup = await gather(
+        find_current(group.target.root, cached.body if cached is not None else None),
         first_page(group.target.root),
-        _words_early(group, seen),
+        _words_early(group, cached),
     )
-    state = require_live(found, seen, group.target)
+    state = require_live(found, cached, group.target)
     try:
-        await _enter(group, state, found, seen if words is not None else None, words)
+        await _enter(group, state, found, cached if lookup is not None else None, lookup)
     except CorruptTableError:
-        # Damaged is what is so in the newest version: the table may have been dropped and purged meanwhile.
+        # An error if it is still the newest version; else the table may have been dropped and purged meanwhile.
         newer = await newest(group.target, state)
         if newer.body.version == state.body.version:
             raise
@@ -212,16 +213,16 @@ async def _arrive(group: Group, seen: TableState | None) -> list[StagedName]:
     return parse_listed(page.infos)
 
 
-async def _words_early(group: Group, seen: TableState | None) -> LookupResult | None:
-    """What is said of the ids up to the version last seen; None where that can only be asked of a newer one."""
+async def _words_early(group: Group, cached: TableState | None) -> LookupResult | None:
+    """Look up the ids in all versions up to the cached one; None if only a newer version can answer."""
     try:
-        return await _words(group, seen, group.lowest_base)
+        return await _words(group, cached, group.lowest_base)
     except CorruptTableError:
-        return None  # whoever slept may find its versions purged, or replaced by tombstones
+        return None  # after a long suspension the versions may be purged, or replaced by tombstones
 
 
 async def _words(group: Group, state: TableState | None, above: int, found: Found | None = None) -> LookupResult:
-    """What versions above one say of the group's ids, up to one that is known."""
+    """Look up the group's ids in the versions above ``above``, up to a known version."""
     if state is None:
         return LookupResult({}, 0)
     return await look_up_since(
@@ -234,16 +235,16 @@ async def _words(group: Group, state: TableState | None, above: int, found: Foun
 
 
 async def _enter(
-    group: Group, state: TableState, found: Found, earlier: TableState | None = None, words: LookupResult | None = None
+    group: Group, state: TableState, found: Found, earlier: TableState | None = None, lookup: LookupResult | None = None
 ) -> None:
-    """Base of every append: the newest version known, once the ids are known to be unnamed up to it.
+    """Set the base of every append to the newest version, after a look-up of the ids up to it.
 
     Args:
         group: the appends.
         state: the newest version.
-        found: what was read on the way to it.
-        earlier: a version that the ids were looked up to already.
-        words: and what was found.
+        found: the versions that were read on the way to it.
+        earlier: a version up to which the ids were looked up already.
+        lookup: the result of that look-up.
     """
     version = state.body.version
     group.state = state
@@ -251,39 +252,42 @@ async def _enter(
         if item.base is not None and item.base > version:
             group.results[own] = ConfigurationError(
                 f"table {group.target.name}: base={item.base} is above the newest version, {version}. Pass the base "
-                "that CommitStateUnknownError carried, or none."
+                "of the CommitStateUnknownError, or none."
             )
             del group.waiting[own]
     above = group.lowest_base if earlier is None else max(group.lowest_base, earlier.body.version)
     later = await _words(group, state, above, found)
-    told = later if words is None else _joined(words, later, above)
-    await finish_recorded(group, told.words, found, before=True)
+    result = later if lookup is None else _joined(lookup, later, above)
+    await finish_recorded(group, result.recorded, found, before=True)
     for own, item in list(group.waiting.items()):
-        if item.base is not None and item.base >= 0 and item.digest and item.base < told.since - 1:
-            # A caller's second try, so late that nobody remembers the first one.
-            group.results[own] = unknown(group.target, item, item.base, ForgottenError(told.since, group.target.root))
+        if item.base is not None and item.base >= 0 and item.digest and item.base < result.since - 1:
+            # A retry after the retention of append ids: whether the first try was committed is not known.
+            group.results[own] = unknown(group.target, item, item.base, ForgottenError(result.since, group.target.root))
             del group.waiting[own]
     group.bases = dict.fromkeys(group.waiting, version)
 
 
 def _joined(earlier: LookupResult, later: LookupResult, above: int) -> LookupResult:
-    """Two look-ups as one, of which the later one began after version ``above``, where the earlier one ended.
+    """Join two look-ups, of which the later one began after version ``above``, where the earlier one ended.
 
-    Only where the later one did not reach back to there is anything between them forgotten.
+    Ids between the two are forgotten only if the later look-up did not reach back to ``above``.
     """
     since = later.since if later.since > above + 1 else earlier.since
-    return LookupResult({**earlier.words, **later.words}, since)
+    return LookupResult({**earlier.recorded, **later.recorded}, since)
 
 
 async def _try(group: Group, listed: Sequence[StagedName], draft: Task[Draft] | None = None) -> None:
-    """Commit once, by a draft if there is one; whoever loses reads on, and finds itself carried or not."""
+    """Try to commit once, by the draft if there is one.
+
+    If another writer wins, read the newer versions to see whether they include our appends.
+    """
     check_deadline(group, (await Now()))
     try:
         group.tried = True
         staged = tuple(group.staged.values())
         outcome = (await _by_draft(group, draft)) if draft is not None else None
         if outcome is None:
-            outcome = await commit(group.target, group.known, listed, group.waiting, staged, leads=True)
+            outcome = await commit(group.target, group.known, listed, group.waiting, staged, combine=True)
         if outcome.created is not None:
             await _finish(group, outcome, outcome.created)
             return
@@ -296,7 +300,7 @@ async def _try(group: Group, listed: Sequence[StagedName], draft: Task[Draft] | 
 
 
 async def _after_failure(group: Group, error: StorageError | CorruptTableError) -> None:
-    """What is gone or cannot be read may have been expired under a sleeper, who starts over; else it is an error."""
+    """Start over if newer versions exist: maintenance may have removed the objects meanwhile. Else it is an error."""
     try:
         if isinstance(error, (ObjectNotFoundError, CorruptTableError)) and (await read_on(group)):
             return
@@ -312,12 +316,16 @@ async def _by_draft(group: Group, draft: Task[Draft]) -> CommitOutcome | None:
     await join(draft)
     if isinstance(draft.outcome, Draft):
         return await create(group.target, draft.outcome, ())
-    log.info("table %s: its files are written again: %s", group.target.name, draft.outcome)
+    log.info(
+        "table %s: the files of a commit could not be written, and are written again: %s",
+        group.target.name,
+        draft.outcome,
+    )
     return None
 
 
 async def _finish(group: Group, outcome: CommitOutcome, created: TableState) -> None:
-    """The appends are committed; do what is left to do, by which it is seen whether there still is a table."""
+    """Do the work after the commit; it shows whether the table still exists."""
     items = dict(group.waiting)
     _all_committed(group, created)
     try:

@@ -1,4 +1,4 @@
-"""The line of those who wait for a commit to carry them: staging, one's place, and looking for new versions."""
+"""The commit queue: stage rows, find one's position among the waiting writers, and look for new versions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from datashard_core.commit.append.group_append import (
     Group,
     back_off,
     check_deadline,
+    log_waiting,
     raise_if_permanent,
     read_on,
-    say,
 )
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.state import Append, TableState
@@ -28,18 +28,18 @@ from datashard_core.effects.tasks import outcomes_of
 from datashard_core.errors import StorageError
 from datashard_core.storage.base import ObjectInfo
 
-SHORTEST_LOOK = 0.1  # seconds between two looks for the next version
-WRITERS_PER_SECOND = 2000  # the longer the line, the rarer the looks
-PATIENCE = 0.5  # seconds without a new version after which the second in line commits
-STRETCHED = 2.0  # by so much of it for each second that an overloaded store is left alone between two looks
-EASED = 0.8  # what a look that was answered leaves of that pause
-MOST_PAGES = 10  # of a listing, where objects that nobody can commit fill the first ones
-SAMPLE = 8  # bodies of those before us that are looked at where no version comes
-LIST_AFTER = 4  # versions that came without us before we look whether our object is still there
+SHORTEST_LOOK = 0.1  # seconds between two looks for the next version, at least
+WRITERS_PER_SECOND = 2000  # looks of all waiting writers together
+PATIENCE = 0.5  # seconds without a new version after which the second writer in the queue commits
+STRETCHED = 2.0  # by which factor patience grows for each second of pause that an overloaded store is given
+EASED = 0.8  # factor by which each answered look shortens that pause
+MOST_PAGES = 10  # of a listing whose first pages are full of objects that cannot be committed
+SAMPLE = 8  # bodies of earlier appends in the queue that are read if no new version appears
+LIST_AFTER = 4  # versions without our appends after which we check that our staged objects still exist
 
 
 async def stage(group: Group) -> None:
-    """Put the rows beside the table, for the next commit to carry, whoever makes it."""
+    """Stage the rows beside the table, so that the next commit of any process includes them."""
     missing = [own for own in group.waiting if own not in group.staged]
     nonces = await outcomes_of([Unique() for _ in missing])
     names, puts = [], []
@@ -50,8 +50,8 @@ async def stage(group: Group) -> None:
     outcomes = await outcomes_of(puts)
     for own, name, outcome in zip(missing, names, outcomes, strict=True):
         if not isinstance(outcome, StorageError) or outcome.reason not in LASTING:
-            # A failed one may have landed all the same: the next listing tells, and whatever lies
-            # there under our id counts once.
+            # A failed PUT may have taken effect all the same. The next listing shows it, and all staged objects of one
+            # id count once.
             group.sent = True
             group.staged[own] = name
     for outcome in outcomes:
@@ -60,7 +60,7 @@ async def stage(group: Group) -> None:
 
 
 def body_of(item: Append, state: TableState) -> StagedBody:
-    """What is staged of an append."""
+    """The staged body of an append."""
     return StagedBody(
         table=state.body.table.table_uuid,
         append_id=item.append_id,
@@ -72,40 +72,40 @@ def body_of(item: Append, state: TableState) -> StagedBody:
 
 
 async def wait_in_queue(group: Group) -> list[StagedName] | None:
-    """One stay in line: wait to be carried, or list, find one's place, and wait.
+    """Wait for a commit that includes the group, or list the queue and wait as long as its position demands.
 
     Returns:
-        The listing to commit by, where it is the group's turn; None where it has to stay on, or is done.
+        The listing to commit with if it is the group's turn; None if it has to wait again, or is done.
     """
     newest = group.known.body
-    turn = newest.next
-    if turn and turn not in group.waiting and group.unlisted < LIST_AFTER:
+    next_id = newest.next
+    if next_id and next_id not in group.waiting and group.unlisted < LIST_AFTER:
         group.unlisted += 1
-        if await _watch(group, newest.line, PATIENCE):
+        if await _watch(group, newest.queue_length, PATIENCE):
             return None
     group.unlisted = 0
     try:
         page = await first_page(group.target.root)
         listed = parse_listed(page.infos)
         if _is_gone(group, page):
-            # Judged on a version read after the listing: whoever deleted it had to name it first.
+            # Read the versions after the listing: an object is deleted only after a version records its append.
             await read_on(group)
             if group.waiting:
                 await _stage_again(group, listed)
             return None
-        rank = 0 if turn in group.waiting else (await _rank(group, listed))
+        position = 0 if next_id in group.waiting else (await _position(group, listed))
     except StorageError as error:
         await back_off(group, error)
         return None
-    patience = PATIENCE * math.log2(1 + rank)
-    if rank > SAMPLE and not group.throttled:
-        # So many that are alive would have committed by now: see whether the first of them can.
-        if await _watch(group, rank, PATIENCE):
+    patience = PATIENCE * math.log2(1 + position)
+    if position > SAMPLE and not group.throttled:
+        # So many live writers would have committed by now: check whether the first of them can be committed.
+        if await _watch(group, position, PATIENCE):
             return None
         if await _none_can_commit(group, listed):
             return listed
         patience -= PATIENCE
-    waited = rank > 0 and (await _watch(group, rank, patience))
+    waited = position > 0 and (await _watch(group, position, patience))
     return None if waited else listed
 
 
@@ -114,7 +114,7 @@ class Page(Struct, frozen=True):
 
     Attributes:
         infos: the objects, sorted by key.
-        last: the last key that was looked at; None where the listing is whole.
+        last: the last key of the listing; None if the listing is complete.
     """
 
     infos: Sequence[ObjectInfo]
@@ -122,7 +122,7 @@ class Page(Struct, frozen=True):
 
 
 async def first_page(root: str) -> Page:
-    """List what is staged: as much as a commit can carry, so nearly always one page.
+    """List the staged objects, as many as one commit can include: nearly always one page.
 
     Args:
         root: URI of the table's root.
@@ -139,7 +139,7 @@ async def first_page(root: str) -> Page:
 
 
 def _is_gone(group: Group, page: Page) -> bool:
-    """Whether a staged object of ours would be on the listed page, and is not."""
+    """Whether a staged object of the group is missing from the listed page."""
     there = {info.key for info in page.infos}
     last = page.last
     return any(
@@ -150,7 +150,7 @@ def _is_gone(group: Group, page: Page) -> bool:
 
 
 async def _stage_again(group: Group, listed: Sequence[StagedName]) -> None:
-    """Our object is gone and no version names us: same id, new nonce, newer base."""
+    """Stage appends again whose objects are gone and that no version records: same id, new nonce, newer base."""
     there = {name.key for name in listed}
     for own in list(group.waiting):
         if group.staged[own].key not in there:
@@ -159,13 +159,13 @@ async def _stage_again(group: Group, listed: Sequence[StagedName]) -> None:
     await stage(group)
 
 
-async def _rank(group: Group, listed: Sequence[StagedName]) -> int:
-    """How many wait before the first of ours."""
+async def _position(group: Group, listed: Sequence[StagedName]) -> int:
+    """How many appends wait before the group's first one."""
     return len(await _before(group, listed))
 
 
 async def _none_can_commit(group: Group, listed: Sequence[StagedName]) -> bool:
-    """Whether the first of those before us hold bodies that are refused or set aside: nobody waits for those."""
+    """Whether the first appends before the group's are refused or set aside, so that waiting for them is in vain."""
     first = (await _before(group, listed))[:SAMPLE]
     outcomes = await outcomes_of([Get(name.key) for name in first])
     examined = opened(group.target, group.known.body, first, outcomes)
@@ -173,27 +173,27 @@ async def _none_can_commit(group: Group, listed: Sequence[StagedName]) -> bool:
 
 
 async def _before(group: Group, listed: Sequence[StagedName]) -> list[StagedName]:
-    """Those who wait before the first of ours.
+    """The appends that wait before the group's first one.
 
-    Names that are committed already, that nobody can judge or commit, or whose owners seem to be dead hold no place.
+    Appends that are committed, that cannot be judged or committed, or whose owners seem to be dead do not count.
     """
     mine = min(group.staged[own] for own in group.waiting)
     waiting = alive(group.target.root, group.known.body, listed)
     before = [name for name in waiting if name < mine and name.id not in group.waiting]
-    known, words = await recorded_outcomes_of(group.target, group.known.body, before)
-    return [name for name in known if not (name.id in words and words[name.id].version > name.base)]
+    known, recorded = await recorded_outcomes_of(group.target, group.known.body, before)
+    return [name for name in known if not (name.id in recorded and recorded[name.id].version > name.base)]
 
 
-async def _watch(group: Group, line: int, patience: float) -> bool:
-    """Look for new versions for as long as the place in line demands; whether one came.
+async def _watch(group: Group, queue_length: int, patience: float) -> bool:
+    """Look for new versions as long as the position in the queue demands; return whether there was one.
 
-    Where the store is overloaded, commits take longer, and whoever commits beside those before it makes them
-    take longer yet: so patience grows with the pause that the store is given.
+    Commits take longer on an overloaded store, and longer still if several writers commit at once. So patience grows
+    with the pause that the store is given.
     """
     begun: Instant = await Now()
     while True:
         fraction: float = await Random()
-        pause = max(SHORTEST_LOOK, line / WRITERS_PER_SECOND, group.throttled)
+        pause = max(SHORTEST_LOOK, queue_length / WRITERS_PER_SECOND, group.throttled)
         await Sleep(pause * (0.75 + 0.5 * fraction))
         try:
             if await _look(group):
@@ -203,15 +203,15 @@ async def _watch(group: Group, line: int, patience: float) -> bool:
             await back_off(group, error)
         now: Instant = await Now()
         check_deadline(group, now)
-        say(group, now, f"{line} in line before them; ")
-        # Whoever would give up before its turn comes tries it half-way: those before it may be long gone.
+        log_waiting(group, now, f"{queue_length} before them in the queue; ")
+        # A writer whose deadline comes before its turn tries half-way: the writers before it may have ended.
         stretched = min(patience * (1 + STRETCHED * group.throttled), (group.deadline - begun.monotonic) / 2)
         if now.monotonic - begun.monotonic > stretched:
             return False
 
 
 async def _look(group: Group) -> bool:
-    """Look for the next version as one of those who wait: one read, more once we have fallen behind."""
+    """Look for the next version: one read, and all newer versions if the last look found one."""
     newer: bool = await read_on(group, whole=group.behind)
     group.behind = newer
     return newer

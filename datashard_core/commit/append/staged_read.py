@@ -1,8 +1,8 @@
-"""What a reader sees who wants the staged appends too: one version, and the rows that it does not hold yet.
+"""Read one version and the staged appends that it does not contain.
 
-List, **then** read the version: the other way round a commit in between could carry an object and
-delete it, and neither would show its rows. What the version names is left out of the listing. An
-object that is gone is named by a newer version, by the delete rule, so that version is read instead.
+The reader lists **before** it reads the version. In the other order, a commit in between could include a staged object
+and delete it, and neither would show its rows. Appends that the version records are left out of the listing. By the
+delete rule a newer version records an object that is gone, so the reader continues with that version.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ BODIES_AT_ONCE = 64
 
 
 class WithStaged(Struct, frozen=True):
-    """A version, and what is staged beside it.
+    """A version and the staged appends that it does not contain.
 
     Attributes:
-        seen: the version.
-        rows: rows staged and not in it, in the form of its schema.
-        files: finished data files that staged appends describe, likewise.
+        state: the version.
+        rows: staged rows that are not in the version, in the form of its schema.
+        files: finished data files that staged appends describe and that are not in the version.
     """
 
-    seen: TableState
+    state: TableState
     rows: tuple[pa.Table, ...]
     files: tuple[DataFile, ...]
 
 
-async def read_with_staged(target: Target, seen: TableState | None) -> WithStaged:
-    """Read the newest version and the staged appends that it does not hold.
+async def read_with_staged(target: Target, cached: TableState | None) -> WithStaged:
+    """Read the newest version and the staged appends that it does not contain.
 
     Raises:
         NoSuchTableError: the table was dropped.
@@ -60,59 +60,61 @@ async def read_with_staged(target: Target, seen: TableState | None) -> WithStage
     """
     for _ in range(TRIES):
         names = await staged_names()
-        seen = await newest(target, seen)
+        cached = await newest(target, cached)
         bodies: dict[StagedName, Good | None] = {}
         while True:
-            # A body that cannot be shown gives way to another of the same id.
+            # Where a body cannot be shown, another one of the same id takes its place.
             wanted = [name for name in names if bodies.get(name, name) is not None]
             try:
-                left = await _unrecorded(target, seen, wanted)
+                left = await _unrecorded(target, cached, wanted)
             except CorruptTableError:
-                newer = await newest(target, seen)
-                if newer.body.version == seen.body.version:
+                newer = await newest(target, cached)
+                if newer.body.version == cached.body.version:
                     raise
-                seen = newer  # the other was purged, or is long past
+                cached = newer  # the former version was purged, or expired
                 continue
             if all(name in bodies for name in left):
-                return _shown(seen, [body for name in left if (body := bodies[name]) is not None])
-            if not (await _read(target, seen, [name for name in left if name not in bodies], bodies)):
+                return _shown(cached, [body for name in left if (body := bodies[name]) is not None])
+            if not (await _read(target, cached, [name for name in left if name not in bodies], bodies)):
                 continue
-            newer = await newest(target, seen)
-            if newer.body.version == seen.body.version:
-                break  # gone, and no version names it: the listing was stale, or somebody cleans up
-            seen = newer
+            newer = await newest(target, cached)
+            if newer.body.version == cached.body.version:
+                break  # gone, and no version records it: a stale listing, or another program deletes
+            cached = newer
     raise StorageError(
-        f"table {target.name}: staged appends went away {TRIES} times while they were read, and no version names them. "
+        f"table {target.name}: staged appends disappeared {TRIES} times during the read, and no version records them. "
         "If something deletes objects below _datashard/staging, stop it; else scan again.",
         key=target.root,
     )
 
 
-async def _unrecorded(target: Target, seen: TableState, names: Sequence[StagedName]) -> tuple[StagedName, ...]:
-    """One name for each id that no version after its base names."""
-    below = eligible(target.root, seen.body, names)
+async def _unrecorded(target: Target, state: TableState, names: Sequence[StagedName]) -> tuple[StagedName, ...]:
+    """One name for each id that no version after its base records."""
+    below = eligible(target.root, state.body, names)
     if not below:
         return ()
     try:
-        said = await _said(target, seen, below)
+        recorded = await _recorded(target, state, below)
     except ForgottenError as error:
-        # Left alone by every commit: nobody knows whether the version holds them already.
-        log.warning("table %s: staged appends of before version %d are not shown: %s", target.name, error.until, error)
+        # No commit includes them: it is not known whether the version contains them already.
+        log.warning(
+            "table %s: staged appends with a base before version %d are not shown: %s", target.name, error.until, error
+        )
         below = [name for name in below if name.base >= error.until - 1]
-        said = await _said(target, seen, below)
-    return classify(below, said, seen.body.version, frozenset(), seen.body.first).allowed
+        recorded = await _recorded(target, state, below)
+    return classify(below, recorded, state.body.version, frozenset(), state.body.first).allowed
 
 
-async def _said(target: Target, seen: TableState, names: Sequence[StagedName]) -> dict[str, RecordedOutcome]:
-    above = min((name.base for name in names), default=seen.body.version)
+async def _recorded(target: Target, state: TableState, names: Sequence[StagedName]) -> dict[str, RecordedOutcome]:
+    above = min((name.base for name in names), default=state.body.version)
     ids = frozenset(name.id for name in names)
-    return await look_up(ids, seen.body, above=above, bodies={}, history=target.history)
+    return await look_up(ids, state.body, above=above, bodies={}, history=target.history)
 
 
 async def _read(
-    target: Target, seen: TableState, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
+    target: Target, state: TableState, wanted: Sequence[StagedName], bodies: dict[StagedName, Good | None]
 ) -> bool:
-    """Read staged bodies; whether one of them is gone. A body that cannot be shown counts as None."""
+    """Read staged bodies; return whether one of them is gone. A body that cannot be shown becomes None."""
     gone = False
     for start in range(0, len(wanted), BODIES_AT_ONCE):
         batch = wanted[start : start + BODIES_AT_ONCE]
@@ -124,14 +126,14 @@ async def _read(
             else:
                 there.append(name)
                 outcomes.append(outcome)
-        examined = opened(target, seen.body, there, outcomes)
+        examined = opened(target, state.body, there, outcomes)
         described = {name: one for name, one in examined.items() if isinstance(one, Good) and one.files}
         examined.update(await check_files(described))
         for outcome, (name, one) in zip(outcomes, examined.items(), strict=True):
             if one is None:
-                result_of(outcome)  # rows that are promised are not left out in silence
+                result_of(outcome)  # raise: acknowledged rows must not be left out without an error
                 raise StorageError(
-                    f"table {target.name}: a data file that {name.key} describes could not be looked at; scan again",
+                    f"table {target.name}: a data file that {name.key} describes could not be read; scan again",
                     key=name.key,
                 )
             bodies[name] = one if isinstance(one, Good) else None
@@ -140,6 +142,6 @@ async def _read(
     return gone
 
 
-def _shown(seen: TableState, bodies: Sequence[Good]) -> WithStaged:
+def _shown(state: TableState, bodies: Sequence[Good]) -> WithStaged:
     rows = tuple(arrow_of(body.rows) for body in bodies if body.rows is not None)
-    return WithStaged(seen, rows, tuple(file for body in bodies for file in body.files))
+    return WithStaged(state, rows, tuple(file for body in bodies for file in body.files))

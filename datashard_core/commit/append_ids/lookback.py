@@ -1,8 +1,8 @@
-"""What the history says of an append id: committed in version v, refused, or unnamed.
+"""Look up append ids in the versions themselves: committed in version v, refused, or unrecorded.
 
-The one rule behind exactly once: an append may be committed on top of version N only if no version
-in (base, N] names its id. Every version mostly repeats the names of those before it, back to a
-multiple of 16; for a longer range there are id nodes (:mod:`datashard_core.commit.append_ids.segment`).
+The rule behind exactly once: an append may be committed on top of version N only if no version in (base, N] records its
+id. Most versions repeat the records of those before them, back to a multiple of 16. For longer ranges there are index
+segments (:mod:`datashard_core.commit.append_ids.segment`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_READS = 16
 
 
 class TombstoneMetError(CorruptTableError):
-    """A version was asked for its names, and maintenance has replaced it meanwhile: the id nodes know them.
+    """A version whose records are needed is a tombstone by now; the id segments have them.
 
     Attributes:
         version: the version.
@@ -31,33 +31,33 @@ class TombstoneMetError(CorruptTableError):
 
     def __init__(self, version: int, root: str) -> None:
         super().__init__(
-            f"{root}/{version_key(version)} is a tombstone by now: which appends it committed is known to the id "
-            "nodes below _datashard/ids alone. Load the table again."
+            f"{root}/{version_key(version)} is a tombstone by now. The append ids that it committed are in the "
+            "objects below _datashard/ids. Load the table again."
         )
         self.version = version
 
 
 class ForgottenError(DataShardError):
-    """What versions named is out of the retention, and maintenance has removed the nodes that knew it.
+    """Records that a look-up needs are out of the retention, and maintenance has removed their segments.
 
     Attributes:
-        until: names of the versions before this one are forgotten.
+        until: the records of the versions before this one are forgotten.
     """
 
     def __init__(self, until: int, root: str) -> None:
         super().__init__(
-            f"{root}: which appends the versions before {until} committed is not remembered any more (table property "
-            "datashard.append-id.retention), and this append was begun before that. See whether its rows are in the "
+            f"{root}: the append ids of the versions before {until} are no longer kept (table property "
+            "datashard.append-id.retention), and this append was begun before that. Check whether its rows are in the "
             "table; if they are not, append them under a new id."
         )
         self.until = until
 
 
 class RecordedOutcome(Struct, frozen=True):
-    """The last word of the history on an id.
+    """The latest record of an append id.
 
     Attributes:
-        version: the version that says it.
+        version: the version that records it.
         record: the digest of the rows committed, or the refusal.
     """
 
@@ -73,21 +73,21 @@ class RecordedOutcome(Struct, frozen=True):
 async def look_back(
     ids: frozenset[str], newest: VersionFile, *, above: int, bodies: Mapping[int, VersionFile], root: str
 ) -> dict[str, RecordedOutcome]:
-    """The last word on each id in the versions ``(above, newest]``, out of the versions themselves.
+    """The latest record of each id in the versions ``(above, newest]``, read from the versions.
 
     Args:
         ids: digests of append ids.
         newest: the version to look back from.
-        above: versions up to this one are known not to matter (-1: look at all of the table's).
+        above: versions up to this one do not matter (-1: all versions of the table matter).
         bodies: versions already read.
         root: URI of the table's root, for messages.
 
     Returns:
-        Digest of append id -> what was said of it last; absent if nothing was.
+        Digest of append id -> its latest record; absent if there is none.
 
     Raises:
-        TombstoneMetError: the names of a version in between are known to the id nodes alone.
-        CorruptTableError: a version in between is gone, so nothing can be said.
+        TombstoneMetError: only the id segments have the records of a version in between.
+        CorruptTableError: a version in between is gone, so the result would be incomplete.
     """
     found: dict[str, RecordedOutcome] = {}
 
@@ -108,26 +108,26 @@ async def walk_back(
     root: str,
     visit: Callable[[int, Mapping[str, Record]], bool],
 ) -> int:
-    """Visit the names of the versions from ``newest`` down to ``above`` + 1.
+    """Visit the records of the versions from ``newest`` down to ``above`` + 1.
 
     Args:
         newest: the version to start from.
         above: where to stop.
         bodies: versions already read.
         root: URI of the table's root, for messages.
-        visit: gets a version and its names; False stops the walk.
+        visit: gets a version and its records; False stops the walk.
 
     Returns:
         The lowest version visited.
 
     Raises:
-        TombstoneMetError: a version whose names nothing else tells is a tombstone. It is never taken for
-            one that names nothing: whoever slept for a week would commit a second time.
+        TombstoneMetError: a version whose records no other version repeats is a tombstone. It does not count as one
+            without records: a process that was suspended for a week would commit a second time.
     """
     known = {**bodies, newest.version: newest}
-    version, told_by = newest.version, newest
-    while version > max(above, told_by.first - 1):
-        names = told(version, told_by)
+    version, source = newest.version, newest
+    while version > max(above, source.first - 1):
+        names = ids_recorded_in(version, source)
         if names is None:
             if version not in known and not (await _read_back(version, above, known, root)):
                 break  # another engine began the table with the version after this one
@@ -135,36 +135,36 @@ async def walk_back(
                 break  # an earlier table of this name ended here
             if known[version].state == "tombstone":
                 raise TombstoneMetError(version, root)
-            told_by = known[version]
-            names = told_by.named
+            source = known[version]
+            names = source.named
         if not visit(version, names):
             return version
         version -= 1
     return version + 1
 
 
-def told(version: int, body: VersionFile) -> Mapping[str, Record] | None:
-    """Names of ``version`` as ``body`` tells them; None if it does not."""
-    if version == body.version:
-        return body.named
-    if body.names is not None and body.names.tells(version):
-        return body.names.of(version)
+def ids_recorded_in(version: int, version_file: VersionFile) -> Mapping[str, Record] | None:
+    """Records of ``version`` as far as ``version_file`` repeats them; None if it does not."""
+    if version == version_file.version:
+        return version_file.named
+    if version_file.names is not None and version_file.names.records_version(version):
+        return version_file.names.of(version)
     return None
 
 
-def lowest_recorded(body: VersionFile) -> int:
-    """Lowest version whose names are known from a body without a gap."""
-    version = body.version
-    while version > 0 and told(version - 1, body) is not None:
+def lowest_recorded(version_file: VersionFile) -> int:
+    """Lowest version down to which a version repeats all records without a gap."""
+    version = version_file.version
+    while version > 0 and ids_recorded_in(version - 1, version_file) is not None:
         version -= 1
     return version
 
 
 async def _read_back(version: int, above: int, known: dict[int, VersionFile], root: str) -> bool:
-    """Read a version, and beside it the ends of the blocks before it, which tell the most.
+    """Read a version, and in parallel the ends of the blocks before it, which repeat the most records.
 
     Returns:
-        False where there never was such a version: engines that are not ours begin with v1.
+        False if there never was such a version: other engines begin with v1.
     """
     wanted = [version]
     block_end = version - version % BLOCK - 1
@@ -180,8 +180,8 @@ async def _read_back(version: int, above: int, known: dict[int, VersionFile], ro
                 if await _begins(version + 1, known, root):
                     return False
                 raise CorruptTableError(
-                    f"{where} is missing, so it cannot be said which appends are in the table already. "
-                    "Restore it; old versions of this table must not be deleted."
+                    f"{where} is missing, so it is not known which appends are in the table already. "
+                    "Restore it; do not delete old versions of this table."
                 ) from outcome
             continue
         known[number] = parse_version(result_of(outcome).body, number, where)

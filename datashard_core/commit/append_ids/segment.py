@@ -1,9 +1,8 @@
-"""Id nodes: which append ids the older history names, in a handful of small objects.
+"""Index segments: the append ids of older versions, in a few small objects.
 
-Node (L, N), for N divisible by 16^L, holds the names of the versions [s, N), where s is the multiple
-of 16^(L+1) before N. It is a pure function of the history, so it may be written any number of times
-by anybody, and each is made of two others. Records are sorted and of one width, so one small range
-of a large node is enough to answer a look-up.
+Segment (L, N), for N divisible by 16^L, holds the records of the versions [s, N), where s is the multiple of 16^(L+1)
+before N. It is a pure function of the history, so any process may write it any number of times, and each is made of two
+others. Records are sorted and of equal width, so a small range of a large segment is enough for a look-up.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ PREFIX = "_datashard/ids/"
 LEVELS_AT_COMMIT = (1, 2)
 TOP_LEVEL = 2
 REFUSED_EARLIER = "refused by an earlier version"
-"""All that a node keeps of the reason for a refusal."""
+"""The reason of every refusal in a segment: segments do not keep the text."""
 
 WINDOW = 64 * 1024
-"""Bytes of a node that a look-up reads first: whole nodes of up to some 1,500 appends."""
+"""Bytes of a segment that a look-up reads first: all of it, up to some 1,500 appends."""
 
 TOO_LARGE = 4 * 2**20
-"""Bytes above which no commit writes a node: maintenance does, and who needs it reads what it is made of."""
+"""Bytes above which only maintenance writes a segment; until then, look-ups read its parts."""
 
 WATERMARK = PREFIX + "forgotten.json"
-"""Says which versions' nodes maintenance has removed for good."""
+"""Object that records up to which version maintenance has removed segments for good."""
 
 ALL_VERSIONS = range(2**64)
 
@@ -45,11 +44,11 @@ _COMMITTED, _LIBRARY_MADE, _REFUSED = 0, 1, 2
 
 
 class SegmentName(Struct, frozen=True):
-    """Which node.
+    """The level and the end of a segment.
 
     Attributes:
         level: 1 or higher.
-        until: the version N that it reaches to, not included.
+        until: the version N at which it ends, not included.
     """
 
     level: int
@@ -62,25 +61,25 @@ class SegmentName(Struct, frozen=True):
 
     @property
     def since(self) -> int:
-        """First version of the block that the node belongs to."""
+        """First version of the block that the segment belongs to."""
         block = int(BLOCK ** (self.level + 1))
         return (self.until - 1) // block * block
 
     @property
     def previous(self) -> SegmentName | None:
-        """The node of this level that this one continues, in the same block."""
+        """The segment of this level that this one continues, in the same block."""
         until = self.until - BLOCK**self.level
         return SegmentName(self.level, until) if until > self.since else None
 
     @property
     def parts(self) -> tuple[SegmentName, ...]:
-        """The nodes that it is made of, newest first; on level 1 there are names of 16 versions besides."""
+        """The segments that it is made of, newest first; on level 1 the records of 16 versions are added."""
         lower = (SegmentName(self.level - 1, self.until),) if self.level > 1 else ()
         return lower if self.previous is None else (*lower, self.previous)
 
     @property
     def superseded_names(self) -> tuple[SegmentName, ...]:
-        """The later nodes of the top level that hold all that this one holds, oldest first."""
+        """The later segments of the top level that hold all records of this one, oldest first."""
         step = int(BLOCK**TOP_LEVEL)
         block = step * BLOCK
         end = (self.until - 1) // block * block + block
@@ -93,18 +92,18 @@ class SegmentName(Struct, frozen=True):
 
     @property
     def is_whole_block(self) -> bool:
-        """Whether it is the last of the top level in its block: no later node continues it."""
+        """Whether it is the last of the top level in its block, so that no later segment continues it."""
         return self.level == TOP_LEVEL and self.until % BLOCK ** (TOP_LEVEL + 1) == 0
 
 
 class SegmentHeader(Struct, frozen=True):
-    """What a node says of itself.
+    """The header of a segment.
 
     Attributes:
         table: uuid of the table, as 32 hexadecimal characters.
-        since: lowest version whose names it holds.
-        until: the version that it reaches to, not included.
-        last_ms: ``last-updated-ms`` of version ``until`` - 1, or a later one of the nodes that it is made of.
+        since: lowest version whose records it holds.
+        until: the version at which it ends, not included.
+        last_ms: ``last-updated-ms`` of version ``until`` - 1, or a later time of its parts.
         count: how many records follow.
     """
 
@@ -116,21 +115,21 @@ class SegmentHeader(Struct, frozen=True):
 
 
 def parse_key(key: str) -> SegmentName | None:
-    """The node that a key names; None for what is no node."""
+    """The segment that a key names; None for another object."""
     match = _KEY.fullmatch(key)
     return SegmentName(int(match[1]), int(match[2])) if match is not None else None
 
 
 def due_after(version: int) -> list[SegmentName]:
-    """The nodes that whoever commits ``version`` writes."""
+    """The segments that the committer of ``version`` writes."""
     return [SegmentName(level, version) for level in LEVELS_AT_COMMIT if version and version % BLOCK**level == 0]
 
 
 def needed_below(version: int, above: int) -> Iterator[SegmentName]:
-    """The nodes that together hold the names of the versions (above, version), newest first.
+    """The segments that together hold the records of the versions (above, version), newest first.
 
     Args:
-        version: a multiple of 16; the names of later versions are known otherwise.
+        version: a multiple of 16; the records of later versions are read from versions.
         above: versions up to this one do not matter.
     """
     until, level = version, 1
@@ -145,79 +144,81 @@ def needed_below(version: int, above: int) -> Iterator[SegmentName]:
 def encode_segment(
     table: str, since: int, until: int, last_ms: int, records: Iterable[tuple[str, RecordedOutcome]]
 ) -> bytes:
-    """The bytes of a node.
+    """The bytes of a segment.
 
     Args:
         table: uuid of the table.
         since: lowest version held.
-        until: version reached, not included.
+        until: the version at which it ends, not included.
         last_ms: ``last-updated-ms`` of version ``until`` - 1.
-        records: digest of append id, and what a version says of it.
+        records: digest of append id, and its record.
     """
-    rows = sorted(_RECORD.pack(bytes.fromhex(own), word.version, *_packed(word.record)) for own, word in records)
+    rows = sorted(
+        _RECORD.pack(bytes.fromhex(own), outcome.version, *_packed(outcome.record)) for own, outcome in records
+    )
     header = _HEADER.pack(_MAGIC, _identity(table), since, until, last_ms, len(rows))
     return header + b"".join(rows)
 
 
 def decode_header(data: bytes, where: str, table: str) -> SegmentHeader | None:
-    """The header of a node, of which ``data`` is the beginning.
+    """The header of a segment, of which ``data`` is the beginning.
 
     Returns:
-        None for a node of an earlier table of this name: nothing in it concerns this one.
+        None for a segment of an earlier table of this name, which does not concern this one.
 
     Raises:
-        CorruptTableError: it is no node.
+        CorruptTableError: it is not a segment, or damaged.
     """
     if len(data) < _HEADER.size or data[:4] != _MAGIC:
-        raise CorruptTableError(f"{where} is not an id node: delete it, it is made again from the history")
+        raise CorruptTableError(f"{where} is not an id segment: delete it, and it is made again from the versions")
     _, uuid, since, until, last_ms, count = _HEADER.unpack_from(data)
     if not since < until or len(data) > size_of(count):
-        raise CorruptTableError(f"{where} is a damaged id node: delete it, it is made again from the history")
+        raise CorruptTableError(f"{where} is a damaged id segment: delete it, and it is made again from the versions")
     if uuid != _identity(table):
         return None
     return SegmentHeader(uuid.hex(), since, until, last_ms, count)
 
 
 def _identity(table: str) -> bytes:
-    """A table's uuid in 16 bytes; a digest of it where another engine began the table with an id that is none."""
+    """A table's uuid in 16 bytes; a digest of it if another engine gave the table an id that is no uuid."""
     try:
         return UUID(table).bytes
     except ValueError:
         return blake2b(table.encode(), digest_size=16).digest()
 
 
-def decode_records(data: bytes, where: str = "an id node") -> list[tuple[str, RecordedOutcome]]:
-    """All records of a whole node.
+def decode_records(data: bytes, where: str = "an id segment") -> list[tuple[str, RecordedOutcome]]:
+    """All records of a complete segment.
 
     Raises:
-        CorruptTableError: it is cut short, or names versions that it does not hold.
+        CorruptTableError: it is cut short, or has a record of another version.
     """
     _, _, since, until, _, count = _HEADER.unpack_from(data)
     if len(data) != size_of(count):
-        raise CorruptTableError(f"{where} is cut short: delete it, it is made again from the history")
+        raise CorruptTableError(f"{where} is cut short: delete it, and it is made again from the versions")
     return list(_records(data[_HEADER.size :], range(since, until), where))
 
 
-def _records(body: bytes, versions: range, where: str) -> Iterator[tuple[str, RecordedOutcome]]:
-    if len(body) % _RECORD.size:
-        raise CorruptTableError(f"{where} is cut short: delete it, it is made again from the history")
-    for own, version, kind, digest in _RECORD.iter_unpack(body):
+def _records(data: bytes, versions: range, where: str) -> Iterator[tuple[str, RecordedOutcome]]:
+    if len(data) % _RECORD.size:
+        raise CorruptTableError(f"{where} is cut short: delete it, and it is made again from the versions")
+    for own, version, kind, digest in _RECORD.iter_unpack(data):
         if version not in versions or kind not in (_COMMITTED, _LIBRARY_MADE, _REFUSED):
             raise CorruptTableError(
-                f"{where} has a damaged record, of version {version}: delete it, it is made again from the history"
+                f"{where} has a damaged record, of version {version}: delete it, and it is made again from the versions"
             )
         yield own.hex(), RecordedOutcome(version, _unpacked(kind, digest))
 
 
 def size_of(count: int) -> int:
-    """Bytes of a node with that many records."""
+    """Bytes of a segment with that many records."""
     return _HEADER.size + count * _RECORD.size
 
 
 def window(own: str, count: int) -> tuple[int, int]:
-    """The range of bytes that an id's record is in, almost surely: digests are uniform.
+    """The range of bytes that almost surely holds the record of an id, because digests are uniform.
 
-    Eight standard deviations to either side; whoever finds the range not to enclose the id reads on.
+    Eight standard deviations to either side; :func:`encloses` tells whether the range was wide enough.
     """
     expected = int(own[:16], 16) / 2.0**64 * count
     spread = 8.0 * (max(count, 1) ** 0.5) / 2.0 + 64.0
@@ -230,28 +231,28 @@ def encloses(data: bytes, start: int, end: int, own: str, count: int) -> bool:
     """Whether a range of whole records surely holds every record of an id, if there is one."""
     digest = bytes.fromhex(own)
     if len(data) != end - start:
-        return False  # cut short: whoever reads it as a whole finds out
+        return False  # cut short: reading it as a whole raises the error
     first, last = data[:16], data[len(data) - _RECORD.size : len(data) - _RECORD.size + 16]
     from_start, to_end = start <= _HEADER.size, end >= size_of(count)
     return (from_start or first < digest) and (to_end or last > digest)
 
 
 def records_in(data: bytes, own: str, newest: int, versions: range = ALL_VERSIONS) -> RecordedOutcome | None:
-    """The last word of versions up to ``newest`` on an id, among whole records.
+    """The latest record of an id by versions up to ``newest``, among complete records.
 
     Args:
         data: the records.
         own: digest of the id.
         newest: later versions do not matter.
-        versions: those that the node holds.
+        versions: the versions of the segment.
 
     Raises:
-        CorruptTableError: the records are cut short, or name other versions.
+        CorruptTableError: the records are cut short, or have other versions.
     """
     best: RecordedOutcome | None = None
-    for found, word in _records(data, versions, "an id node"):
-        if found == own and word.version <= newest and (best is None or word.version > best.version):
-            best = word
+    for found, outcome in _records(data, versions, "an id segment"):
+        if found == own and outcome.version <= newest and (best is None or outcome.version > best.version):
+            best = outcome
     return best
 
 
@@ -273,14 +274,14 @@ def _unpacked(kind: int, digest: bytes) -> Record:
 
 
 def merged(parts: Iterable[Iterable[tuple[str, RecordedOutcome]]]) -> list[tuple[str, RecordedOutcome]]:
-    """Records of several nodes or versions, each pair once."""
-    seen: dict[tuple[str, int], RecordedOutcome] = {}
+    """Records of several segments or versions, each pair of id and version once."""
+    records: dict[tuple[str, int], RecordedOutcome] = {}
     for part in parts:
-        for own, word in part:
-            seen[(own, word.version)] = word
-    return [(own, word) for (own, _), word in seen.items()]
+        for own, outcome in part:
+            records[(own, outcome.version)] = outcome
+    return [(own, outcome) for (own, _), outcome in records.items()]
 
 
 def records_of(version: int, names: Mapping[str, Record]) -> list[tuple[str, RecordedOutcome]]:
-    """What one version names, as records."""
+    """The records of one version, as pairs."""
     return [(own, RecordedOutcome(version, record)) for own, record in names.items()]

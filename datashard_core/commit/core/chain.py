@@ -1,8 +1,8 @@
-"""One chain: a version says which commit it was built on, and that has to be the one that is there.
+"""Check that each version was built on the commit that the store holds as its parent. Pure.
 
-A store that checks a condition first and writes later lets two writers create one version: both are
-told that it is theirs, and the later body takes the place of the earlier. Whoever builds on either
-records its token, so a reader that knows the other one notices. Pure.
+A store that checks a condition first and writes later lets two writers create one version: it confirms both, and the
+later body replaces the earlier one. A version records the token of the commit that it was built on, so a reader that
+knows the other commit notices.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ class BrokenChainError(StoreNotConditionalError):
     """Two writers created one version: rows of one of them are lost."""
 
 
-def token_of(body: VersionFile) -> str:
-    """What names the commit that wrote a version; empty for one of another engine."""
-    names = body.names
-    return names.own_token if names is not None and names.version == body.version else ""
+def token_of(version_file: VersionFile) -> str:
+    """The token of the commit that wrote a version; empty for a version of another engine."""
+    names = version_file.names
+    return names.own_token if names is not None and names.version == version_file.version else ""
 
 
 def is_broken(parent: VersionFile, child: VersionFile) -> bool:
     """Whether a version was built on another commit than the one that holds its parent's name.
 
-    A tombstone tells no commit, and versions of older releases and other engines do not say what
-    they were built on: those are no contradiction.
+    A tombstone has no token, and versions of older releases and other engines do not record their parent: these do not
+    count as broken.
     """
     names = child.names
     if parent.state == "tombstone" or names is None or names.version != child.version or names.parent is None:
@@ -38,7 +38,7 @@ def is_broken(parent: VersionFile, child: VersionFile) -> bool:
 def check_neighbours(
     bodies: Mapping[int, VersionFile], version: int, root: str, remembered: VersionFile | None = None
 ) -> None:
-    """Compare a version with the one before it and the one after it, as far as they are known.
+    """Compare a version with the known ones before and after it.
 
     Args:
         bodies: the versions that are known.
@@ -97,8 +97,8 @@ def check_own(own: VersionFile, found: VersionFile, root: str) -> None:
 def broken(version: int, root: str, what: str) -> BrokenChainError:
     """The error for a version that two writers created."""
     return BrokenChainError(
-        f"the store of {root} does not keep If-None-Match, so commits were lost: {what}. Two writers were told that "
-        f"they created {version_key(version)}, and rows of one of them are not in the table. Stop all writers, "
+        f"the store of {root} does not keep If-None-Match, so commits were lost: {what}. The store confirmed "
+        f"{version_key(version)} to two writers, and rows of one of them are not in the table. Stop all writers, "
         "compare the table with its sources, and move it to a store that honours the condition (AWS S3, MinIO, R2, "
         "VersityGW and others do). If instead the table's folder was restored from a backup while this process held "
         "the table, nothing is wrong with it: load the table again.",

@@ -1,8 +1,8 @@
-"""Which version is the current one, and the hint that says so to others.
+"""Find the current version, and move the version hint.
 
-Versions are contiguous, so the newest is found by reading names until one is absent: from the
-version last seen, else from the hint, else by galloping from v0. No listing on this path, except
-once for a table of another engine that has no v0. The hint is never believed beyond that.
+Versions are contiguous, so the newest one is found by reading names until one is absent: from the version known, else
+from the hint, else by galloping from v0. The hint is only a place to start. A listing is needed only for a table of
+another engine that has no v0 and no usable hint.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from datashard_core.commit.core.version_file import (
 from datashard_core.effects.requests import Get, Head, ListPage, Now, Put, PutIfAbsent, Replace
 from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, StorageError
-from datashard_core.format.metadata.json_text import whole_number
+from datashard_core.format.json_text import whole_number
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ MAX_STRIDE = 16
 MAX_GALLOP = 2**12
 HINT_TRIES = 5
 TRUSTED = 1 / 30
-"""Share of the time for which ids are remembered up to whose age a hinted version is relied on: a day of 30."""
+"""Age up to which a hinted version is used, as a share of the retention of append ids: one day of 30."""
 VERSION_NAME = re.compile(r"metadata/v(\d{1,13})\.metadata\.json")
 
 
@@ -51,7 +51,7 @@ class Hint(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """The newest version, and the bodies that were read on the way to it."""
+    """The newest version, and the versions that were read on the way to it."""
 
     newest: VersionFile
     bodies: Mapping[int, VersionFile]
@@ -74,25 +74,25 @@ class _Search(Struct):
         return max(self.bodies, default=-1)
 
 
-async def find_current(root: str, seen: VersionFile | None = None) -> Found | None:
+async def find_current(root: str, known: VersionFile | None = None) -> Found | None:
     """Find the newest version.
 
     Args:
         root: URI of the table's root, for messages.
-        seen: a version known to exist, to read on from.
+        known: a version known to exist, to start from.
 
     Returns:
-        None where there is no version at all, so no table was ever here.
+        None if there is no version at all, so there never was a table.
 
     Raises:
         CorruptTableError: a version is not readable, or the newest is a tombstone.
-        StorageError: a read failed; never taken for an absent version.
+        StorageError: a read failed; that never counts as an absent version.
         StoreNotConditionalError: a version was built on another one than was read or is known here.
     """
-    search = _Search(root, remembered=seen)
+    search = _Search(root, remembered=known)
     hint: Hint | None = None
-    if seen is not None:
-        search.bodies[seen.version] = seen
+    if known is not None:
+        search.bodies[known.version] = known
         await _read_on(search, stride=1)
     else:
         hint = await read_hint()
@@ -108,16 +108,16 @@ async def find_current(root: str, seen: VersionFile | None = None) -> Found | No
     if newest.state == "tombstone":
         raise CorruptTableError(
             f"{root}: the newest version, {newest.version}, is a tombstone, and nothing follows it. "
-            "Versions after it were removed by hand: restore them."
+            "Versions after it were deleted by hand: restore them."
         )
     return Found((await with_first_version(newest, search.bodies, root)), search.bodies, hint)
 
 
 async def find_hinted(root: str) -> Found | None:
-    """A recent version of a table by the hint alone: one read fewer, for those who need not see the newest.
+    """Find a recent version of a table by the hint alone, with one read fewer, where the newest is not needed.
 
-    Rows that are staged on top of it are judged by whoever carries them. A hint that leads to no table, or to
-    an old version (:data:`TRUSTED`), by any clock, is not relied on.
+    The committer judges rows that are staged on top of it. A hint that leads to no table, or to a version older than
+    :data:`TRUSTED` by this client's clock, is not used.
 
     Returns, raises: as :func:`find_current`.
     """
@@ -135,22 +135,22 @@ async def find_hinted(root: str) -> Found | None:
     return await find_current(root, hinted)
 
 
-async def read_next(root: str, seen: VersionFile) -> Found | None:
-    """The version after one that is known, if it exists: one read, for those who look often."""
+async def read_next(root: str, known: VersionFile) -> Found | None:
+    """Read the version after a known one, if it exists: one read, for waiting writers."""
     search = _Search(root)
-    await _read(search, [seen.version + 1])
+    await _read(search, [known.version + 1])
     if not search.bodies:
         return None
     following = search.bodies[search.highest]
-    check_link(seen, following, root, remembered=True)
-    if following.state == "tombstone":  # we have slept for days
-        return await find_current(root, seen)
-    following = await with_first_version(following, {seen.version: seen}, root)
-    return Found(following, {following.version: following, seen.version: seen})
+    check_link(known, following, root, remembered=True)
+    if following.state == "tombstone":  # this process was suspended for days
+        return await find_current(root, known)
+    following = await with_first_version(following, {known.version: known}, root)
+    return Found(following, {following.version: following, known.version: known})
 
 
 async def _read(search: _Search, versions: Sequence[int]) -> int:
-    """Read versions in parallel; how many of them exist."""
+    """Read versions in parallel; return how many of them exist."""
     outcomes = await outcomes_of([Get(version_key(version)) for version in versions])
     present = 0
     for version, outcome in zip(versions, outcomes, strict=True):
@@ -180,7 +180,7 @@ async def _read_on(search: _Search, stride: int) -> None:
 
 
 async def _gallop(low: int) -> int:
-    """Highest version that exists, given that ``low`` does; by looks in parallel, without bodies."""
+    """Highest version that exists, given that ``low`` does; by HEAD requests in parallel."""
     step = 1
     while True:
         probes: list[int] = []
@@ -213,7 +213,7 @@ async def _present(versions: Sequence[int]) -> set[int]:
 
 
 async def _without_hint(search: _Search) -> None:
-    """The hint is absent or names an absent version: start from v0, or from one listing."""
+    """Start from v0, or from one listing, because the hint is absent or names an absent version."""
     await _read(search, [0, 1])
     if search.bodies:
         newest = await _gallop(search.highest)
@@ -227,7 +227,7 @@ async def _without_hint(search: _Search) -> None:
 
 
 def _check_founded(search: _Search) -> None:
-    """Refuse versions of ours that stand on nothing: their table began earlier, and that is gone with the hint.
+    """Refuse versions of this library whose earlier versions are gone, with the hint.
 
     A process that held a table has committed after its folder vanished (:mod:`datashard_core.commit.core.vanished`).
     """
@@ -238,14 +238,14 @@ def _check_founded(search: _Search) -> None:
         return
     raise CorruptTableError(
         f"{search.root}/{version_key(lowest.version - 1)} and all before it are gone, and so is {HINT_KEY}: the "
-        "folder was removed while a process held the table and went on. Restore the table from a backup beside what is "
-        "there now, or remove what is left and create the table again. If its old versions were removed on purpose, "
+        "folder was removed while a process had the table open and went on to write. Restore the table from a backup "
+        "beside what is there now, or remove what is left and create it again. If you removed old versions on purpose, "
         f"write {newest.version} into {HINT_KEY}."
     )
 
 
 async def _listed() -> set[int]:
-    """The one listing: a table made by another engine need not begin with v0."""
+    """List the versions once: the table of another engine need not begin with v0."""
     listed: set[int] = set()
     after: str | None = None
     while True:
@@ -259,7 +259,7 @@ async def _listed() -> set[int]:
 
 
 async def read_hint() -> Hint | None:
-    """The hint, or None where there is none."""
+    """Read the hint; None if there is none."""
     try:
         stored: StoredObject = await Get(HINT_KEY)
     except ObjectNotFoundError:
@@ -283,20 +283,20 @@ async def move_hint(
 
     Args:
         to: the version that was committed.
-        seen: the hint as this client last saw it, which saves a read.
+        seen: the hint as this client last read or wrote it, which saves a read.
         root: URI of the table, for the log.
-        absent: there was none when this client last looked, which saves a read too.
-        own: the version, where it was just created here: another writer that has moved the hint to the same
-            number may have created it as well.
-        parent: a version that was known before, the one before ``own`` if not given: where the hint is gone or
-            older, it has to be there.
+        absent: there was no hint when this client last looked, which saves a read too.
+        own: the version if it was just created here: another writer that has moved the hint to the same number may
+            have created it as well.
+        parent: a version known before, by default the one before ``own``: if the hint is gone or older, this version
+            has to exist.
 
     Returns:
         The hint as it is now, as far as known.
 
     Raises:
-        StoreNotConditionalError: the store holds another version under the name of the own one.
-        VanishedTableError: the hint is gone or older, and a version that this client has seen is gone.
+        StoreNotConditionalError: the store holds another commit under the name of the own version.
+        VanishedTableError: the hint is gone or older, and a version that this client has read is gone.
     """
     data = str(to).encode()
     before = seen.number if seen is not None else -1
@@ -321,22 +321,22 @@ async def move_hint(
                 await _check_hint(to, seen, own, parent, before, root)
                 if seen is not None and seen.number >= to:
                     return seen
-                # Without If-Match: look, and write. Of two writers at once the slower may set the hint back; then it
-                # lags until the next commit, which moves it on.
+                # Without If-Match, read and write. Of two writers the slower one may set the hint back; the next commit
+                # moves it forward again.
                 return Hint(to, (await Put(HINT_KEY, data)))
     except BrokenChainError:
         raise
     except StorageError as error:
         log.warning("%s: the version hint could not be moved to %d: %s", root, to, error)
         return None
-    log.warning("%s: the version hint was not moved to %d: others moved it %d times", root, to, HINT_TRIES)
+    log.warning("%s: the version hint was not moved to %d: other writers moved it %d times", root, to, HINT_TRIES)
     return None
 
 
 async def _check_hint(
     to: int, seen: Hint | None, own: VersionFile | None, parent: int | None, before: int, root: str
 ) -> None:
-    """What the hint, read after a version was created, says of that version and of the ones before it."""
+    """Check a created version, and those before it, against a hint that was read afterwards."""
     if parent is not None and (seen is None or seen.number < before):
         await check_still_there(root, to, (parent, before))
     if own is not None and seen is not None and seen.number == own.version:

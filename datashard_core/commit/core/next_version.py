@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.properties import settings_of
 from datashard_core.commit.core.recorded_ids import CommitNames, Record
 from datashard_core.commit.core.version_file import VersionFile, version_key
@@ -30,7 +30,7 @@ from datashard_core.format.metadata.table_metadata import TableMetadata, new_tab
 from datashard_core.format.types.schema import Schema
 
 OUR_PROPERTIES = {
-    names_module.PROTOCOL_PROPERTY: str(names_module.PROTOCOL_VERSION),
+    recorded_ids.PROTOCOL_PROPERTY: str(recorded_ids.PROTOCOL_VERSION),
     # Names of versions are the commit points: a reader or engine that cleans up must leave them.
     "write.metadata.delete-after-commit.enabled": "false",
 }
@@ -224,7 +224,7 @@ def next_version(
         keep: how much of the past is kept; None: as the table's properties ask.
     """
     table = parent.table
-    property_ = names_module.following(
+    property_ = recorded_ids.following(
         parent.names,
         parent_version=parent.version,
         table=table.table_uuid,
@@ -269,10 +269,10 @@ def next_version(
     )
 
 
-def with_next(prepared: NextVersion, next_id: str, line: int) -> NextVersion:
+def with_next(prepared: NextVersion, next_id: str, queue_length: int) -> NextVersion:
     """The same version, saying whose turn it is after it, and how many wait."""
     assert prepared.body.names is not None
-    names = replace(prepared.body.names, next=next_id, line=line)
+    names = replace(prepared.body.names, next=next_id, line=queue_length)
     table = prepared.body.table
     metadata = table.with_properties(restored(table.properties, names))
     body = replace(prepared.body, metadata=metadata, names=names)
@@ -281,7 +281,7 @@ def with_next(prepared: NextVersion, next_id: str, line: int) -> NextVersion:
 
 def restored(properties: Mapping[str, str], names: CommitNames) -> dict[str, str]:
     """Our properties, put back where another engine dropped them."""
-    return {**properties, **OUR_PROPERTIES, names_module.PROPERTY: names_module.encode(names)}
+    return {**properties, **OUR_PROPERTIES, recorded_ids.PROPERTY: recorded_ids.encode(names)}
 
 
 def first_version(
@@ -296,7 +296,7 @@ def first_version(
 ) -> tuple[VersionFile, bytes]:
     """The version that creates a table: v0, or the one after the marker of a drop."""
     names = CommitNames(
-        table_uuid, version, version, commit_id, version, {version: {commit_id: names_module.LIBRARY_MADE}}
+        table_uuid, version, version, commit_id, version, {version: {commit_id: recorded_ids.LIBRARY_MADE}}
     )
     metadata = new_table_metadata(
         table_uuid=table_uuid,

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.metadata.json_text import whole_number
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.metadata.retention import Retention
 
 log = logging.getLogger(__name__)

@@ -1,9 +1,9 @@
-"""Which appends a version committed: the table property ``datashard.commit``.
+"""The append ids that versions record: the table property ``datashard.commit``.
 
-Every version that we write names, in one table property, the appends that it committed or refused,
-and repeats the names of the versions before it back to the last multiple of 16. A copy can be
-absent, never wrong: it states what an immutable history says. A version whose property carries
-another number (or none) was written by another engine and names nothing itself.
+Every version of this library records in one table property the appends that it committed or refused. It repeats the
+records of the versions before it, back to the last multiple of 16. The history is immutable, so a copy can be absent
+but not wrong. A version whose property has another version number, or none, was written by another engine and records
+nothing itself.
 
 Everything here is pure. See ``docs/design/commit-protocol.md``, "Objects of one table".
 """
@@ -18,30 +18,30 @@ import msgspec
 from msgspec import Struct, field
 
 from datashard_core.errors import CorruptTableError
-from datashard_core.format.metadata.json_text import MAX_NUMBER, whole_number
+from datashard_core.format.json_text import MAX_NUMBER, whole_number
 
 PROPERTY = "datashard.commit"
 PROTOCOL_PROPERTY = "datashard.protocol-version"
 PROTOCOL_VERSION = 1
 BLOCK = 16
 MAX_PROPERTY_BYTES = 64 * 1024
-"""What is told of earlier versions ends there; the names of the version itself are always whole."""
+"""Limit for the repeated records of earlier versions; the records of the version itself are always complete."""
 
 DIGEST_BYTES = 16
-"""Of append ids and of rows: BLAKE2b-128."""
+"""Length of the digests of append ids and of rows: BLAKE2b-128."""
 
 LIBRARY_MADE = ""
-"""Recorded in the place of a rows digest for an id that the library made: it never comes back."""
+"""Recorded instead of a rows digest for an id made by the library: such ids are never reused."""
 
 
 class Refusal(Struct, frozen=True):
-    """A committed statement that an append is not in the table, and why."""
+    """A record that an append is not in the table, and why."""
 
     reason: str
 
 
 Record = str | Refusal
-"""What a version says of an append id: the digest of its rows, or the refusal."""
+"""What a version records of an append id: the digest of its rows, or the refusal."""
 
 
 class CommitNames(Struct, frozen=True):
@@ -52,15 +52,15 @@ class CommitNames(Struct, frozen=True):
         version: the version that wrote it.
         first: the version that created this table (0, or later for a table made again).
         commit_id: digest of the commit's own id.
-        since: lowest version whose names are told here.
+        since: lowest version whose records are in ``names``.
         names: for each version from ``since`` to ``version``, digest of append id -> record.
-        next: digest of the append id whose owner is expected to commit next; empty if nobody is.
-            Only speed depends on it.
-        line: how many waited then, as far as one page of a listing shows; likewise.
-        token: names this very try to create the version: tries for one append share the commit's id. Empty
-            where the commit's id is as good.
-        parent: token (or commit id) of the version it was built on, empty for one of another engine; None:
-            it was written by a release that did not record it.
+        next: digest of the append id whose owner is expected to commit next; empty if none is. Only speed depends on
+            it.
+        line: number of waiting appends then, up to one page of a listing. Only speed depends on it.
+        token: identifies the try that created the version, because tries for one append share the commit's id. Empty
+            if the commit's id suffices.
+        parent: token (or commit id) of the version that it was built on, empty for one of another engine; None if a
+            release wrote it that did not record the parent.
     """
 
     table: str
@@ -76,24 +76,24 @@ class CommitNames(Struct, frozen=True):
 
     @property
     def own_token(self) -> str:
-        """What a version that is built on this one records as its parent."""
+        """The value of ``parent`` in a version that is built on this one."""
         return self.token or self.commit_id
 
-    def tells(self, version: int) -> bool:
-        """Whether the names of that version are known from here."""
+    def records_version(self, version: int) -> bool:
+        """Whether the property holds the records of that version."""
         return self.since <= version <= self.version
 
     def of(self, version: int) -> Mapping[str, Record]:
-        """Names of a version that :meth:`tells` knows."""
+        """Records of a version for which :meth:`records_version` is true."""
         return self.names.get(version, {})
 
 
 def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
-    """The property as written by some version of this very table; None if absent or another's.
+    """Parse the property if a version of this table wrote it; None if it is absent or another table's.
 
     Raises:
-        CorruptTableError: it is there and cannot be read. It is never taken for an absent one:
-            an append that it names could then be committed twice.
+        CorruptTableError: it is present and cannot be read. That does not count as absent, because an append that it
+            records could then be committed twice.
     """
     text = properties.get(PROPERTY)
     if text is None:
@@ -114,14 +114,14 @@ def parse(properties: Mapping[str, str], table_uuid: str) -> CommitNames | None:
             token=str(raw.get("token", "")),
             parent=None if raw.get("parent") is None else str(raw["parent"]),
         )
-        # What is told goes back to a multiple of 16: a longer range would be walked over, version by version.
-        if not found.version - BLOCK < found.since <= found.version or not all(map(found.tells, found.names)):
-            raise ValueError(f"it tells names of versions from {found.since} to {found.version}")
+        # The records go back to a multiple of 16 at most: look-ups visit a longer range version by version.
+        if not found.version - BLOCK < found.since <= found.version or not all(map(found.records_version, found.names)):
+            raise ValueError(f"it has records of versions from {found.since} to {found.version}")
         return found
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptTableError(
             f"table {table_uuid}: the table property {PROPERTY!r} cannot be read ({error!s:.300}): {text[:200]!r}. "
-            "Remove the property with the engine that changed it, once no append is under way."
+            "Remove the property with the engine that changed it, while no append is running."
         ) from error
 
 
@@ -129,14 +129,14 @@ def _number(value: Any) -> int:
     """A version or a count: an int, or the digits of one where it is a key."""
     number = whole_number(value) if isinstance(value, str) else value
     if type(number) is not int or not 0 <= number <= MAX_NUMBER:
-        raise ValueError(f"{value!r:.80} is no number of a version")
+        raise ValueError(f"{value!r:.80} is not the number of a version")
     return number
 
 
 def recorded_by(version: int, property_: CommitNames | None) -> Mapping[str, Record]:
-    """What version ``version`` itself committed or refused, by the property found in its body.
+    """The appends that a version itself committed or refused, by the property in its metadata.
 
-    Empty for a version of another engine, which dropped the property or carried an older one on.
+    Empty for a version of another engine, which drops the property or copies an older one.
     """
     if property_ is None or property_.version != version:
         return {}
@@ -156,20 +156,20 @@ def following(
     """The property of the version after ``parent_version``.
 
     Args:
-        parent: the property found in the parent's body, ours or carried on by another engine.
+        parent: the property in the parent's metadata, written by this library or copied by another engine.
         parent_version: number of the parent (-1 when the table is created as v0).
         table: uuid of the table.
         first: version that created this table.
         commit_id: digest of this commit's own id.
         names: what this commit commits or refuses; its own id is added.
-        token: names this very try, where others may be made under the same commit id.
+        token: identifies this try, if others may be made under the same commit id.
 
     Returns:
-        The property, repeating what ``parent`` tells back to the last multiple of 16.
+        The property, with the records of ``parent`` back to the last multiple of 16.
     """
     version = parent_version + 1
-    told: dict[int, Mapping[str, Record]] = {version: {commit_id: LIBRARY_MADE, **names}}
-    room = MAX_PROPERTY_BYTES - _size(told[version])
+    recorded: dict[int, Mapping[str, Record]] = {version: {commit_id: LIBRARY_MADE, **names}}
+    room = MAX_PROPERTY_BYTES - _size(recorded[version])
     since = version
     floor = max(first, version - version % BLOCK)
     for earlier in range(parent_version, floor - 1, -1):
@@ -177,18 +177,18 @@ def following(
         if named is None or room < _size(named):
             break
         room -= _size(named)
-        told[earlier] = named
+        recorded[earlier] = named
         since = earlier
     built_on = parent.own_token if parent is not None and parent.version == parent_version else ""
-    return CommitNames(table, version, first, commit_id, since, told, token=token, parent=built_on)
+    return CommitNames(table, version, first, commit_id, since, recorded, token=token, parent=built_on)
 
 
 def _known(parent: CommitNames | None, version: int, parent_version: int) -> Mapping[str, Record] | None:
-    """Names of a version as far as the parent's body tells them; None if it does not."""
-    if parent is not None and parent.tells(version):
+    """Records of a version if the parent's property holds them; None if not."""
+    if parent is not None and parent.records_version(version):
         return parent.of(version)
     if version == parent_version and (parent is None or parent.version != version):
-        return {}  # a version of another engine names nothing itself
+        return {}  # a version of another engine records nothing itself
     return None
 
 
@@ -197,7 +197,7 @@ def _size(named: Mapping[str, Record]) -> int:
 
 
 def _record_size(record: Record) -> int:
-    """Characters of an id and what is said of it: base64 of one digest or of two; or hexadecimal, and the reason."""
+    """Characters of a record: base64 of one digest or of two; or a hexadecimal digest and the reason."""
     if isinstance(record, Refusal):
         return 2 * DIGEST_BYTES + 8 + len(record.reason)
     return -(-DIGEST_BYTES * (2 if record else 1) * 4 // 3)
@@ -221,10 +221,10 @@ def encode(names: CommitNames) -> str:
 
 
 def _encode(named: Mapping[str, Record]) -> list[Any]:
-    """Names of a version: ids that the library made, ids with the digest of their rows, and refusals if any.
+    """Encode the records of a version: ids of the library, ids with the digest of their rows, and refusals.
 
-    Digests are as good as random, so they are packed end to end: there are up to 512 in a version, each
-    repeated by up to 15 others.
+    Digests cannot be compressed, so they are packed end to end: a version has up to 512, and up to 15 other versions
+    repeat each.
     """
     made, handed_in, refused = [], [], {}
     for own, record in named.items():

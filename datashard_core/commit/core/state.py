@@ -1,4 +1,4 @@
-"""What a process knows of a table, and what it wants to put into it: plain values."""
+"""Plain values of the commit layer: the table that is written, its cached state, and appends."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class TableState(Struct, frozen=True):
         body: the version.
         manifests: the manifest list of its current snapshot; None if it was not read yet.
         hint: the hint as last read or written.
-        known: entries of manifests that were written or read along the way.
-        contested: others were seen to write since this process last looked, or to wait: what is
-            prepared for the next version may come to nothing.
+        known: entries of manifests that this process wrote or read.
+        contended: other writers committed or waited when this process last looked, so that a draft of the next
+            version may be useless.
     """
 
     body: VersionFile
@@ -45,11 +45,11 @@ class TableState(Struct, frozen=True):
 
 
 class History(Struct, frozen=True):
-    """The table whose history is asked for append ids.
+    """The table whose versions are searched for append ids.
 
     Attributes:
         root: URI of its root, for messages.
-        uuid: its identity, which its id nodes carry.
+        uuid: its identity, which its id segments record.
     """
 
     root: str
@@ -80,14 +80,14 @@ class Append(Struct, frozen=True):
 
     Attributes:
         append_id: the id as the caller gave it, or as the library made it.
-        id: its digest, by which versions name it.
+        id: its digest, by which versions record it.
         digest: digest of the rows, or :data:`~datashard_core.commit.core.recorded_ids.LIBRARY_MADE`.
         rows: the rows; None if ``files`` holds them already.
         files: finished data files, for rows too many to be copied twice.
         schema: the schema that the rows were checked against.
-        base: a version up to which the id is known to be unnamed; None: it has to be looked up.
-        written_on: the newest version that was known when the first of ``files`` was begun; -1: not told.
-        unsent: those of ``files`` that are to be written yet, beside the first look at the table.
+        base: a version up to which the id is known to be unrecorded; None: it has to be looked up.
+        written_on: the newest version known when the first of ``files`` was begun; -1 if unknown.
+        unsent: the ``files`` that are not written yet; they are sent along with the first look at the table.
     """
 
     append_id: str
@@ -106,7 +106,7 @@ class Committed(Struct, frozen=True):
 
     Attributes:
         version: the version that holds the rows.
-        snapshot_id: its snapshot (None where that version's body is no longer kept).
+        snapshot_id: its snapshot (None if that version is a tombstone by now).
         already_appended: the id was in the table before this call.
     """
 
@@ -115,8 +115,8 @@ class Committed(Struct, frozen=True):
     already_appended: bool
 
 
-def require_live(found: Found | None, seen: TableState | None, target: Target) -> TableState:
-    """The newest version as a state to build on, or the error that there is no such table."""
+def require_live(found: Found | None, cached: TableState | None, target: Target) -> TableState:
+    """Return the newest version as a state to build on, or raise the error that there is no such table."""
     if found is None:
         raise NoSuchTableError(f"there is no table {target.name} at {target.root}: create it first")
     newest = found.newest
@@ -124,43 +124,43 @@ def require_live(found: Found | None, seen: TableState | None, target: Target) -
         raise NoSuchTableError(f"table {target.name} at {target.root} was dropped in version {newest.version}")
     if target.uuid and newest.table.table_uuid != target.uuid:
         raise NoSuchTableError(
-            f"table {target.name} at {target.root} was dropped and made again (its uuid was {target.uuid}, and is "
-            f"{newest.table.table_uuid} now). Nothing of this call is in the table that is there now: load it again."
+            f"table {target.name} at {target.root} was dropped and created again (its uuid was {target.uuid}, and is "
+            f"{newest.table.table_uuid} now). No row of this call is in the new table: load it again."
         )
-    if seen is not None and seen.body.version == newest.version:
-        return replace(seen, hint=found.hint or seen.hint)
-    if seen is None:
+    if cached is not None and cached.body.version == newest.version:
+        return replace(cached, hint=found.hint or cached.hint)
+    if cached is None:
         return TableState(newest, None, found.hint)
-    return TableState(newest, None, found.hint or seen.hint, seen.known, seen.contended)
+    return TableState(newest, None, found.hint or cached.hint, cached.known, cached.contended)
 
 
-async def newest(target: Target, seen: TableState | None) -> TableState:
-    """The newest version.
+async def newest(target: Target, cached: TableState | None) -> TableState:
+    """Read the newest version.
 
     Raises:
         NoSuchTableError: the table was dropped.
     """
-    found = await find_current(target.root, seen.body if seen is not None else None)
-    return require_live(found, seen, target)
+    found = await find_current(target.root, cached.body if cached is not None else None)
+    return require_live(found, cached, target)
 
 
 async def on_newest(
-    target: Target, seen: TableState | None, look: Callable[[TableState], Coroutine[Any, Any, Answer]]
+    target: Target, cached: TableState | None, look: Callable[[TableState], Coroutine[Any, Any, Answer]]
 ) -> tuple[TableState, Answer]:
-    """Look at something on the newest version: what is found damaged there counts if that is still the newest.
+    """Run a look-up on the newest version, again on a newer one if the first is found damaged.
 
-    Between the two, the table can be dropped and purged, and versions become tombstones under a sleeper.
+    Meanwhile the table may be dropped and purged, or versions may become tombstones.
 
     Args:
         target: the table.
-        seen: the newest version known.
-        look: what is done with the newest one.
+        cached: the newest version known.
+        look: the look-up.
 
     Raises:
-        CorruptTableError: it is damaged.
+        CorruptTableError: the newest version is damaged.
         NoSuchTableError: the table was dropped.
     """
-    state = await newest(target, seen)
+    state = await newest(target, cached)
     while True:
         try:
             return state, (await look(state))
@@ -171,18 +171,18 @@ async def on_newest(
             state = newer
 
 
-def is_recently_grouped(body: VersionFile, now_ms: int) -> bool:
-    """Whether many are writing just now: the version carries two appends or more, and is fresh.
+def is_recently_grouped(version_file: VersionFile, now_ms: int) -> bool:
+    """Whether the version has two appends or more and is under 3 s old, so that many writers are active.
 
-    Compares clocks of two machines; only speed depends on it.
+    Compares the clocks of two machines; only speed depends on it.
     """
-    if body.metadata is None or len(body.named) < 2:
+    if version_file.metadata is None or len(version_file.named) < 2:
         return False
-    return abs(now_ms - body.metadata.last_updated_ms) < RECENTLY_GROUPED_MS
+    return abs(now_ms - version_file.metadata.last_updated_ms) < RECENTLY_GROUPED_MS
 
 
 async def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> tuple[ManifestFile, ...]:
-    """The manifest list of a snapshot; empty for a table that has none."""
+    """Read the manifest list of a snapshot; empty without a snapshot."""
     if snapshot is None:
         return ()
     stored = await Get(key_of(snapshot.manifest_list, location, root))
@@ -190,6 +190,6 @@ async def manifests_of(root: str, location: str, snapshot: Snapshot | None) -> t
 
 
 async def read_version(root: str, version: int) -> VersionFile:
-    """One version by its number."""
+    """Read one version by its number."""
     stored = await Get(version_key(version))
     return parse_version(stored.body, version, f"{root}/{version_key(version)}")

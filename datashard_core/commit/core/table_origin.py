@@ -29,13 +29,13 @@ async def with_first_version(newest: VersionFile, bodies: Mapping[int, VersionFi
     """
     if newest.metadata is None or newest.names is not None or newest.origin is not None or newest.version == 0:
         return newest
-    first = _told(newest, bodies)
+    first = _known_first(newest, bodies)
     if first is None:
         first = await _read_back(newest, root)
     return replace(newest, origin=first)
 
 
-def _told(newest: VersionFile, bodies: Mapping[int, VersionFile]) -> int | None:
+def _known_first(newest: VersionFile, bodies: Mapping[int, VersionFile]) -> int | None:
     """The number, as far as versions before this one tell."""
     for version in sorted(bodies, reverse=True):
         if version < newest.version and (first := _first_by(bodies[version], newest.table.table_uuid)) is not None:
@@ -43,13 +43,13 @@ def _told(newest: VersionFile, bodies: Mapping[int, VersionFile]) -> int | None:
     return None
 
 
-def _first_by(body: VersionFile, uuid: str) -> int | None:
+def _first_by(version_file: VersionFile, uuid: str) -> int | None:
     """What one earlier body says of it; None if nothing."""
-    if body.state == "dropped":
-        return body.version + 1
-    if body.metadata is None or body.metadata.table_uuid != uuid:
+    if version_file.state == "dropped":
+        return version_file.version + 1
+    if version_file.metadata is None or version_file.metadata.table_uuid != uuid:
         return None
-    return body.names.first if body.names is not None else body.origin
+    return version_file.names.first if version_file.names is not None else version_file.origin
 
 
 async def _read_back(newest: VersionFile, root: str) -> int:

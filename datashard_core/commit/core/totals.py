@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from datashard_core.commit.core.manifest_merge import Known
 from datashard_core.format.manifests.manifest import DELETED, ManifestEntry, ManifestFile
-from datashard_core.format.metadata.snapshot import Snapshot, told_total
+from datashard_core.format.metadata.snapshot import Snapshot, total_in
 from datashard_core.format.metadata.table_metadata import TableMetadata
 
 _SIZE = "total-files-size"
@@ -49,14 +49,14 @@ def missing_totals(table: TableMetadata, manifests: Sequence[ManifestFile]) -> M
     current = table.current_snapshot
     # A manifest list tells how many files and rows there are, but not their sizes, nor which deletes.
     wanted = (_SIZE, *(_DELETES.values() if any(one.content for one in manifests) else ()))
-    if current is None or _told(current, wanted) is not None:
+    if current is None or _totals_in(current, wanted) is not None:
         return None
     earlier = {snapshot.snapshot_id: snapshot for snapshot in table.snapshots}
     at: Snapshot | None = current
     # What an append adds is in manifests of its own or later ones, and it takes nothing away.
     while at is not None and at.summary.get("operation") == "append":
         at = earlier.pop(at.parent_snapshot_id, None) if at.parent_snapshot_id is not None else None
-        totals = _told(at, wanted) if at is not None and at.sequence_number > 0 else None
+        totals = _totals_in(at, wanted) if at is not None and at.sequence_number > 0 else None
         if at is not None and totals is not None:
             return MissingTotals(
                 at.sequence_number, totals, tuple(m for m in manifests if m.sequence_number > at.sequence_number)
@@ -97,7 +97,7 @@ def _is_newer(entry: ManifestEntry, since: int) -> bool:
     return entry.status != DELETED and (entry.file_sequence_number or 0) > since
 
 
-def _told(snapshot: Snapshot, wanted: Sequence[str]) -> dict[str, int] | None:
+def _totals_in(snapshot: Snapshot, wanted: Sequence[str]) -> dict[str, int] | None:
     """Those totals of a snapshot, if its summary has them all."""
-    found = {key: told_total(snapshot, key) for key in wanted}
+    found = {key: total_in(snapshot, key) for key in wanted}
     return {key: total for key, total in found.items() if total is not None} if None not in found.values() else None

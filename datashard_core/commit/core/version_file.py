@@ -13,10 +13,10 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.recorded_ids import CommitNames, Record
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
-from datashard_core.format.metadata.json_text import decode_object, whole_number
+from datashard_core.format.json_text import decode_object, whole_number
 from datashard_core.format.metadata.table_metadata import TableMetadata, metadata_from
 
 HINT_KEY = "metadata/version-hint.text"
@@ -57,7 +57,7 @@ class VersionFile(Struct, frozen=True):
     @property
     def named(self) -> Mapping[str, Record]:
         """Appends that this very version committed or refused."""
-        return names_module.recorded_by(self.version, self.names)
+        return recorded_ids.recorded_by(self.version, self.names)
 
     @property
     def next(self) -> str:
@@ -65,7 +65,7 @@ class VersionFile(Struct, frozen=True):
         return self.names.next if self.names is not None and self.names.version == self.version else ""
 
     @property
-    def line(self) -> int:
+    def queue_length(self) -> int:
         """How many waited when this version was committed, as far as its committer saw."""
         return self.names.line if self.names is not None and self.next else 0
 
@@ -118,10 +118,10 @@ def parse_version(data: bytes, version: int, where: str) -> VersionFile:
             marker = msgspec.convert(raw, _Marker)
         except msgspec.ValidationError as error:
             raise CorruptTableError(f"{where} is not the marker of a dropped table ({error}): restore it") from error
-        return VersionFile(version, "dropped", None, names_module.parse(marker.properties, marker.table_uuid))
+        return VersionFile(version, "dropped", None, recorded_ids.parse(marker.properties, marker.table_uuid))
     metadata = metadata_from(raw, where)
     check_protocol(metadata, where)
-    return VersionFile(version, "table", metadata, names_module.parse(metadata.properties, metadata.table_uuid))
+    return VersionFile(version, "table", metadata, recorded_ids.parse(metadata.properties, metadata.table_uuid))
 
 
 class _Marker(Struct, rename="kebab"):
@@ -139,11 +139,11 @@ def uuid_in(data: bytes) -> str:
 
 def check_protocol(metadata: TableMetadata, where: str) -> None:
     """Refuse a table that a newer release committed to in a way that this one does not know."""
-    text = metadata.properties.get(names_module.PROTOCOL_PROPERTY, "")
-    if text and whole_number(text, names_module.PROTOCOL_VERSION) is None:
+    text = metadata.properties.get(recorded_ids.PROTOCOL_PROPERTY, "")
+    if text and whole_number(text, recorded_ids.PROTOCOL_VERSION) is None:
         raise UnsupportedTableError(
-            f"{where}: {names_module.PROTOCOL_PROPERTY} is {text!r:.80}, and this release of datashard-core knows "
-            f"{names_module.PROTOCOL_VERSION}. Upgrade datashard-core; Iceberg readers are not affected."
+            f"{where}: {recorded_ids.PROTOCOL_PROPERTY} is {text!r:.80}, and this release of datashard-core knows "
+            f"{recorded_ids.PROTOCOL_VERSION}. Upgrade datashard-core; Iceberg readers are not affected."
         )
 
 
@@ -154,7 +154,7 @@ def dropped_marker(table_uuid: str, names: CommitNames, now_ms: int) -> bytes:
             DROPPED: 1,
             "table-uuid": table_uuid,
             "dropped-at-ms": now_ms,
-            "properties": {names_module.PROPERTY: names_module.encode(names)},
+            "properties": {recorded_ids.PROPERTY: recorded_ids.encode(names)},
         }
     )
 

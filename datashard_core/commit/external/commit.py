@@ -1,7 +1,7 @@
-"""Versions whose metadata another library has worked out: they are committed as our own are.
+"""Commit versions whose metadata another library computed.
 
-PyIceberg says what the next version holds; it becomes the next version by the one commit point of the
-table, names a commit of its own, and carries on what the versions before it named.
+PyIceberg computes the metadata of the next version. The version is created by the one commit point of the table,
+records a commit of its own, and repeats the records of the versions before it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datashard_core.commit.append_ids.segment_store import upkeep
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.current_version import find_current, move_hint
 from datashard_core.commit.core.next_version import restored
 from datashard_core.commit.core.recorded_ids import CommitNames
@@ -30,28 +30,28 @@ log = logging.getLogger(__name__)
 MAX_PAUSE = 0.5  # seconds between two tries of a commit whose outcome is not known
 
 Build = Callable[[VersionFile], Mapping[str, Any] | None]
-"""Makes the next version's metadata of the newest version; None: nothing is to change."""
+"""Makes the metadata of the next version from the newest version; None if nothing changes."""
 
 
 async def commit_external(target: Target, build: Build, timeout: float) -> TableState | None:
-    """Commit the metadata that ``build`` makes on top of the newest version, if nobody is faster.
+    """Commit the metadata that ``build`` makes on top of the newest version, if no other writer is faster.
 
     Args:
         target: the table.
         build: called once, with the newest version; what it raises is raised here.
-        timeout: seconds for which an unknown outcome is looked into.
+        timeout: seconds for which an unknown outcome is investigated.
 
     Returns:
-        The new version (or the newest, where ``build`` has no change); None where another commit took
-        its place: then nothing of this one is in the table, nor ever will be.
+        The new version (or the newest, if ``build`` changes nothing); None if another commit was faster: then no
+        part of this one is in the table, or ever will be.
 
     Raises:
-        NoSuchTableError: there is no such table (any more).
-        UnsupportedTableError: the metadata is not what our tables hold.
+        NoSuchTableError: there is no such table, or no longer.
+        UnsupportedTableError: the metadata is not supported for this table.
         ConfigurationError: its schema brings names that engines cannot tell apart.
-        CommitTimeoutError: files that it names as new are so old that they may be removed as orphans.
+        CommitTimeoutError: new files are so old that they may be removed as orphans.
         CorruptTableError: its rows do not add up, or a manifest of it is damaged.
-        CommitStateUnknownError: whether it was committed could not be learnt in time.
+        CommitStateUnknownError: it is not known at the deadline whether it was committed.
     """
     now, commit_id = await gather(Now(), Unique())
     instant: Instant = now
@@ -71,10 +71,10 @@ async def commit_external(target: Target, build: Build, timeout: float) -> Table
 
 
 def following_version(parent: VersionFile, raw: Mapping[str, Any], commit_id: str, root: str) -> VersionFile:
-    """The version after ``parent`` that holds metadata of another library's making. Pure.
+    """The version after ``parent`` with metadata of another library. Pure.
 
     Raises:
-        UnsupportedTableError: it has another identity, place or format version than the table.
+        UnsupportedTableError: it has another uuid, location or format version than the table.
         ConfigurationError: its schema brings names that engines cannot tell apart.
     """
     where = f"{root}/{version_key(parent.version + 1)}"
@@ -88,7 +88,7 @@ def following_version(parent: VersionFile, raw: Mapping[str, Any], commit_id: st
         )
     if given.schema.fields != table.schema.fields:
         check_distinct(given.schema, where, table.schema)
-    property_ = names_module.following(
+    property_ = recorded_ids.following(
         parent.names,
         parent_version=parent.version,
         table=table.table_uuid,
@@ -106,7 +106,7 @@ def first_external(
 ) -> tuple[VersionFile, bytes]:
     """The first version of a table whose metadata another library made. Pure.
 
-    A table made again under a dropped one's name gets a uuid that no writer of the old one knows.
+    A table created again under the name of a dropped one gets a uuid that no writer of the old one knows.
     """
     where = f"{location}/{version_key(version)}"
     given = metadata_from(raw, where)
@@ -116,7 +116,7 @@ def first_external(
             f"{where}: the metadata says {given.location}, and a table of this name lies at {location}"
         )
     uuid = table_uuid if version else given.table_uuid
-    names = CommitNames(uuid, version, version, commit_id, version, {version: {commit_id: names_module.LIBRARY_MADE}})
+    names = CommitNames(uuid, version, version, commit_id, version, {version: {commit_id: recorded_ids.LIBRARY_MADE}})
     updated = max(now_ms, given.last_updated_ms)
     moved = TableMetadata({**raw, "table-uuid": uuid, "last-updated-ms": updated})
     metadata = moved.with_properties(restored(moved.properties, names))
@@ -124,7 +124,7 @@ def first_external(
 
 
 def _moved_forward(raw: Mapping[str, Any], parent: TableMetadata) -> dict[str, Any]:
-    """The metadata with what is new in it after its parent, whatever the writer's clock said."""
+    """The metadata with new snapshots and log entries later than its parent, whatever the writer's clock said."""
     floor = parent.last_updated_ms + 1
     known = {snapshot.snapshot_id for snapshot in parent.snapshots}
     snapshots = [
@@ -155,31 +155,32 @@ def _moved_forward(raw: Mapping[str, Any], parent: TableMetadata) -> dict[str, A
     }
 
 
-async def _create(target: Target, body: VersionFile, commit_id: str, deadline: float) -> bool:
-    """Create the version, or learn that another has its name. The same bytes may be sent again: they are one commit."""
-    data = body.table.to_json()
+async def _create(target: Target, version_file: VersionFile, commit_id: str, deadline: float) -> bool:
+    """Create the version; False if another has its name. The same bytes may be sent again: they are one commit."""
+    data = version_file.table.to_json()
     unknown: DataShardError | None = None
     while True:
-        outcomes = await outcomes_of((PutIfAbsent(version_key(body.version), data),))
+        outcomes = await outcomes_of((PutIfAbsent(version_key(version_file.version), data),))
         outcome: Any = outcomes[0]
         if not isinstance(outcome, DataShardError):
             return True
         if isinstance(outcome, PreconditionFailedError):
-            # Taken, maybe by us: the reply was lost, or the client sent it twice.
+            # The name is taken, perhaps by this commit: the reply was lost, or the client sent it twice.
             try:
-                taken = await read_version(target.root, body.version)
+                taken = await read_version(target.root, version_file.version)
             except StorageError as error:
                 outcome = error
             else:
                 return commit_id in taken.named
         elif not isinstance(outcome, OutcomeUnknownError) and unknown is None:
-            raise outcome  # refused before anything was sent
+            raise outcome  # the store refused it
         unknown = outcome
         fraction, now = await gather(Random(), Now())
         if now.monotonic > deadline:
             raise CommitStateUnknownError(
-                f"table {target.name}: it is not known whether version {body.version} was committed ({unknown}). Look "
-                f"for snapshot {body.table.current_snapshot_id} in the table before you do it again.",
+                f"table {target.name}: it is not known whether version {version_file.version} was committed "
+                f"({unknown}). Look for snapshot {version_file.table.current_snapshot_id} in the table before you "
+                "commit again.",
                 append_id=commit_id,
                 table=target.root,
             ) from unknown

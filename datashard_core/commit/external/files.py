@@ -1,8 +1,8 @@
-"""What a commit of another library names as new is young enough to be there, and what it replaces adds up.
+"""Check a commit of another library: its new files are recent, and its rewritten manifests lose no file.
 
-Whoever removes orphans takes a file on its way into a version for one, once it is older than the grace
-period. Our own appends copy such a file to a fresh name (:mod:`datashard_core.commit.append.file_age`); what another
-library wrote cannot be copied, as its manifests name it, so the commit has to be done again.
+Removal of orphans deletes a file that no version names yet once it is older than the grace period. Appends copy such a
+file to a new name (:mod:`datashard_core.commit.append.file_age`). A file of another library cannot be copied, because
+its manifests name it, so the library has to repeat the commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FOLDER = "data/"
 """Files elsewhere are never taken for orphans."""
 
 
-async def check_files(target: Target, parent: VersionFile, body: VersionFile) -> None:
+async def check_files(target: Target, parent: VersionFile, version_file: VersionFile) -> None:
     """Refuse a version that names files as new which may be deleted, or are, or that loses rows of its parent.
 
     Args:
@@ -38,7 +38,7 @@ async def check_files(target: Target, parent: VersionFile, body: VersionFile) ->
         StorageError: a manifest or the age of a file could not be read.
         UnsupportedTableError: a file lies outside the table's folder.
     """
-    keys = await _new_files(target, parent, body)
+    keys = await _new_files(target, parent, version_file)
     if not keys:
         return
     newest, *infos = await outcomes_of([Head(version_key(parent.version)), *map(Head, keys)])
@@ -55,13 +55,13 @@ async def check_files(target: Target, parent: VersionFile, body: VersionFile) ->
             )
 
 
-async def _new_files(target: Target, parent: VersionFile, body: VersionFile) -> list[str]:
+async def _new_files(target: Target, parent: VersionFile, version_file: VersionFile) -> list[str]:
     """Keys of the data files that the version's own snapshots add; what those replace has to add up."""
-    location = body.table.location
+    location = version_file.table.location
     before = {snapshot.snapshot_id: snapshot for snapshot in parent.table.snapshots}
     lists: dict[int | None, Sequence[ManifestFile]] = {None: ()}
     keys: list[str] = []
-    for snapshot in body.table.snapshots:
+    for snapshot in version_file.table.snapshots:
         if snapshot.snapshot_id in before:
             continue
         listed = lists[snapshot.snapshot_id] = await manifests_of(target.root, location, snapshot)
@@ -73,7 +73,7 @@ async def _new_files(target: Target, parent: VersionFile, body: VersionFile) -> 
         gone, new = ([one for one in side if not one.content] for side in gone_and_new(known or (), listed))
         read = await _entries(target, location, [*own, *(new if known is not None else ())])
         if known is not None:
-            where = f"table {target.name} at {target.root}, version {body.version}"
+            where = f"table {target.name} at {target.root}, version {version_file.version}"
             entries = [entry for one in new for entry in read[one.manifest_path]]
             if not adds_up(snapshot.snapshot_id, gone, entries):
                 were = await _entries(target, location, gone)

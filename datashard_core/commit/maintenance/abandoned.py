@@ -1,8 +1,8 @@
-"""Objects among the staged appends that nobody will ever commit: removed once their time is over.
+"""Delete staged objects that were set aside for longer than the retention of append ids.
 
-An object that is set aside waits for a writer that knows more. After the retention of append ids nobody could tell any
-more whether such an append was committed, so after that, and a grace period on top, the object goes. Ages are one
-``Last-Modified`` against another; the clock of this process only says whether it is worth to look at them.
+An object that is set aside is kept for a newer writer. After the retention of append ids it is no longer known whether
+such an append was committed, so it is deleted after the retention and a grace period. Ages compare two
+``Last-Modified`` times of the store; the clock of this process only decides whether to look at them.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ DELETE_BATCH = 1000
 
 
 class Abandoned(Struct, frozen=True):
-    """What became of objects that no commit takes.
+    """The objects that no commit includes.
 
     Attributes:
-        removed: keys of those that were deleted.
-        left: keys of those that are set aside still.
+        removed: keys of the deleted objects.
+        left: keys of the objects that are still set aside.
     """
 
     removed: tuple[str, ...]
     left: tuple[str, ...]
 
 
-async def remove_abandoned(target: Target, seen: TableState | None, grace: float) -> tuple[Abandoned, TableState]:
-    """Delete what lies among the staged appends and has been set aside for too long.
+async def remove_abandoned(target: Target, cached: TableState | None, grace: float) -> tuple[Abandoned, TableState]:
+    """Delete objects below the folder of staged appends that were set aside for too long.
 
     Args:
         target: the table.
-        seen: the newest version known.
-        grace: seconds beyond the retention of append ids for which an object is left alone.
+        cached: the newest version known.
+        grace: seconds beyond the retention of append ids for which an object is kept.
 
     Raises:
         StorageError: the store failed.
     """
     infos = await staged_objects()
-    state = await newest(target, seen)
+    state = await newest(target, cached)
     found = await _set_aside(target, state, infos)
     if not found:
         return Abandoned((), ()), state
@@ -63,7 +63,7 @@ async def remove_abandoned(target: Target, seen: TableState | None, grace: float
     now, clock = await gather(Head(version_key(state.body.version)), Now())
     seem_old = [info for info in found if clock.wall_ms / 1000 - info.last_modified >= limit]
     if any(now.last_modified - info.last_modified < limit for info in seem_old):
-        state = await _fence(target, state)  # nothing was committed for long: see what time it is
+        state = await _fence(target, state)  # no commit for a long time: create a version to learn the store's time
         now = await Head(version_key(state.body.version))
     old = [info.key for info in found if now.last_modified - info.last_modified >= limit]
     for start in range(0, len(old), DELETE_BATCH):
@@ -80,7 +80,7 @@ async def remove_abandoned(target: Target, seen: TableState | None, grace: float
 
 
 async def _set_aside(target: Target, state: TableState, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
-    """Those of the objects that are no staged appends, or that this version does not take."""
+    """The objects that are not staged appends, or that cannot be committed on this version."""
     names = {name.key: name for name in parse_listed(infos)}
     found = {info.key for info in infos if info.key not in names}
     unread: list[StagedName] = []
@@ -97,7 +97,7 @@ async def _set_aside(target: Target, state: TableState, infos: Sequence[ObjectIn
 
 
 async def _fence(target: Target, state: TableState) -> TableState:
-    """A version that was created just now, by this process or another."""
+    """Create an empty version, or read the one that another process has just created."""
     now, commit_id, unique = await gather(Now(), Unique(), Unique())
     prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
     made = await create(target, state, prepared)

@@ -1,9 +1,8 @@
-"""Small data files become one: read, written again, and committed as a ``replace``, beside running appends.
+"""Compact small data files: read them, write one file, and commit it as a ``replace``, beside running appends.
 
-The rows stay what they are, so appends commute with it. A try that lost its race is made again on the
-newer version if every source is still live there; if one is not, nothing is committed, for its rows
-would come back. Row-level deletes of another engine name files and positions, so a table that has any
-is left to that engine.
+The rows do not change, so appends and compactions commute. A try that lost its race is repeated on the newer version if
+every source is still live there. If a source is not live, nothing is committed, because its deleted rows would come
+back. Row-level deletes of another engine name files and positions, so a table that has any is left to that engine.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ from datashard_core.format.metadata.snapshot import replace_summary
 log = logging.getLogger(__name__)
 
 AT_ONCE = 16
-"""Sources that are read side by side."""
+"""Number of sources that are read in parallel."""
 MOST_GIVEN_UP = 3
 
 
 class Compacted(Struct, frozen=True):
-    """What a compaction did.
+    """The result of a compaction.
 
     Attributes:
-        files: small files that became fewer.
+        files: number of small files that were replaced.
         size: their bytes.
-        new_files: the files that hold their rows now.
+        new_files: number of files that replace them.
     """
 
     files: int = 0
@@ -70,24 +69,24 @@ class _Rewrite(Struct, frozen=True):
 
 
 async def compact(
-    target: Target, seen: TableState | None, most_bytes: int, timeout: float
+    target: Target, cached: TableState | None, most_bytes: int, timeout: float
 ) -> tuple[Compacted, TableState]:
     """Compact all small files of a table, a batch at a time.
 
     Args:
         target: the table.
-        seen: the newest version known.
-        most_bytes: after so many bytes read no further batch is begun.
+        cached: the newest version known.
+        most_bytes: number of bytes read after which no further batch begins.
         timeout: seconds after which it gives up.
 
     Raises:
         UnsupportedTableError: the table has row-level deletes.
-        CommitTimeoutError: others were always faster. What was compacted before stays.
+        CommitTimeoutError: other writers always created the next version first. Batches committed before stay.
         CorruptTableError: a file cannot be read. Nothing is lost.
         StorageError: the store failed.
     """
     begun: Instant = await Now()
-    state = await newest(target, seen)
+    state = await newest(target, cached)
     done, given_up = Compacted(), 0
     left_out: set[str] = set()
     while done.size < most_bytes and given_up < MOST_GIVEN_UP:
@@ -114,16 +113,16 @@ async def compact(
 
 
 def due(state: TableState) -> tuple[DataFile, ...]:
-    """The files that should become one after the append that created a version; mostly none.
+    """The files to compact after the append that created a version; mostly none.
 
-    An append that merges manifests has the entries of eight appends in memory. That is the moment:
-    nothing has to be read to know that small files have piled up.
+    An append that merges manifests has the entries of eight appends in memory. So it knows without a read whether there
+    are many small files.
     """
     current = state.body.table.current_snapshot
     if current is None or not settings_of(state.body.table.properties).auto_compact:
         return ()
     if len(state.body.named) > 1 or any(manifest.content for manifest in state.manifests or ()):
-        return ()  # many are writing: a compaction would win races against their appends, and lose most
+        return ()  # many writers are active: a compaction would lose most races, and delay appends where it wins
     for manifest in state.manifests or ():
         if manifest.added_snapshot_id == current.snapshot_id and (manifest.existing_files_count or 0) >= FAN_IN:
             return chosen(state.known.of(manifest) or (), state.body.table, AFTER_APPEND)
@@ -131,7 +130,7 @@ def due(state: TableState) -> tuple[DataFile, ...]:
 
 
 async def compact_after_append(target: Target, state: TableState) -> TableState:
-    """Compact what the append that created a version found due: one try, and none while many are writing.
+    """Try once to compact the files that are due after an append; do nothing while many writers are active.
 
     Returns:
         The newest version now known.
@@ -148,15 +147,15 @@ async def compact_after_append(target: Target, state: TableState) -> TableState:
     if planned is None:
         return state
     prepared, puts, written = planned
-    made = await create(target, state, prepared, puts, nodes=False)
+    made = await create(target, state, prepared, puts, segments=False)
     if made is None:
-        log.debug("table %s: an append came before the compaction: the next one makes it", target.name)
+        log.debug("table %s: an append was faster than the compaction, and the next append tries again", target.name)
         return state
     return replace(made, known=cache_after(state.known, prepared, [written]))
 
 
 async def _with_entries(target: Target, state: TableState) -> TableState:
-    """The version with the entries of all its manifests."""
+    """Load the entries of all manifests of the version."""
     table = state.body.table
     manifests = state.manifests
     if manifests is None:
@@ -198,13 +197,15 @@ async def _rewritten(
 
 
 async def _commit(target: Target, state: TableState, rewrite: _Rewrite, deadline: float) -> tuple[TableState, bool]:
-    """Put the new file in the place of its sources; whether that was done, and the newest version known."""
+    """Commit the new file instead of its sources; return the newest version known, and whether it was committed."""
     commit_id: str = await Unique()
     above = state.body.version
     while True:
         planned = await _planned(target, state, rewrite, commit_id)
         if planned is None:
-            log.info("table %s: files that were compacted are gone or too old: nothing was committed", target.name)
+            log.info(
+                "table %s: nothing was compacted: a source is no longer live, or the new file is too old", target.name
+            )
             return state, False
         prepared, puts, written = planned
         made = await create(target, state, prepared, puts)
@@ -212,8 +213,8 @@ async def _commit(target: Target, state: TableState, rewrite: _Rewrite, deadline
             return replace(made, known=cache_after(state.known, prepared, [written])), True
         await pause(
             deadline,
-            f"table {target.name}: others were always faster with the next version than a compaction. Nothing was "
-            "lost: call again when fewer are writing, or with a longer timeout.",
+            f"table {target.name}: other writers always created the next version before this compaction. Nothing "
+            "was lost: call again when fewer writers are active, or with a longer timeout.",
         )
         known = state.known
         state = replace((await newest(target, state)), known=known)
@@ -225,10 +226,10 @@ async def _commit(target: Target, state: TableState, rewrite: _Rewrite, deadline
 async def _planned(
     target: Target, state: TableState, rewrite: _Rewrite, commit_id: str
 ) -> tuple[NextVersion, list[Request[Any]], NewManifest] | None:
-    """The version after ``state`` in which the new file stands for its sources; None if they are not all live."""
+    """The version after ``state`` with the new file instead of its sources; None if a source is not live."""
     table = state.body.table
     if any(manifest.content for manifest in state.manifests or ()):
-        return None  # rows were deleted meanwhile, in a way that names the sources
+        return None  # row-level deletes were added meanwhile, and may name the sources
     if rewrite.written_on < state.body.version and not (
         await is_recent(target, table.location, rewrite.new, state.body.version)
     ):
@@ -257,9 +258,9 @@ async def _planned(
 
 
 def _holders(state: TableState, sources: Sequence[DataFile]) -> list[tuple[ManifestFile, Entries]]:
-    """The manifests of a version that hold sources, as far as their entries are known.
+    """The manifests of a version that have sources, if their entries are cached.
 
-    A manifest of another partition spec may name a source too; the new one cannot stand in its place.
+    A manifest of another partition spec may name a source too; the new manifest cannot replace it.
     """
     paths = {file.file_path for file in sources}
     spec = state.body.table.spec.spec_id

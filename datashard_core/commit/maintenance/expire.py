@@ -1,4 +1,4 @@
-"""Snapshots expired on demand: a version in which fewer of them are kept, and nothing else changes."""
+"""Expire snapshots on demand: commit a version that keeps fewer of them and changes nothing else."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from datashard_core.effects.tasks import gather
 
 
 async def expire(
-    target: Target, seen: TableState | None, older_than_ms: int | None, retain_last: int | None, timeout: float
+    target: Target, cached: TableState | None, older_than_ms: int | None, retain_last: int | None, timeout: float
 ) -> tuple[int, TableState]:
-    """Leave out snapshots that are too old, unless a branch or tag leads to them.
+    """Commit a version without the snapshots that are too old, except those of branches and tags.
 
     Args:
         target: the table.
-        seen: the newest version known.
-        older_than_ms: snapshots made before that, in milliseconds since 1970, go; None: as the properties ask.
-        retain_last: so many of the newest stay however old; None: as the properties ask.
+        cached: the newest version known.
+        older_than_ms: snapshots made before that time, in milliseconds since 1970, expire; None: as the properties say.
+        retain_last: number of the newest snapshots that are kept in any case; None: as the properties say.
         timeout: seconds after which it gives up.
 
     Returns:
-        How many went, and the newest version.
+        How many snapshots expired, and the newest version.
 
     Raises:
-        CommitTimeoutError: others were always faster.
+        CommitTimeoutError: other writers always created the next version first.
     """
     begun, commit_id = await gather(Now(), Unique())
-    state = await newest(target, seen)
+    state = await newest(target, cached)
     first = state.body.version
     while True:
         now, unique = await gather(Now(), Unique())
@@ -53,8 +53,8 @@ async def expire(
             return gone, made
         await pause(
             begun.monotonic + timeout,
-            f"table {target.name}: others were always faster with the next version. No snapshot was expired: call "
-            "again when fewer are writing, or with a longer timeout.",
+            f"table {target.name}: other writers always created the next version first. No snapshot was expired: "
+            "call again when fewer writers are active, or with a longer timeout.",
         )
         state = await newest(target, state)
         if (await landed(target, state, commit_id, first)) is not None:

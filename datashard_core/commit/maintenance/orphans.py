@@ -1,11 +1,11 @@
-"""Files that nothing names any more: found by listing, deleted behind a fence.
+"""Delete orphans: files that no version and no staged append names, found by a listing, after a fence.
 
-A file on its way into a version looks like an orphan. So what is listed, unreachable and not described
-by a staged append is deleted only after a version in which nothing changes (the fence), and only what
-was older than the grace period when that version came to be, by the store's clock. Who slept through
-the fence loses its race; who builds on it or later names no old file (:mod:`datashard_core.commit.append.file_age`).
-A version, manifest or list that cannot be read stops everything: it might name any file. A staged body that
-cannot be read may describe any file that is older than itself, and those stay.
+A data file that no version names yet looks like an orphan. So files that are listed, unreachable and not described by a
+staged append are deleted only after a version in which nothing changes (the fence), and only if they were older than
+the grace period when that version was created, by the store's clock. A commit built on a version before the fence loses
+its race; a commit built on the fence or later adds no old file (:mod:`datashard_core.commit.append.file_age`). If a
+version, manifest or manifest list cannot be read, nothing is deleted, because it might name any file. A staged body
+that cannot be read may describe any older file, and those files are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from datashard_core.commit.core.next_version import next_version
 from datashard_core.commit.core.paths import delete, key_of
 from datashard_core.commit.core.state import TableState, Target, newest
 from datashard_core.commit.core.version_file import VersionFile, version_key
-from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, described_files
+from datashard_core.commit.staging.body import described_files
+from datashard_core.commit.staging.errors import NewerBodyError, UnreadableBodyError
 from datashard_core.commit.staging.set_aside import MAX_BYTES
 from datashard_core.commit.versions.commit_empty import create, landed, pause
 from datashard_core.commit.versions.lifecycle import list_all
@@ -34,7 +35,7 @@ from datashard_core.storage.base import ObjectInfo, ObjectNotFoundError
 log = logging.getLogger(__name__)
 
 FOLDERS = (("data/", ".parquet"), ("metadata/manifests/", ".avro"))
-"""What is looked at: where data files, manifests and manifest lists lie. Versions and ids never are."""
+"""Folders and endings of data files, manifests and manifest lists. Versions and id segments are not orphans."""
 AT_ONCE = 32
 DELETE_BATCH = 1000
 LONGEST_PAUSE = 0.5
@@ -45,13 +46,13 @@ Keys = frozenset[str]
 
 
 class Removed(Struct, frozen=True):
-    """What a removal of orphans did.
+    """The result of a removal of orphans.
 
     Attributes:
         files: how many files were deleted.
         size: their bytes.
-        too_young: files that nothing names, and that were younger than the grace period.
-        version: the version that fenced it; None if there was nothing to delete.
+        too_young: number of orphans that were younger than the grace period.
+        version: the fence; None if there was nothing to delete.
     """
 
     files: int
@@ -61,24 +62,24 @@ class Removed(Struct, frozen=True):
 
 
 class _StaleError(CorruptTableError):
-    """Something that a version names is gone: it may not be the newest version any more."""
+    """A file that a version names is gone: the version may no longer be the newest."""
 
 
 class _ReachableFiles:
-    """The files that versions reach; a manifest that was read once is not read again."""
+    """The files that versions reach; each manifest is read only once."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._lists: dict[str, tuple[ManifestFile, ...]] = {}
         self._files: dict[str, Keys] = {}
 
-    async def of(self, body: VersionFile) -> set[str]:
-        """Keys of all that the snapshots of a version reach.
+    async def of(self, version_file: VersionFile) -> set[str]:
+        """Keys of all files that the snapshots of a version reach.
 
         Raises:
-            CorruptTableError: something cannot be read.
+            CorruptTableError: a manifest or manifest list cannot be read.
         """
-        table = body.table
+        table = version_file.table
         lists = {self._key(one.manifest_list, table.location): one.manifest_list for one in table.snapshots}
         for uri, data in await self._read(lists, self._lists):
             self._lists[uri] = tuple(decode_manifest_list(data, uri))
@@ -102,7 +103,7 @@ class _ReachableFiles:
             for (_, uri), outcome in zip(batch, (await outcomes_of([Get(key) for key, _ in batch])), strict=True):
                 if isinstance(outcome, ObjectNotFoundError):
                     raise _StaleError(
-                        f"table {self._target.name}: {uri} is named by a version and is not there: restore it. "
+                        f"table {self._target.name}: {uri} is named by a version and does not exist: restore it. "
                         "Nothing was deleted."
                     ) from outcome
                 read.append((uri, result_of(outcome).body))
@@ -110,38 +111,38 @@ class _ReachableFiles:
 
 
 async def remove_orphans(
-    target: Target, seen: TableState | None, grace: float, timeout: float
+    target: Target, cached: TableState | None, grace: float, timeout: float
 ) -> tuple[Removed, TableState]:
-    """Delete data files, manifests and manifest lists that nothing names.
+    """Delete data files, manifests and manifest lists that no version and no staged append names.
 
     Args:
         target: the table.
-        seen: the newest version known.
-        grace: seconds for which a file is left alone, an hour or more.
+        cached: the newest version known.
+        grace: age in seconds up to which a file is kept, an hour or more.
         timeout: seconds after which it gives up before the fence.
 
     Raises:
         CorruptTableError: something that may name files cannot be read. Nothing was deleted.
-        CommitTimeoutError: others were always faster with the next version. Nothing was deleted.
+        CommitTimeoutError: other writers always created the next version first. Nothing was deleted.
         StorageError: the store failed.
     """
     begun, commit_id = await gather(Now(), Unique())
     listed = await _candidates()
     reach = _ReachableFiles(target)
-    state = seen
+    state = cached
     tried: dict[int, list[ObjectInfo]] = {}
     while True:
-        described = await _described(target)  # before the version is read: what it carries it names
+        described = await _described(
+            target
+        )  # before the version is read, which names the files that it commits meanwhile
         state = await newest(target, state)
         if tried:
             fence = await landed(target, state, commit_id, min(tried) - 1)
             if fence is not None:
                 return (await _delete(target, tried[fence], fence, grace)), state
-        doomed = await _unreachable(
-            target, reach, state, [info for info in listed if not described.superseded_names(info)]
-        )
+        doomed = await _unreachable(target, reach, state, [info for info in listed if not described.may_describe(info)])
         if doomed is None:
-            continue  # it was not the newest version any more
+            continue  # it was no longer the newest version
         if not doomed:
             return Removed(0, 0, 0, None), state
         tried[state.body.version + 1] = doomed
@@ -150,8 +151,9 @@ async def remove_orphans(
             return (await _delete(target, doomed, made.body.version, grace)), made
         await pause(
             begun.monotonic + timeout,
-            f"table {target.name}: others were always faster with the next version, and orphans are removed only "
-            "after one of one's own. Nothing was deleted: call again when fewer are writing, or with a longer timeout.",
+            f"table {target.name}: other writers always created the next version first, and orphans are deleted only "
+            "after a version of this call. Nothing was deleted: call again when fewer writers are active, or with a "
+            "longer timeout.",
         )
 
 
@@ -167,13 +169,13 @@ class _Described(Struct):
 
     Attributes:
         names: names of files.
-        until: a body that cannot be read was staged then, the last one: it may describe what was there already.
+        until: time of the last staged body that cannot be read: it may describe any older file.
     """
 
     names: set[str]
     until: float = -1.0
 
-    def superseded_names(self, info: ObjectInfo) -> bool:
+    def may_describe(self, info: ObjectInfo) -> bool:
         """Whether a staged append may describe a file."""
         if info.key.rpartition("/")[2] in self.names:
             return True
@@ -182,7 +184,7 @@ class _Described(Struct):
 
 async def _described(target: Target) -> _Described:
     names = await staged_names()
-    large = [name.modified + CLOCK_TICK for name in names if name.size > MAX_BYTES]  # which nobody reads
+    large = [name.modified + CLOCK_TICK for name in names if name.size > MAX_BYTES]  # these are not read
     described = _Described(set(), max(large, default=-1.0))
     names = [name for name in names if name.size <= MAX_BYTES]
     for start in range(0, len(names), AT_ONCE):
@@ -195,9 +197,8 @@ async def _described(target: Target) -> _Described:
                 files = described_files(stored.body)
             except (UnreadableBodyError, NewerBodyError) as error:
                 log.warning(
-                    "table %s: %s/%s: %s. It may describe any file that is older, and those are kept as long as the "
-                    "object is there. Flush the table: that refuses the append and removes the object, or says what "
-                    "to do.",
+                    "table %s: %s/%s: %s. It may describe any older file, and these are kept as long as the object "
+                    "exists. Flush the table: that refuses the append and removes the object, or says what to do.",
                     target.name,
                     target.root,
                     name.key,
@@ -212,14 +213,14 @@ async def _described(target: Target) -> _Described:
 async def _unreachable(
     target: Target, reach: _ReachableFiles, state: TableState, listed: Sequence[ObjectInfo]
 ) -> list[ObjectInfo] | None:
-    """Which of the listed files the version does not reach; None if it is not the newest any more."""
+    """The listed files that the version does not reach; None if it is no longer the newest."""
     try:
         live: set[str] = await reach.of(state.body)
         keys = {info.key for info in listed}
         await _check_there(target, sorted(live - keys))
     except _StaleError:
         if (await newest(target, state)).body.version > state.body.version:
-            return None  # what it named has expired under us
+            return None  # its files have expired meanwhile
         raise
     except UnsupportedTableError as error:
         raise UnsupportedTableError(f"{error} Nothing was deleted.") from error
@@ -227,27 +228,27 @@ async def _unreachable(
 
 
 async def _check_there(target: Target, keys: Sequence[str]) -> None:
-    """What is reached and was not listed was written since, or lies elsewhere; if not, names are misread here."""
+    """Check that reachable files which were not listed exist: else names may be misread, and nothing is deleted."""
     for start in range(0, len(keys), AT_ONCE):
         batch = keys[start : start + AT_ONCE]
         for key, outcome in zip(batch, (await outcomes_of([Head(key) for key in batch])), strict=True):
             if isinstance(outcome, ObjectNotFoundError):
                 raise _StaleError(
-                    f"table {target.name}: {target.root}/{key} is named by a snapshot and is not there: restore it, or "
-                    "expire the snapshot. Nothing was deleted."
+                    f"table {target.name}: {target.root}/{key} is named by a snapshot and does not exist: restore it, "
+                    "or expire the snapshot. Nothing was deleted."
                 ) from outcome
             result_of(outcome)
 
 
 async def _fence(target: Target, state: TableState, commit_id: str) -> TableState | None:
-    """Try to commit a version in which nothing changes; None: that is not known, or another was faster."""
+    """Try to commit a version in which nothing changes; None if another writer was faster or it is unknown."""
     now, unique = await gather(Now(), Unique())
     prepared = next_version(state.body, None, commit_id=commit_id, names={}, unique=unique, now_ms=now.wall_ms)
     return await create(target, state, prepared)
 
 
 async def _delete(target: Target, doomed: Sequence[ObjectInfo], fence: int, grace: float) -> Removed:
-    """Delete what was old enough when the fence came to be."""
+    """Delete the files that were old enough when the fence was created."""
     made: ObjectInfo = await Head(version_key(fence))
     old = [info for info in doomed if made.last_modified - info.last_modified >= grace]
     for start in range(0, len(old), DELETE_BATCH):

@@ -1,7 +1,7 @@
-"""Which small data files are to become one, and what the table's files are afterwards. Pure.
+"""Choose the small data files to compact, and rewrite the manifests that name them. Pure.
 
-Files are compacted within their tier, the power of eight in their number of rows, like manifests: so a
-row is written again once for each tier, however many appends there are.
+Files are compacted within their tier, the power of eight in their number of rows, like manifests. So a row is written
+again once for each tier, however many appends there are.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from datashard_core.format.metadata.table_metadata import TableMetadata
 
 
 class Budget(Struct, frozen=True):
-    """What one compaction may read and write at most.
+    """The limits of one compaction.
 
     Attributes:
-        files: how many files.
+        files: number of files.
         size: their bytes together.
-        at_least: fewer files are not worth it.
+        at_least: fewer files are not compacted.
         tiers: take files of one tier only.
         decoded: bytes that their rows become, each file's alone; after so many no further file is taken.
     """
@@ -47,7 +47,7 @@ CALLED_FOR = Budget(files=256, size=128 * 2**20, at_least=2, tiers=False, decode
 
 
 def chosen(entries: Iterable[ManifestEntry], table: TableMetadata, budget: Budget) -> tuple[DataFile, ...]:
-    """The files that should become one, in the order of the entries; none where too few are small."""
+    """The files to compact, in the order of the entries; none if too few are small."""
     tiers: dict[int, list[DataFile]] = {}
     for entry in entries:
         file = entry.data_file

@@ -1,12 +1,12 @@
-"""What a staged object holds: rows, or the description of data files that are finished already.
+"""Encode and decode the body of a staged object: rows, or the description of finished data files.
 
-It begins with a magic number, a digest of all that follows, and the length of a header in JSON. Behind the header are
-the rows: a few plain ones as MessagePack, others as an Arrow IPC stream. Whoever waits in line stages rows and never
-reads any, so a process that appends a few plain rows and is carried by others needs no Arrow for it.
+A body begins with a magic number, a digest of all that follows, and the length of a JSON header. The rows follow the
+header: a few plain rows as MessagePack, others as an Arrow IPC stream. A writer that only stages never decodes rows,
+so a process that appends a few plain rows, and whose appends another process commits, needs no Arrow.
 
-Anybody who may write to the table's folder can stage a body, so all of it is checked before any of it is used. A body
-of format :data:`FORMAT` that breaks these rules is refused for good. So a release that relaxes one of them has to raise
-the number: bodies of a higher format are left to the releases that know it.
+Everybody with write access to the table's folder can stage a body, so the whole body is checked before any part of it
+is used. A body of format :data:`FORMAT` that breaks these rules is refused for good. A release that relaxes a rule
+therefore has to raise the number: bodies of a higher format are left to the releases that know it.
 
 Everything here is pure.
 """
@@ -22,8 +22,8 @@ from msgspec import UNSET, Struct
 from msgspec.structs import asdict
 
 from datashard_core._imports import blake2b
+from datashard_core.commit.staging.errors import NewerBodyError, UnreadableBodyError, not_decoded
 from datashard_core.commit.staging.key import StagedName
-from datashard_core.errors import DataShardError
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.rows.digest import id_digest
 from datashard_core.format.rows.python_rows import PlainRows, Rows, rows_by_id
@@ -32,7 +32,7 @@ from datashard_core.format.types.schema import Schema
 if TYPE_CHECKING:
     from datashard_core.commit.staging.header import Header
 
-# What only those who read a body need is imported there: most processes stage, or see no body at all.
+# Imports that only decoding needs are inside the functions: most processes only stage, or see no body at all.
 
 FORMAT = 2
 MAX_BODY_BYTES = 16 * 2**20
@@ -60,14 +60,6 @@ _HEAD = struct.Struct(f"<{len(_MAGIC)}s{_DIGEST_BYTES}s")
 _LENGTH = struct.Struct("<I")
 
 
-class UnreadableBodyError(DataShardError):
-    """A staged body that no release can commit to this table: the reason becomes a committed refusal."""
-
-
-class NewerBodyError(DataShardError):
-    """A staged body that a newer release wrote: it is set aside, for that release may be able to commit it."""
-
-
 class StagedBody(Struct, frozen=True):
     """What a staged object holds.
 
@@ -76,7 +68,7 @@ class StagedBody(Struct, frozen=True):
         append_id: the id as the caller gave it.
         digest: digest of the rows, or empty for an id that the library made.
         schema_id: id of the schema that the rows or files were written with.
-        rows: the rows; None if ``files`` describes them, or the schema is not known to whoever reads it.
+        rows: the rows; None if ``files`` describes them, or if the reader does not know the schema.
         files: finished data files.
     """
 
@@ -103,8 +95,8 @@ def encode_body(body: StagedBody) -> bytes:
         header["plain-rows"], rows = body.rows.num_rows, msgspec.msgpack.encode(body.rows.by_id())
     else:
         rows = _arrow_to_bytes(body.rows)
-    told = msgspec.json.encode(header)
-    content = b"".join((_LENGTH.pack(len(told)), told, rows))
+    encoded = msgspec.json.encode(header)
+    content = b"".join((_LENGTH.pack(len(encoded)), encoded, rows))
     return _HEAD.pack(_MAGIC, _digest_of(content)) + content
 
 
@@ -114,11 +106,11 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str, schemas: Sequenc
     Args:
         data: its bytes.
         name: its name, which the header has to agree with.
-        table_uuid: the table that is about to carry it.
-        schemas: those that the table has, or had.
+        table_uuid: identity of the table that is about to commit it.
+        schemas: the table's current and former schemas.
 
     Raises:
-        UnreadableBodyError: it can never be committed to this table, and why.
+        UnreadableBodyError: it can never be committed to this table; the message says why.
         NewerBodyError: a newer release wrote it.
     """
     from datashard_core.commit.staging.header import check_bounds, files_of
@@ -139,11 +131,11 @@ def decode_body(data: bytes, name: StagedName, table_uuid: str, schemas: Sequenc
 
 
 def described_files(data: bytes) -> tuple[DataFile, ...]:
-    """The data files that a staged object describes, whichever table it is meant for.
+    """The data files that a staged object describes, without a check of the table that it is meant for.
 
     Raises:
-        UnreadableBodyError: it cannot be read, so it may describe anything.
-        NewerBodyError: a newer release wrote it, likewise.
+        UnreadableBodyError: it cannot be read, so it may describe any file.
+        NewerBodyError: a newer release wrote it, so it may describe any file too.
     """
     from datashard_core.commit.staging.header import files_of
 
@@ -190,10 +182,6 @@ def _rows_of(header: Header, data: bytes, schema: Schema) -> Rows:
         return rows_by_id(schema, header.plain_rows, values)
     except (OSError, TypeError, ValueError, LookupError, NotImplementedError, ArithmeticError, RecursionError) as error:
         raise not_decoded(error) from error
-
-
-def not_decoded(error: Exception) -> UnreadableBodyError:
-    return UnreadableBodyError(f"the staged body cannot be decoded ({type(error).__name__}: {str(error)[:120]})")
 
 
 def _digest_of(content: bytes) -> bytes:

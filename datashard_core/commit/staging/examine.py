@@ -1,8 +1,8 @@
-"""What a staged body holds, for whoever carries it or reads it: rows and files, a refusal, or nothing yet.
+"""Examine staged bodies: each holds rows and files, or is refused, set aside, or unreadable for now.
 
-Nothing in a body is believed: its writer may be damaged, hostile or newer than this process. What no release could
-commit is refused, what a newer one may know is set aside (:mod:`datashard_core.commit.staging.set_aside`), and what
-the store does not answer now is left for later.
+No part of a body is trusted: its writer may be damaged, hostile or newer than this process. A body that no release
+could commit is refused. One that a newer release may know is set aside
+(:mod:`datashard_core.commit.staging.set_aside`). One that the store cannot read now is left for later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.recorded_ids import Refusal
 from datashard_core.commit.core.state import Target
 from datashard_core.commit.core.version_file import VersionFile
-from datashard_core.commit.staging.body import NewerBodyError, UnreadableBodyError, decode_body
+from datashard_core.commit.staging.body import decode_body
+from datashard_core.commit.staging.errors import NewerBodyError, UnreadableBodyError
 from datashard_core.commit.staging.key import StagedName
 from datashard_core.commit.staging.set_aside import Aside, has_schema, remember
 from datashard_core.effects.requests import Get, Head, Request
@@ -30,9 +31,9 @@ from datashard_core.storage.base import ObjectNotFoundError
 
 MAX_REASON = 200
 _DATA_KEY = r"data/[0-9A-Za-z][0-9A-Za-z._-]{0,199}\.parquet"
-"""Where appends write data files. Another place would let a body name any object of the table."""
+"""Keys of data files that appends write. Other keys would let a body name any object of the table."""
 LASTING: frozenset[StorageReason] = frozenset({"access-denied", "unsupported"})
-"""Answers of a store to one object that asking again does not change."""
+"""Failures of one object that a retry does not change."""
 
 
 class Good(Struct, frozen=True):
@@ -40,8 +41,8 @@ class Good(Struct, frozen=True):
 
     Attributes:
         append_id: the id as its caller gave it.
-        digest: of its rows; empty for an id that the library made.
-        rows: the rows in the form of the current schema; None where ``files`` holds them.
+        digest: digest of its rows; empty for an id that the library made.
+        rows: the rows in the form of the current schema; None if ``files`` holds them.
         files: the data files that it describes.
         keys: their keys.
     """
@@ -54,45 +55,45 @@ class Good(Struct, frozen=True):
 
 
 Examined = Good | Refusal | Aside | None
-"""Of one staged body: what it holds, why it is refused or set aside; None: it is gone, or the store failed."""
+"""The content of a staged body, or why it is refused or set aside; None if it is gone or the store failed."""
 
 
 def refusal(reason: str) -> Refusal:
-    """A refusal that is short enough to be repeated by many versions."""
+    """A refusal with a reason short enough for many versions to repeat."""
     return Refusal(reason[:MAX_REASON])
 
 
 def opened(
-    target: Target, body: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any]
+    target: Target, version_file: VersionFile, names: Sequence[StagedName], outcomes: Sequence[Any]
 ) -> dict[StagedName, Examined]:
-    """What was read of staged objects, before the files that they describe are looked at.
+    """Decode staged objects that were read, without a look at the files that they describe.
 
     Args:
         target: the table.
-        body: the version that it is held against.
+        version_file: the version that they are checked against.
         names: the objects.
-        outcomes: of the reads.
+        outcomes: the outcomes of the reads.
     """
     examined: dict[StagedName, Examined] = {}
     for name, outcome in zip(names, outcomes, strict=True):
-        examined[name] = one = _opened(target, body, name, outcome)
+        examined[name] = one = _opened(target, version_file, name, outcome)
         if isinstance(one, Aside):
             remember(target.root, name, one)
     return examined
 
 
-def _opened(target: Target, body: VersionFile, name: StagedName, outcome: Any) -> Examined:
+def _opened(target: Target, version_file: VersionFile, name: StagedName, outcome: Any) -> Examined:
     if isinstance(outcome, StorageError) and outcome.reason in LASTING:
         return Aside(f"it cannot be read: {outcome}", lasts=False)
     if isinstance(outcome, StorageError):
         return None
-    table = body.table
+    table = version_file.table
     try:
         held = decode_body(result_of(outcome).body, name, table.table_uuid, table.schemas)
-        if not has_schema(body, held.schema_id):
+        if not has_schema(version_file, held.schema_id):
             return Aside(f"it was written with schema {held.schema_id}, which the table does not have", held.schema_id)
-        rows = _checked(held.rows, body, name.key) if held.rows is not None else None
-        keys = tuple(_key_of(file, body, target) for file in held.files)
+        rows = _checked(held.rows, version_file, name.key) if held.rows is not None else None
+        keys = tuple(_key_of(file, version_file, target) for file in held.files)
     except NewerBodyError as error:
         return Aside(str(error))
     except MemoryError as error:
@@ -104,9 +105,9 @@ def _opened(target: Target, body: VersionFile, name: StagedName, outcome: Any) -
     return Good(held.append_id, held.digest, rows, held.files, keys)
 
 
-def _key_of(file: DataFile, body: VersionFile, target: Target) -> str:
+def _key_of(file: DataFile, version_file: VersionFile, target: Target) -> str:
     try:
-        key = key_of(file.file_path, body.table.location, target.root)
+        key = key_of(file.file_path, version_file.table.location, target.root)
     except DataShardError as error:
         raise UnreadableBodyError(
             f"the staged body describes {file.file_path[:100]!r}, which is no file of this table"
@@ -116,20 +117,20 @@ def _key_of(file: DataFile, body: VersionFile, target: Target) -> str:
     return key
 
 
-def _checked(rows: Rows, body: VersionFile, where: str) -> Rows:
-    """Rows of a stranger in the form of the table's current schema.
+def _checked(rows: Rows, version_file: VersionFile, where: str) -> Rows:
+    """Staged rows in the form of the table's current schema.
 
     Raises:
         UnreadableBodyError: they do not fit.
     """
-    if isinstance(rows, PlainRows) and rows.schema == body.table.schema:
+    if isinstance(rows, PlainRows) and rows.schema == version_file.table.schema:
         return rows
     import pyarrow as pa
 
     from datashard_core.format.rows.required import first_null
 
     try:
-        fitted = fit(rows, body, where)
+        fitted = fit(rows, version_file, where)
         missing = None if isinstance(fitted, PlainRows) else first_null(fitted)
     except pa.ArrowMemoryError:
         raise
@@ -142,22 +143,22 @@ def _checked(rows: Rows, body: VersionFile, where: str) -> Rows:
     return fitted
 
 
-def fit(rows: Rows, body: VersionFile, where: str) -> Rows:
+def fit(rows: Rows, version_file: VersionFile, where: str) -> Rows:
     """Rows in the form of the table's current schema, by field id.
 
     Raises:
         CorruptTableError: they do not fit.
     """
     if isinstance(rows, PlainRows):
-        if rows.schema == body.table.schema:
+        if rows.schema == version_file.table.schema:
             return rows
         rows = rows.to_arrow()
-    wanted = body.table.schema.to_arrow()
+    wanted = version_file.table.schema.to_arrow()
     return rows if rows.schema.equals(wanted, check_metadata=True) else project(rows, wanted, where)
 
 
 async def check_files(goods: Mapping[StagedName, Good]) -> dict[StagedName, Examined]:
-    """Hold the descriptions of data files against the files, as far as one look at each shows them."""
+    """Compare the descriptions of data files with the files: their sizes, and the rows in their footers."""
     from datashard_core.format.parquet.footer import TAIL
 
     requests: list[Request[Any]] = []
@@ -176,7 +177,7 @@ async def check_files(goods: Mapping[StagedName, Good]) -> dict[StagedName, Exam
 
 
 def _check_file(file: DataFile, info: Any, tail: Any) -> Refusal | Aside | DataShardError | None:
-    """What is wrong with a description; an error of the store where that is not known; None: nothing."""
+    """What is wrong with a description; an error of the store if that is not known; None if it is right."""
     from datashard_core.format.parquet.footer import rows_in_tail
 
     path = file.file_path[-100:]

@@ -1,4 +1,4 @@
-"""The header of a staged body, field by field: what it may say, and the data files that it describes. Pure."""
+"""The header of a staged body: its fields and their limits, and the data files that it describes. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import asdict
 
-from datashard_core.commit.staging.body import UnreadableBodyError, not_decoded
+from datashard_core.commit.staging.errors import UnreadableBodyError, not_decoded
 from datashard_core.format.metadata.data_file import DataFile
 from datashard_core.format.statistics.ordering import number_formats
 from datashard_core.format.types.schema import Schema
@@ -97,7 +97,7 @@ def _file_of(described: DescribedFile) -> DataFile:
 
 
 def check_bounds(files: Sequence[DataFile], schema: Schema) -> None:
-    """Refuse bounds of numbers that have no number's length.
+    """Refuse bounds of numbers whose length is not that of a number.
 
     Raises:
         UnreadableBodyError: there is one.

@@ -1,8 +1,7 @@
-"""Staged appends: rows put beside the table by a writer that lost a race, for the next commit to carry.
+"""Names of staged objects, and the rules for which of them may be committed or deleted.
 
-A staged object is named ``_datashard/staging/{base}-{w or d}-{append id}-{nonce}``: its name alone
-says from which base on it may be committed, so a listing is enough to judge it. What it holds is in
-:mod:`datashard_core.commit.staging.body`.
+A staged object is named ``_datashard/staging/{base}-{w or d}-{append id}-{nonce}``. The name has the base from which on
+it may be committed, so a listing is enough to judge it. :mod:`datashard_core.commit.staging.body` has the body.
 
 Everything here is pure. The rules are in ``docs/design/commit-protocol.md``.
 """
@@ -25,15 +24,15 @@ _NAME = re.compile(rf"{PREFIX}([0-9]{{20}})-([wd])-([0-9a-f]{{32}})-([0-9a-f]{{3
 
 
 class StagedName(Struct, frozen=True, order=True):
-    """What the name of a staged object says; names sort by base.
+    """The name of a staged object, parsed; names sort by base.
 
     Attributes:
-        base: a version up to which the id is known to be unnamed.
-        kind: "w": its owner waits in line; "d": deferred, nobody waits.
+        base: a version up to which the id is known to be unrecorded.
+        kind: "w": its writer waits in the queue; "d": deferred, no writer waits.
         id: digest of the append id.
         nonce: makes the name unique.
-        size: bytes of the body, where known from a listing.
-        modified: when it was staged, by the store's clock, likewise; only speed depends on it.
+        size: bytes of the body, if known from a listing.
+        modified: when it was staged, by the store's clock, if known from a listing; only speed depends on it.
     """
 
     base: int
@@ -50,12 +49,12 @@ class StagedName(Struct, frozen=True, order=True):
 
 
 def parse_listed(infos: Iterable[ObjectInfo]) -> list[StagedName]:
-    """The staged names in a listing, in its order; other objects are left alone."""
+    """The staged names in a listing, in its order, without other objects."""
     parsed = (_parsed(info.key, info.size, info.last_modified) for info in infos)
     return [name for name in parsed if name is not None]
 
 
-@lru_cache(maxsize=4096)  # whoever waits lists the same names again and again
+@lru_cache(maxsize=4096)  # a waiting writer lists the same names repeatedly
 def _parsed(key: str, size: int, modified: float) -> StagedName | None:
     match = _NAME.fullmatch(key)
     if match is None:
@@ -69,10 +68,10 @@ class Classified(Struct, frozen=True):
 
     Attributes:
         allowed: one name for each id that may be committed on this version, oldest base first.
-        spent: names that a version after their own base names, or of a table that was dropped since:
-            deletable by anyone.
-        others: for an id with several allowed names, those after the first: they count only where the
-            body of the first turns out to be bad.
+        reclaimable: names whose id a version after their base records, or of a table that was dropped since: any
+            process may delete them.
+        others: for an id with several allowed names, those after the first: they count only if the body of the first
+            is bad.
     """
 
     allowed: tuple[StagedName, ...]
@@ -81,30 +80,34 @@ class Classified(Struct, frozen=True):
 
 
 def classify(
-    listed: Iterable[StagedName], said: Mapping[str, RecordedOutcome], version: int, own: frozenset[str], first: int = 0
+    listed: Iterable[StagedName],
+    recorded: Mapping[str, RecordedOutcome],
+    version: int,
+    own: frozenset[str],
+    first: int = 0,
 ) -> Classified:
-    """The base rule and the delete rule, over one listing.
+    """Apply the base rule and the delete rule to one listing.
 
     Args:
         listed: names found in ``staging/``.
-        said: the last word of versions up to ``version`` on each id, looked for as far back as the
-            lowest base listed.
+        recorded: the latest record of each id by versions up to ``version``, looked up as far back as the lowest base
+            listed.
         version: the version that is about to be built on.
-        own: ids that the committer carries itself: left out, their rows come from memory.
-        first: the version that created the table. What has a base before it was staged for a table of
-            this name that a version in between ended: nobody can commit it, and its id is free here.
+        own: ids of the committer's own appends: left out, because their rows come from memory.
+        first: the version that created the table. A name with an earlier base was staged for a dropped table of this
+            name: it cannot be committed, and its id is free here.
 
-    A name is allowed if no version in (base, version] names its id, and its base is not above the
-    version; it is spent if one does. One body counts for each id: two are copies of the same rows
-    (a twin's, or one staged again), and committing both would double them.
+    A name is allowed if no version in (base, version] records its id and its base is not above the version; it is
+    reclaimable if a version does. One body counts for each id: two are copies of the same rows (of two processes with
+    one id, or staged again), and committing both would double them.
     """
     allowed: dict[str, list[StagedName]] = {}
     reclaimable = []
     for name in sorted(listed):
         if name.base > version:
-            continue  # its owner has seen more than we have: never guessed at
-        word = said.get(name.id)
-        if name.base < first or (word is not None and name.base < word.version <= version):
+            continue  # its owner knows a newer version: do not guess
+        outcome = recorded.get(name.id)
+        if name.base < first or (outcome is not None and name.base < outcome.version <= version):
             reclaimable.append(name)
         elif name.id not in own:
             allowed.setdefault(name.id, []).append(name)

@@ -1,4 +1,4 @@
-"""Versions that maintenance commits: they carry no append, and are tried until one of them is created."""
+"""The steps of commits without appends, as maintenance makes them: create, find out whether a try worked, pause."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ LONGEST_PAUSE = 0.5
 
 
 async def create(
-    target: Target, state: TableState, prepared: NextVersion, puts: Sequence[Request[Any]] = (), *, nodes: bool = True
+    target: Target,
+    state: TableState,
+    prepared: NextVersion,
+    puts: Sequence[Request[Any]] = (),
+    *,
+    segments: bool = True,
 ) -> TableState | None:
-    """Try once to create a version, and do what follows a commit.
+    """Try once to create a version, and do the work after the commit.
 
     Args:
         target: the table.
         state: the version that it is built on.
         prepared: the version.
         puts: its files, to be written first.
-        nodes: write the id nodes that are due with it; else whoever needs them does.
+        segments: write the id segments that are due; else the next process that needs them writes them.
 
     Returns:
-        The version created; None: another was faster, or that is not known.
+        The version created; None if another writer was faster or the outcome is unknown.
 
     Raises:
         StorageError: the store failed, and nothing was created.
@@ -45,24 +50,24 @@ async def create(
     result_of(outcomes[0])
     hint, *_ = await gather(
         move_hint(prepared.version, state.hint, target.root, own=prepared.body),
-        *([upkeep(prepared.version, state.body, target.history)] if nodes else []),
+        *([upkeep(prepared.version, state.body, target.history)] if segments else []),
     )
     manifests = prepared.manifests if prepared.manifests is not None else state.manifests
     return TableState(prepared.body, manifests, hint, state.known)
 
 
 async def landed(target: Target, state: TableState, commit_id: str, above: int) -> int | None:
-    """The version that names a commit of ours, whose reply was lost; None if none up to ``state`` does.
+    """The version that records a commit whose reply was lost; None if no version up to ``state`` does.
 
-    Who slept for longer than ids are remembered tries once more, which does no harm: nothing changes in
-    a fence, and a compaction finds that its sources are not live any more.
+    A process that was suspended for longer than the retention tries once more. That does no harm: a fence changes
+    nothing, and a compaction finds that its sources are no longer live.
     """
-    told = await look_up_since(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
-    return told.words[commit_id].version if commit_id in told.words else None
+    result = await look_up_since(frozenset({commit_id}), state.body, above=above, bodies={}, history=target.history)
+    return result.recorded[commit_id].version if commit_id in result.recorded else None
 
 
 async def pause(deadline: float, message: str) -> None:
-    """Wait a moment after a lost race.
+    """Pause after a lost race.
 
     Raises:
         CommitTimeoutError: with that message, after the deadline.

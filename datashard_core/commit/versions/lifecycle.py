@@ -1,8 +1,8 @@
-"""Creating, dropping and purging tables: commits like any other.
+"""Create, drop and purge tables, by commits like any other.
 
-A dropped table's version names stay taken, else a writer that slept through the drop could commit
-into the table made after it. So a drop commits a marker as the next version, making the table again
-commits the version after that with a new uuid, and a purge leaves the names as tombstones.
+The version names of a dropped table stay taken. Otherwise a writer that was suspended during the drop could commit into
+the table created after it. So a drop commits a marker as the next version, creating the table again commits the version
+after that with a new uuid, and a purge leaves the names as tombstones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from datashard_core.commit.append_ids.lookback import look_back
-from datashard_core.commit.core import recorded_ids as names_module
+from datashard_core.commit.core import recorded_ids
 from datashard_core.commit.core.current_version import Found, find_current, move_hint
 from datashard_core.commit.core.paths import TABLE_FOLDERS, delete
 from datashard_core.commit.core.state import TableState, Target, require_live
@@ -48,9 +48,9 @@ PURGE_BATCH = 1000
 
 
 class Created(Struct, frozen=True):
-    """A table that is there now, and whether this call made it."""
+    """A table that exists now, and whether this call created it."""
 
-    seen: TableState
+    state: TableState
     made: bool
 
 
@@ -68,17 +68,17 @@ async def create(root: str, name: str, first: FirstVersion, timeout: float) -> C
         timeout: seconds after which it gives up.
 
     Raises:
-        CommitStateUnknownError: whether the table was created could not be learnt in time.
-        StorageError: the store failed before anything was sent.
+        CommitStateUnknownError: it is not known at the deadline whether the table was created.
+        StorageError: the store failed before the version was sent.
     """
     return await create_after((await find_current(root)), root, name, first, timeout)
 
 
 async def create_after(found: Found | None, root: str, name: str, first: FirstVersion, timeout: float) -> Created:
-    """As :func:`create`, for who knows what was there a moment ago.
+    """As :func:`create`, for a caller that has just looked for a table.
 
     Args:
-        found: the newest version; None where there was none at all, and no hint.
+        found: the newest version; None if there was none at all, and no hint.
         root: URI of its folder.
         name: its name, for messages.
         first: makes the version that begins it.
@@ -87,37 +87,37 @@ async def create_after(found: Found | None, root: str, name: str, first: FirstVe
     now, unique, uuid = await gather(Now(), Unique(), Unique())
     commit_id = unique
     deadline = now.monotonic + timeout
-    unseen = found is None
+    never_existed = found is None
     tried_from: int | None = None
     while True:
         made = await _landed(found, commit_id, tried_from, root)
         if found is not None and found.newest.state == "table":
             hint = await move_hint(found.newest.version, found.hint, root)
             return Created(TableState(found.newest, None, hint), made)
-        if made:  # and dropped by somebody since: what is made now is another table
+        if made:  # and dropped by another process since: create another table
             unique, uuid = await gather(Unique(), Unique())
             commit_id, tried_from = unique, None
         version = 0 if found is None else found.newest.version + 1
-        body, data = first(version, _as_uuid(uuid), commit_id, now.wall_ms)
+        version_file, data = first(version, _as_uuid(uuid), commit_id, now.wall_ms)
         outcome = await _commit_body(version, data)
         if outcome is None:
             known = found.hint if found is not None else None
-            hint = await move_hint(version, known, root, absent=unseen and version == 0)
-            return Created(TableState(body, (), hint), made=True)
+            hint = await move_hint(version, known, root, absent=never_existed and version == 0)
+            return Created(TableState(version_file, (), hint), made=True)
         tried_from = version if tried_from is None else tried_from
         await _pause(deadline, f"whether table {name} was created at {root}", commit_id, outcome)
         found = await find_current(root, found.newest if found is not None else None)
 
 
 async def drop(target: Target, timeout: float) -> VersionFile:
-    """Commit the marker that says the table is no more.
+    """Commit the marker that drops the table.
 
     Returns:
         The marker's version.
 
     Raises:
-        NoSuchTableError: there is no such table (any more).
-        CommitStateUnknownError: whether it was dropped could not be learnt in time.
+        NoSuchTableError: there is no such table, or no longer.
+        CommitStateUnknownError: it is not known at the deadline whether the table was dropped.
     """
     now, commit_id = await gather(Now(), Unique())
     deadline = now.monotonic + timeout
@@ -129,7 +129,7 @@ async def drop(target: Target, timeout: float) -> VersionFile:
             return found.newest
         parent = require_live(found, None, target).body
         uuid = parent.table.table_uuid
-        names = names_module.following(
+        names = recorded_ids.following(
             parent.names,
             parent_version=parent.version,
             table=uuid,
@@ -150,14 +150,14 @@ async def drop(target: Target, timeout: float) -> VersionFile:
 async def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]) -> int:
     """Remove the files of a dropped table; its version names stay, as tombstones.
 
-    A table made again lives in the same folder, so only what is surely the old one's goes: what was
-    listed before the marker was committed, and what is older than the marker by the store's clock.
+    A table that is created again has the same folder, so only objects that surely belong to the old one are deleted:
+    those listed before the marker was committed, and those older than the marker by the store's clock.
 
     Args:
         root: URI of the table's root.
         uuid: identity of the dropped table.
         marker: version of the marker.
-        listed_before: keys that a listing found before the marker was committed.
+        listed_before: keys of a listing made before the marker was committed.
 
     Returns:
         How many objects were deleted.
@@ -177,23 +177,23 @@ async def purge(root: str, uuid: str, marker: int, listed_before: frozenset[str]
         await delete(doomed[start : start + PURGE_BATCH], root)
     superseded = [info.key for info in versions if info.key in listed_before]
     if superseded and not (await KeepsVersions()):
-        log.warning("%s: the old versions of the dropped table stay: the store has no usable If-Match", root)
+        log.warning("%s: the old versions of the dropped table are kept: the store has no usable If-Match", root)
         superseded = []
     for start in range(0, len(superseded), 16):
         keys = superseded[start : start + 16]
-        bodies = await gather(*[Get(key) for key in keys])
+        stored_versions = await gather(*[Get(key) for key in keys])
         outcomes = await outcomes_of(
-            [Replace(key, tombstone(uuid), stored.version) for key, stored in zip(keys, bodies, strict=True)]
+            [Replace(key, tombstone(uuid), stored.version) for key, stored in zip(keys, stored_versions, strict=True)]
         )
         for outcome in outcomes:
-            # Somebody else's tombstone is as good as ours.
+            # A tombstone of another process is as good.
             if not isinstance(outcome, (PreconditionFailedError, ObjectNotFoundError)) and not _is_unsupported(outcome):
                 result_of(outcome)
     return len(doomed)
 
 
 def _is_unsupported(outcome: object) -> bool:
-    """Whether the store turned out to have no usable If-Match, so that the version stays as it is."""
+    """Whether the store has no usable If-Match, so that the version stays as it is."""
     return isinstance(outcome, StorageError) and outcome.reason == "unsupported"
 
 
@@ -218,7 +218,7 @@ async def list_own() -> frozenset[str]:
 
 
 async def _commit_body(version: int, data: bytes) -> DataShardError | None:
-    """Try to create a version. None: created; else why that is not known or not so."""
+    """Try to create a version; return None, or the reason why it was not created or why that is unknown."""
     outcomes = await outcomes_of((PutIfAbsent(version_key(version), data),))
     outcome: Any = outcomes[0]
     if isinstance(outcome, (PreconditionFailedError, OutcomeUnknownError)):
@@ -228,11 +228,13 @@ async def _commit_body(version: int, data: bytes) -> DataShardError | None:
 
 
 async def _landed(found: Found | None, commit_id: str, tried_from: int | None, root: str) -> bool:
-    """Whether the history, from the first version that was tried, names a commit of ours."""
+    """Whether a version, from the first one that was tried on, records this commit."""
     if found is None or tried_from is None:
         return False
-    words = await look_back(frozenset({commit_id}), found.newest, above=tried_from - 1, bodies=found.bodies, root=root)
-    return commit_id in words
+    recorded = await look_back(
+        frozenset({commit_id}), found.newest, above=tried_from - 1, bodies=found.bodies, root=root
+    )
+    return commit_id in recorded
 
 
 async def _pause(deadline: float, what: str, commit_id: str, cause: DataShardError) -> None:
@@ -240,7 +242,7 @@ async def _pause(deadline: float, what: str, commit_id: str, cause: DataShardErr
     instant: Instant = now
     if instant.monotonic > deadline:
         raise CommitStateUnknownError(
-            f"it is not known {what} ({cause}). Look at the table, and call again if it is not as it should be.",
+            f"it is not known {what} ({cause}). Check the table, and call again if it was not.",
             append_id=commit_id,
         ) from cause
     await Sleep(fraction * MAX_WAIT / 4)

@@ -26,7 +26,7 @@ from datashard_core.format.avro.avro_records import Write, write_number, write_s
 from datashard_core.format.avro.avro_schema import Checked, checked_schema
 from datashard_core.format.avro.codecs import CODECS, decompressed
 from datashard_core.format.avro.record_pattern import read_number, read_sized
-from datashard_core.format.metadata.json_text import whole_number
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.metadata.partition import FIRST_FIELD_ID
 
 ENTRIES = "datashard.entries"

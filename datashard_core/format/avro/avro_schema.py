@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from datashard_core.format.metadata.json_text import is_too_deep
+from datashard_core.format.json_text import is_too_deep
 
 MAX_DEPTH = 32
 """Types within each other. Those of a manifest's entry are seven deep."""

@@ -8,7 +8,7 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.format.expressions.binding import AllOf, AnyOf, Bound, Check, Fixed, Reference
-from datashard_core.format.expressions.kernels import kernels
+from datashard_core.format.kernels import kernels
 from datashard_core.format.statistics.metrics import FLOATS
 from datashard_core.format.types import types as t
 

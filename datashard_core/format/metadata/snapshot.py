@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct, field
 
 from datashard_core.errors import CorruptTableError, UnsupportedTableError
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.metadata.data_file import DataFile
-from datashard_core.format.metadata.json_text import whole_number
 
 TOTALS = (
     "total-records",
@@ -76,17 +76,17 @@ class Snapshot(Struct, frozen=True):
                 "the table as version 2 with the engine that made it"
             )
         try:
-            told = msgspec.convert(raw, _Shape)
+            total = msgspec.convert(raw, _Shape)
         except msgspec.ValidationError as error:
             raise CorruptTableError(f"{where}: not a snapshot ({error}): {raw!r:.200}: restore it") from error
         return cls(
-            snapshot_id=told.snapshot_id,
-            parent_snapshot_id=told.parent_snapshot_id,
-            sequence_number=told.sequence_number,
-            timestamp_ms=told.timestamp_ms,
-            manifest_list=told.manifest_list,
-            summary=told.summary or {},
-            schema_id=told.schema_id,
+            snapshot_id=total.snapshot_id,
+            parent_snapshot_id=total.parent_snapshot_id,
+            sequence_number=total.sequence_number,
+            timestamp_ms=total.timestamp_ms,
+            manifest_list=total.manifest_list,
+            summary=total.summary or {},
+            schema_id=total.schema_id,
         )
 
 
@@ -181,10 +181,10 @@ def replace_summary(
 def _total(parent: Snapshot | None, key: str, known: Mapping[str, int]) -> int | None:
     if parent is None:
         return 0
-    told = told_total(parent, key)
-    return known.get(key) if told is None else told
+    total = total_in(parent, key)
+    return known.get(key) if total is None else total
 
 
-def told_total(snapshot: Snapshot, key: str) -> int | None:
+def total_in(snapshot: Snapshot, key: str) -> int | None:
     """A total as a snapshot's summary has it; None where it does not, or has no number there."""
     return whole_number(snapshot.summary.get(key, ""))

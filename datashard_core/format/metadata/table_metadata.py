@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import msgspec
 
 from datashard_core.errors import ConfigurationError, CorruptTableError, UnsupportedTableError
+from datashard_core.format.json_text import MAX_NUMBER, decode_object
 from datashard_core.format.metadata.data_file import Count, Id
-from datashard_core.format.metadata.json_text import MAX_NUMBER, decode_object
 from datashard_core.format.metadata.partition import FIRST_FIELD_ID, PartitionSpec
 from datashard_core.format.metadata.retention import Retention, retained
 from datashard_core.format.metadata.snapshot import Snapshot

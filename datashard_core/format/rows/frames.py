@@ -16,7 +16,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.format.rows.columns import column_array, null_array, without_nulls
-from datashard_core.format.rows.pandas_index import check_index, check_unique, is_frame, with_index
 from datashard_core.format.types import types as t
 from datashard_core.format.types.arrow_types import (
     elements,
@@ -27,6 +26,7 @@ from datashard_core.format.types.arrow_types import (
     map_as_lists,
     type_to_arrow,
 )
+from datashard_core.format.types.pandas_index import check_unique, with_index
 from datashard_core.format.types.ranges import RULES, first_outside, stored_text
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.values import MisfitError, UnusableError, missing, shown

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import InvalidRecordsError
 from datashard_core.format.rows.columns import column_array
-from datashard_core.format.rows.pandas_index import is_frame
+from datashard_core.format.types.pandas_index import is_frame
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.values import MisfitError, UnusableError, shown
 
@@ -27,7 +27,7 @@ def to_table(data: Any, schema: Schema, table_name: str) -> pa.Table:
 
     A missing optional field is null. Nothing is converted but where every value stays exactly what it is
     (:mod:`datashard_core.format.types.values`, :mod:`datashard_core.format.rows.frames`). Of a pandas frame, a named
-    index counts as columns, a range without a name is left out (:mod:`datashard_core.format.rows.pandas_index`), and
+    index counts as columns, a range without a name is left out (:mod:`datashard_core.format.types.pandas_index`), and
     pandas' marks for a missing value (NaN in its own float columns, NaT, NA, None) are null.
 
     Raises:

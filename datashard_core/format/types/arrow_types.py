@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from datashard_core.errors import ConfigurationError
-from datashard_core.format.metadata.json_text import whole_number
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.types import types as t
 from datashard_core.format.types.schema import assign_ids
 

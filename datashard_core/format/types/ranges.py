@@ -49,7 +49,7 @@ def first_outside(array: pa.Array, name: str, present: Any = None) -> int:
     """
     if name not in STORED:
         return -1
-    from datashard_core.format.expressions.kernels import kernels
+    from datashard_core.format.kernels import kernels
 
     low, high = STORED[name]
     numbers = _numbers(array)
