@@ -12,7 +12,7 @@ from datashard_core.commit.core.state import read_version
 from datashard_core.commit.core.version_file import VersionFile
 from datashard_core.effects.driver import run, shared_pool
 from datashard_core.errors import ConfigurationError, CorruptTableError
-from datashard_core.format.metadata.json_text import whole_number
+from datashard_core.format.json_text import whole_number
 from datashard_core.format.metadata.snapshot import Snapshot
 from datashard_core.format.metadata.table_metadata import TableMetadata
 from datashard_core.storage.base import ObjectNotFoundError, Storage

@@ -26,7 +26,7 @@ from datashard_core.format.types.arrow_types import (
     map_as_lists,
     type_to_arrow,
 )
-from datashard_core.format.types.pandas_index import check_unique, with_index
+from datashard_core.format.types.pandas_index import check_index, check_unique, is_frame, with_index
 from datashard_core.format.types.ranges import RULES, first_outside, stored_text
 from datashard_core.format.types.schema import Schema
 from datashard_core.format.types.values import MisfitError, UnusableError, missing, shown

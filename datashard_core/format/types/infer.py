@@ -10,8 +10,8 @@ from itertools import count
 from typing import Any
 
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
-from datashard_core.format.rows.pandas_index import check_index, is_frame
 from datashard_core.format.types import types as t
+from datashard_core.format.types.pandas_index import check_index, is_frame
 from datashard_core.format.types.schema import assign_ids
 from datashard_core.format.types.values import UnusableError, plain, shown
 
@@ -55,7 +55,6 @@ def _fields_of_columns(data: Any) -> tuple[t.NestedField, ...]:
     import pyarrow as pa
 
     from datashard_core.format.types.arrow_types import fields_from_arrow
-    from datashard_core.format.types.pandas_index import with_index
 
     try:
         if is_frame(data):
