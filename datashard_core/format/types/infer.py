@@ -11,7 +11,7 @@ from typing import Any
 
 from datashard_core.errors import ConfigurationError, InvalidRecordsError
 from datashard_core.format.types import types as t
-from datashard_core.format.types.pandas_index import check_index, is_frame
+from datashard_core.format.types.pandas_index import check_index, is_frame, with_index
 from datashard_core.format.types.schema import assign_ids
 from datashard_core.format.types.values import UnusableError, plain, shown
 
