@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from itertools import islice
+from math import inf
 from typing import Any, TypeVar, cast
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
@@ -148,14 +149,17 @@ def _drive(scheduler: Scheduler[Any], storage: Storage, clock: Clock, until: flo
     """Carry out what the tasks ask for, each batch as soon as it is asked for, until the main one is done."""
     flight = _Flight(storage, clock, until)
     waiting = scheduler.begin()
-    while not scheduler.main.done:
-        if len(waiting) == 1 and not flight.batches:
-            task, batch = waiting[0]
-            waiting = scheduler.resume(task, _perform_all(batch, storage, clock, until))
-            continue
-        for task, batch in waiting:
-            flight.send(task, batch)
-        waiting = scheduler.resume(*flight.next_answered())
+    try:
+        while not scheduler.main.done:
+            if len(waiting) == 1 and not flight.batches:
+                task, batch = waiting[0]
+                waiting = scheduler.resume(task, _perform_all(batch, storage, clock, until))
+                continue
+            for task, batch in waiting:
+                flight.send(task, batch)
+            waiting = scheduler.resume(*flight.next_answered())
+    finally:
+        flight.abandon()
 
 
 class _Flight:
@@ -168,7 +172,8 @@ class _Flight:
 
     def send(self, task: Task[Any], batch: Batch) -> None:
         """Send the requests of a task."""
-        sent = _Sent(task, batch, self._answered)
+        last = inf if self._until is None else max(self._until, self._clock.monotonic()) + GRACE
+        sent = _Sent(task, batch, self._answered, last)
         self.batches.add(sent)
         remote = [index for index, request in enumerate(batch) if not isinstance(request, LOCAL)]
         sent.missing = len(remote) + 1
@@ -181,23 +186,43 @@ class _Flight:
 
     def next_answered(self) -> tuple[Task[Any], list[Any]]:
         """Wait for the next batch all of whose requests are answered, or whose time is over."""
-        try:
-            wait = None if self._until is None else max(self._until - self._clock.monotonic(), 0.0) + GRACE
-            sent = self._answered.get(timeout=wait)
-        except queue.Empty:
-            sent = next(iter(self.batches))
-            sent.give_up(self._storage)
+        sent = self._next()
         self.batches.discard(sent)
         if sent.failure is not None:
             raise sent.failure
         return sent.task, sent.outcomes
 
+    def _next(self) -> _Sent:
+        while self._until is not None:
+            overdue = min(self.batches, key=lambda sent: sent.last)
+            try:
+                sent = self._answered.get(timeout=max(overdue.last - self._clock.monotonic(), 0.0))
+            except queue.Empty:
+                if overdue.give_up(self._storage):
+                    return overdue
+                continue  # its last answer came in this moment
+            return sent
+        return self._answered.get()
+
+    def abandon(self) -> None:
+        """Nobody waits any longer: requests that no thread has begun are not sent."""
+        for sent in self.batches:
+            sent.give_up(self._storage)
+
 
 class _Sent:
-    """One batch under way."""
+    """One batch under way.
 
-    def __init__(self, task: Task[Any], batch: Batch, answered: queue.SimpleQueue[_Sent]) -> None:
-        self.task, self._batch, self._answered = task, batch, answered
+    Args:
+        task: that waits for it.
+        batch: the requests.
+        answered: where it is put once all of them are answered.
+        last: the time until when it is waited for; infinite: for ever.
+    """
+
+    def __init__(self, task: Task[Any], batch: Batch, answered: queue.SimpleQueue[_Sent], last: float) -> None:
+        self.task, self.last = task, last
+        self._batch, self._answered = batch, answered
         self.outcomes: list[Any] = [_PENDING] * len(batch)
         self.failure: BaseException | None = None
         self.missing = 0
@@ -205,6 +230,8 @@ class _Sent:
 
     def perform(self, index: int, storage: Storage, clock: Clock) -> None:
         """Carry out one request, in a thread of the pool."""
+        if self.missing < 0:
+            return  # given up before its turn came
         try:
             self.outcomes[index] = _perform(self._batch[index], storage, clock)
         except BaseException as error:  # noqa: BLE001 - it is raised where the batch is waited for
@@ -218,14 +245,17 @@ class _Sent:
             if self.missing == 0:
                 self._answered.put(self)
 
-    def give_up(self, storage: Storage) -> None:
-        """Take what was not answered for not answered before the deadline."""
+    def give_up(self, storage: Storage) -> bool:
+        """Take what was not answered for not answered before the deadline; False if all was answered meanwhile."""
         with self._lock:
+            if self.missing == 0:
+                return False
             self.missing = -1
         self.outcomes = [
             _no_answer(request, storage) if outcome is _PENDING else outcome
             for request, outcome in zip(self._batch, self.outcomes, strict=True)
         ]
+        return True
 
 
 _PENDING = object()
@@ -249,19 +279,25 @@ def _perform_all(batch: Batch, storage: Storage, clock: Clock, until: float | No
         return [_perform(request, storage, clock) for request in batch]
     pool = shared_pool()
     futures = {index: pool.submit(_perform, batch[index], storage, clock) for index in remote}
-    outcomes = [None if index in futures else _perform(batch[index], storage, clock) for index in range(len(batch))]
-    for index, future in futures.items():
-        outcomes[index] = future.result() if until is None else _awaited(future, batch[index], storage, clock, until)
+    try:
+        outcomes = [None if index in futures else _perform(batch[index], storage, clock) for index in range(len(batch))]
+        last = None if until is None else max(until, clock.monotonic()) + GRACE
+        for index, future in futures.items():
+            outcomes[index] = future.result() if last is None else _awaited(future, batch[index], storage, clock, last)
+    except BaseException:
+        for future in futures.values():
+            future.cancel()  # those that no thread has begun
+        raise
     return outcomes
 
 
 def _awaited(future: Future[Any], request: Request[Any], storage: Storage, clock: Clock, until: float) -> Any:
-    """The outcome of a request, or that there was none in time; it may have its effect all the same."""
+    """The outcome of a request, or that there was none until then; it may have its effect all the same."""
     try:
-        return future.result(max(until - clock.monotonic(), 0.0) + GRACE)
+        return future.result(max(until - clock.monotonic(), 0.0))
     except TimeoutError:
-        if future.done():
-            raise
+        if future.done():  # the answer came in the last moment, or is such an error itself
+            return future.result()
     future.cancel()
     return _no_answer(request, storage)
 
