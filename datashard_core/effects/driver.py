@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
+from math import inf
 from typing import Any, TypeVar, cast
 
 from datashard_core.clock import SYSTEM_CLOCK, Clock
@@ -36,7 +37,7 @@ from datashard_core.effects.requests import (
     Sleep,
     Unique,
 )
-from datashard_core.effects.scheduler import Scheduler
+from datashard_core.effects.scheduler import Scheduler, Waiting
 from datashard_core.effects.tasks import Task
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import OutcomeUnknownError, Storage
@@ -153,29 +154,28 @@ def _drive(scheduler: Scheduler[Any], storage: Storage, clock: Clock, until: flo
     """Carry out what the tasks ask for, each batch as soon as it is asked for, until the main one is done."""
     flight = _Flight(storage, clock, until)
     waiting = scheduler.begin()
-    while not scheduler.main.done:
-        quick = next((one for one in waiting if all(isinstance(request, LOCAL) for request in one[1])), None)
-        if quick is not None:
-            waiting.remove(quick)
-            task, batch = quick
-            waiting += scheduler.resume(task, [_perform(request, storage, clock) for request in batch])
-        elif len(waiting) == 1 and not flight.under_way and _stays(waiting[0][1], until):
-            task, batch = waiting[0]
-            waiting = scheduler.resume(task, _perform_all(batch, storage, clock))
-        else:
-            for task, batch in waiting:
-                flight.send(task, batch)
-            if not flight.under_way:
-                raise RuntimeError("the tasks wait for each other, and none for a request")
-            waiting = scheduler.resume(*flight.next_answered())
+    try:
+        while not scheduler.main.done:
+            waiting = _step(scheduler, flight, waiting)
+    finally:
+        flight.abandon()
 
 
-def _stays(batch: Batch, until: float | None) -> bool:
-    """Whether a request of the only batch is carried out in this thread.
-
-    That is one hand-over fewer. A sleep can be interrupted, and a request may take as long as its client has patience.
-    """
-    return (len(batch) == 1 and isinstance(batch[0], Sleep)) or (until is None and not _is_main())
+def _step(scheduler: Scheduler[Any], flight: _Flight, waiting: Waiting) -> Waiting:
+    """Carry out a batch that needs no waiting, or wait for the next answers; what is asked for after that."""
+    quick = next((one for one in waiting if all(isinstance(request, LOCAL) for request in one[1])), None)
+    if quick is not None:
+        waiting.remove(quick)
+        task, batch = quick
+        return waiting + scheduler.resume(task, flight.perform_here(batch))
+    if len(waiting) == 1 and not flight.under_way and flight.stays(waiting[0][1]):
+        task, batch = waiting[0]
+        return scheduler.resume(task, flight.perform_here(batch))
+    for task, batch in waiting:
+        flight.send(task, batch)
+    if not flight.under_way:
+        raise RuntimeError("the tasks wait for each other, and none for a request")
+    return scheduler.resume(*flight.next_answered())
 
 
 class _Flight:
@@ -186,14 +186,27 @@ class _Flight:
         self._answered: queue.SimpleQueue[_Sent] = queue.SimpleQueue()
         self.under_way: set[_Sent] = set()
 
+    def stays(self, batch: Batch) -> bool:
+        """Whether the only batch is carried out by this thread.
+
+        That is one hand-over fewer. A sleep can be interrupted here; a request may take as long as its client has
+        patience, and this thread may be no one that an interrupt is for.
+        """
+        return len(batch) == 1 and (isinstance(batch[0], Sleep) or (self._until is None and not _is_main()))
+
+    def perform_here(self, batch: Batch) -> list[Any]:
+        """The outcomes of a batch, carried out by this thread."""
+        return [_perform(request, self._storage, self._clock) for request in batch]
+
     def send(self, task: Task[Any], batch: Batch) -> None:
         """Send the requests of a task."""
+        last = inf if self._until is None else max(self._until, self._clock.monotonic()) + GRACE
         remote = [index for index, request in enumerate(batch) if not isinstance(request, LOCAL)]
         outcomes = [
             _perform(request, self._storage, self._clock) if isinstance(request, LOCAL) else _PENDING
             for request in batch
         ]
-        sent = _Sent(task, batch, outcomes, len(remote))
+        sent = _Sent(task, batch, outcomes, len(remote), last)
         self.under_way.add(sent)
         pool = shared_pool()
         for index in remote:
@@ -201,44 +214,73 @@ class _Flight:
 
     def _perform(self, sent: _Sent, index: int) -> None:
         """Carry out one request, in a thread of the pool."""
+        if sent.missing < 0:
+            return  # given up before its turn came
         try:
             sent.outcomes[index] = _perform(sent.batch[index], self._storage, self._clock)
         except BaseException as error:  # noqa: BLE001 - it is raised where the batch is waited for
             sent.failure = error
         with sent.lock:
             sent.missing -= 1
-            if sent.missing:
-                return
-        self._answered.put(sent)
+            if sent.missing == 0:
+                self._answered.put(sent)
 
     def next_answered(self) -> tuple[Task[Any], list[Any]]:
         """Wait for the next batch all of whose requests are answered, or whose time is over."""
-        try:
-            wait = None if self._until is None else max(self._until - self._clock.monotonic(), 0.0) + GRACE
-            sent = self._answered.get(timeout=wait)
-            while sent not in self.under_way:
-                sent = self._answered.get(timeout=wait)  # it was given up
-        except queue.Empty:
-            sent = next(iter(self.under_way))
-            sent.outcomes = [
-                _no_answer(request, self._storage) if outcome is _PENDING else outcome
-                for request, outcome in zip(sent.batch, list(sent.outcomes), strict=True)
-            ]
+        sent = self._next()
         self.under_way.discard(sent)
         if sent.failure is not None:
             raise sent.failure
         return sent.task, sent.outcomes
 
+    def _next(self) -> _Sent:
+        while self._until is not None:
+            overdue = min(self.under_way, key=lambda sent: sent.last)
+            try:
+                sent = self._answered.get(timeout=max(overdue.last - self._clock.monotonic(), 0.0))
+            except queue.Empty:
+                if overdue.give_up(self._storage):
+                    return overdue
+                continue  # its last answer came in this moment
+            return sent
+        return self._answered.get()
+
+    def abandon(self) -> None:
+        """Send no request that no thread has begun: no task waits any longer."""
+        for sent in self.under_way:
+            sent.give_up(self._storage)
+
 
 class _Sent:
-    """One batch under way."""
+    """One batch under way.
 
-    __slots__ = ("batch", "failure", "lock", "missing", "outcomes", "task")
+    Attributes:
+        task: the task that waits for it.
+        batch: the requests.
+        outcomes: theirs, as far as they are answered.
+        missing: how many are not answered yet; negative once the batch was given up.
+        last: the time until when it is waited for; infinite: without bound.
+        failure: what is no error of the library, and is raised where the batch is waited for.
+    """
 
-    def __init__(self, task: Task[Any], batch: Batch, outcomes: list[Any], missing: int) -> None:
-        self.task, self.batch, self.outcomes, self.missing = task, batch, outcomes, missing
+    __slots__ = ("batch", "failure", "last", "lock", "missing", "outcomes", "task")
+
+    def __init__(self, task: Task[Any], batch: Batch, outcomes: list[Any], missing: int, last: float) -> None:
+        self.task, self.batch, self.outcomes, self.missing, self.last = task, batch, outcomes, missing, last
         self.failure: BaseException | None = None
         self.lock = threading.Lock()
+
+    def give_up(self, storage: Storage) -> bool:
+        """Take what was not answered for not answered before the deadline; False if all was answered meanwhile."""
+        with self.lock:
+            if self.missing == 0:
+                return False
+            self.missing = -1
+        self.outcomes = [
+            _no_answer(request, storage) if outcome is _PENDING else outcome
+            for request, outcome in zip(self.batch, list(self.outcomes), strict=True)
+        ]
+        return True
 
 
 _PENDING = object()
@@ -251,20 +293,6 @@ def run_beside(
     future: Future[T] = Pool(1).submit(run, coroutine, storage, clock)
     work()
     return future.result()
-
-
-def _perform_all(batch: Batch, storage: Storage, clock: Clock) -> list[Any]:
-    """The outcomes of a batch, the first of its requests in this thread."""
-    first = next(index for index, request in enumerate(batch) if not isinstance(request, LOCAL))
-    futures = {
-        index: shared_pool().submit(_perform, request, storage, clock)
-        for index, request in enumerate(batch)
-        if index != first and not isinstance(request, LOCAL)
-    }
-    outcomes = [None if index in futures else _perform(request, storage, clock) for index, request in enumerate(batch)]
-    for index, future in futures.items():
-        outcomes[index] = future.result()
-    return outcomes
 
 
 def _no_answer(request: Request[Any], storage: Storage) -> StorageError:

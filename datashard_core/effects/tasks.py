@@ -192,7 +192,13 @@ async def gather(*parts: Request[Any] | Coroutine[Any, Any, Any]) -> list[Any]:
             if isinstance(outcome, BaseException):
                 raise outcome
         return outcomes
-    tasks = [await Start(_one(part) if isinstance(part, Request) else part) for part in parts]
+    coroutines = [_one(part) if isinstance(part, Request) else part for part in parts]
+    try:
+        tasks = [await Start(coroutine) for coroutine in coroutines]
+    except GeneratorExit:
+        for coroutine in coroutines:
+            coroutine.close()  # cancelled before all of them were started
+        raise
     return await Join(tasks, fail_fast=True)
 
 

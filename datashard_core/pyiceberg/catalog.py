@@ -23,7 +23,7 @@ from pyiceberg.exceptions import (
     NoSuchViewError,
     TableAlreadyExistsError,
 )
-from pyiceberg.io import load_file_io
+from pyiceberg.io import FileIO, load_file_io
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import CommitTableResponse, Table
@@ -48,6 +48,7 @@ from datashard_core.pyiceberg.updates import (
     next_metadata,
     only_appends,
     raw_of,
+    without_code,
 )
 from datashard_core.storage import check_conditional, open_storage
 from datashard_core.table.names import TableName, is_part
@@ -338,7 +339,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
                 "into a new table."
             )
         location = f"{root}/{version_key(body.version)}"
-        metadata = TableMetadataUtil.parse_raw(body.table.to_json().decode())
+        metadata = without_code(TableMetadataUtil.parse_raw(body.table.to_json().decode()), str(name))
         return Table(
             identifier=tuple(str(name).split(".")),
             metadata=metadata,
@@ -346,6 +347,10 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
             io=keep_inside(self._load_file_io(metadata.properties, location), metadata.location, root),
             catalog=self,
         )
+
+    def _load_file_io(self, properties: Mapping[str, str] = {}, location: str | None = None) -> FileIO:
+        """File access as the catalog's own properties say; those of a table, which its writers set, choose nothing."""
+        return load_file_io(self.properties, location)
 
     def _response(self, name: TableName, seen: TableState) -> CommitTableResponse:
         table = self._table(name, seen.body)

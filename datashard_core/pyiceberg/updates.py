@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,8 +24,15 @@ from datashard_core.errors import ConfigurationError
 from datashard_core.format.metadata.table_metadata import FORMAT_VERSION, metadata_from
 from datashard_core.format.types.distinct import check_distinct
 
+log = logging.getLogger(__name__)
+
 KEPT = frozenset({PROPERTY, PROTOCOL_PROPERTY})
 ELSEWHERE = frozenset({"write.data.path", "write.metadata.path", "write.object-storage.path"})
+
+CODE = frozenset({"py-io-impl", "write.py-location-provider.impl"})
+"""What PyIceberg imports and calls, by its name."""
+ACCESS = ("s3.", "client.", "adls.", "gcs.", "hf.")
+"""How PyIceberg's file access begins the names of endpoints and keys."""
 
 
 def next_metadata(
@@ -95,11 +103,25 @@ def check_properties(properties: Mapping[str, str], table: str) -> None:
         raise ValueError(
             f"the table property {min(outside)!r} cannot be set: it would put files outside the table's folder"
         )
+    if chosen := [name for name in properties if name in CODE or name.startswith(ACCESS)]:
+        raise ValueError(
+            f"the table property {min(chosen)!r} of {table} cannot be set: who may write to a table does not choose "
+            "the code, the endpoint or the keys that its readers use. Give it to the catalog instead."
+        )
     _check_format(properties.get("format-version", FORMAT_VERSION))
     try:
         check_settings({name: str(text) for name, text in properties.items()}, table)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
+
+
+def without_code(metadata: Any, table: str) -> Any:
+    """PyIceberg's metadata of a table without the properties by which it would import code; the log names them."""
+    if not (found := CODE & set(metadata.properties)):
+        return metadata
+    log.warning("table %s: its property %s is ignored: a table does not choose what code runs", table, min(found))
+    kept = {name: text for name, text in metadata.properties.items() if name not in found}
+    return metadata.model_copy(update={"properties": kept})
 
 
 def check_schema(raw: Mapping[str, Any], table: str) -> None:

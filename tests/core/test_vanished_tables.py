@@ -260,3 +260,63 @@ def test_an_append_asks_nothing_more_than_before(any_warehouse: Warehouse) -> No
     counted = Table(Counting(table._storage), "t", table._seen)  # type: ignore[arg-type]
     counted.append([{"n": 2}])
     assert asked == {"get": 1, "list": 1, "put_data": 1, "put": 2, "put_if_absent": 1, "replace": 1}
+
+
+def _made_again(warehouse: Warehouse, appends: int) -> Table:
+    """Remove the table's folder by hand, and let others create the table again."""
+    place = warehouse._storage.at("t")
+    place.delete(list(_held(place)))
+    return _made(Warehouse(warehouse._storage), appends)
+
+
+@pytest.mark.parametrize("acts", (("now", "id"), ("deferred", "flush"), ("compact",), ("refresh", "now"), ("now",) * 3))
+def test_nothing_goes_on_in_the_place_of_a_table_that_was_made_again(
+    any_warehouse: Warehouse, acts: tuple[str, ...]
+) -> None:
+    """Not by a second call either: the first one has left a version, and the hint of the new table is younger."""
+    old = _made(any_warehouse, 6)
+    new = _made_again(any_warehouse, 2)
+    with pytest.raises(CommitStateUnknownError, match="on top of nothing"):
+        old.append([{"n": 100}])
+    for act in acts:
+        failures = []
+        try:
+            if act in ("now", "deferred"):
+                old.append([{"n": 101}], commit=act)  # type: ignore[arg-type]
+            elif act == "id":
+                old.append([{"n": 102}], append_id="x")
+            else:
+                getattr(old, act)()
+        except (CommitStateUnknownError, CorruptTableError, StorageError) as error:
+            failures.append(error)
+        assert failures or act in ("deferred", "refresh"), act
+        assert any_warehouse._storage.at("t").get("metadata/version-hint.text").body == b"2"
+    assert _numbers(any_warehouse) == [0, 1]
+    new.append([{"n": 2}])
+    assert _numbers(any_warehouse) == [0, 1, 2]
+
+
+def test_a_version_of_the_old_table_is_named_with_the_way_out(any_warehouse: Warehouse) -> None:
+    """The table that was made again has no fault in its store, and goes on once the version is removed."""
+    old = _made(any_warehouse, 6)
+    new = _made_again(any_warehouse, 6 - 1)
+    with pytest.raises(CommitStateUnknownError):
+        old.append([{"n": 100}])
+    new.append([{"n": 5}])
+    for _ in range(2):
+        with pytest.raises(CorruptTableError, match=r"v7\.metadata\.json is of the table with uuid .*remove version 7"):
+            new.append([{"n": 6}])
+    with pytest.raises(CorruptTableError, match="remove version 7"):
+        any_warehouse.load_table("t")
+    any_warehouse._storage.at("t").delete(["metadata/v7.metadata.json"])
+    new.append([{"n": 6}])
+    assert _numbers(any_warehouse) == list(range(7))
+
+
+def test_a_held_table_is_told_that_it_was_made_again_with_more_versions(any_warehouse: Warehouse) -> None:
+    old = _made(any_warehouse, 3)
+    _made_again(any_warehouse, 6)
+    with pytest.raises(CorruptTableError, match="load it again"):
+        old.append([{"n": 100}])
+    any_warehouse.load_table("t").append([{"n": 6}])
+    assert _numbers(any_warehouse) == list(range(7))

@@ -62,3 +62,51 @@ def test_what_is_in_the_folder_is_read_and_written(catalog: Catalog) -> None:
     table.delete("n = 1")
     assert table.scan().to_arrow()["n"].to_pylist() == [2]
     assert catalog.load_table("ns.t").scan().to_arrow()["n"].to_pylist() == [2]
+
+
+def _set_by_hand(tmp_path: Path, properties: dict[str, str]) -> None:
+    """Somebody who may write to the table's folder writes its newest version again."""
+    path = tmp_path / "ns" / "t" / "metadata" / "v1.metadata.json"
+    metadata = json.loads(path.read_bytes())
+    metadata["properties"] |= properties
+    path.write_text(json.dumps(metadata))
+
+
+CHOICES = {
+    "py-io-impl": "planted_code.FileIO",
+    "write.py-location-provider.impl": "planted_code.LocationProvider",
+    "s3.endpoint": "http://127.0.0.1:1",
+    "client.region": "nowhere",
+    "s3.proxy-uri": "http://127.0.0.1:1",
+}
+
+
+def test_a_table_chooses_neither_code_nor_endpoint(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its properties are written by who may write to it; the keys and the process are its reader's."""
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / "planted_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(str(planted))
+    _set_by_hand(tmp_path, CHOICES)
+    table = catalog.load_table("ns.t")
+    assert not set(CHOICES) & set(table.io.properties)
+    assert table.scan().to_arrow()["n"].to_pylist() == [1]
+    table.append(pa.table({"n": [2]}))
+    with table.transaction() as transaction:
+        transaction.set_properties({"owner": "me"})
+    assert sorted(catalog.load_table("ns.t").scan().to_arrow()["n"].to_pylist()) == [1, 2]
+    assert not (tmp_path / "ran").exists()
+    assert table.properties["owner"] == "me"
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_such_a_property_cannot_be_set(catalog: Catalog, name: str) -> None:
+    table = catalog.load_table("ns.t")
+    with pytest.raises(ValueError, match=f"'{name}' of ns.t cannot be set"):
+        table.transaction().set_properties({name: CHOICES[name]}).commit_transaction()
+    with pytest.raises(ValueError, match=f"'{name}' of ns.new cannot be set"):
+        catalog.create_table("ns.new", table.schema(), properties={name: CHOICES[name]})
+    assert name not in catalog.load_table("ns.t").properties
+    assert not catalog.table_exists("ns.new")

@@ -65,7 +65,7 @@ async def finish(target: Target, outcome: CommitOutcome, deadline: float) -> Tab
         created, post_commit = _made(outcome)
     await join(post_commit)
     _check(post_commit)
-    return replace(created, hint=post_commit.outcome if isinstance(post_commit.outcome, Hint) else None)
+    return replace(created, hint=post_commit.outcome if isinstance(post_commit.outcome, Hint) else created.hint)
 
 
 def _check(post_commit: PostCommit) -> None:

@@ -250,13 +250,13 @@ async def create(target: Target, draft: Draft, reclaimable: Sequence[StagedName]
         return CommitOutcome(cause=outcomes[0])
     result_of(outcomes[0])
     await join(*draft.concurrent)
+    reached = draft.created.hint.number if draft.created.hint is not None else -1
     hint = _newest_hint(draft.created.hint, draft.post_commit, draft.hint)
     created = replace(draft.created, body=prepared.body, hint=hint)
+    named = {*reclaimable, *draft.carried}
     return CommitOutcome(
         created=created,
-        post_commit=await start(
-            _post_commit(target, draft.parent, created, {*reclaimable, *draft.carried}, draft.expiry)
-        ),
+        post_commit=await start(_post_commit(target, draft.parent, created, named, draft.expiry, reached)),
         following=_usable(draft.following),
     )
 
@@ -361,11 +361,16 @@ def _newest_hint(before: Hint | None, post_commit: PostCommit | None, read: Task
 
 
 async def _post_commit(
-    target: Target, parent: VersionFile, created: TableState, to_delete: set[StagedName], expiry: ExpiryPlan | None
+    target: Target,
+    parent: VersionFile,
+    created: TableState,
+    to_delete: set[StagedName],
+    expiry: ExpiryPlan | None,
+    reached: int,
 ) -> Hint | None:
     version = created.body.version
     hint, *_ = await gather(
-        move_hint(version, created.hint, target.root, own=created.body),
+        move_hint(version, created.hint, target.root, own=created.body, reached=reached),
         _clean(tuple(sorted(to_delete))),
         upkeep(version, parent, target.history),
         *([write_tombstones(target, expiry, created.body)] if expiry is not None else []),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from datashard_core.commit.core.version_file import VersionFile, version_key
-from datashard_core.errors import StoreNotConditionalError
+from datashard_core.errors import CorruptTableError, StoreNotConditionalError
 
 
 class BrokenChainError(StoreNotConditionalError):
@@ -67,9 +67,18 @@ def check_link(parent: VersionFile, child: VersionFile, root: str, remembered: b
 
     Raises:
         BrokenChainError: they do not match.
+        CorruptTableError: they are of two tables, the first of which was not dropped.
     """
     if remembered and parent.uuid and child.uuid and parent.uuid != child.uuid:
         return
+    if parent.state == child.state == "table" and parent.uuid != child.uuid:
+        raise CorruptTableError(
+            f"{root}/{version_key(child.version)} is of the table with uuid {child.uuid}, and the version before it of "
+            f"the table with uuid {parent.uuid}, which was not dropped: its folder was removed and made again while a "
+            "process held it. If the table that is to stay is the one of the later version, load it again; if it is "
+            f"the one of the earlier version, remove version {child.version} and those after it, which hold nothing of "
+            "it. Use drop_table to remove a table."
+        )
     if is_broken(parent, child):
         raise broken(
             parent.version,

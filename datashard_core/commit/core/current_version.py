@@ -276,6 +276,7 @@ async def move_hint(
     absent: bool = False,
     own: VersionFile | None = None,
     parent: int | None = None,
+    reached: int = -1,
 ) -> Hint | None:
     """Move the hint on to version ``to``, never backwards.
 
@@ -290,6 +291,8 @@ async def move_hint(
             have created it as well.
         parent: a version known before, by default the one before ``own``: if the hint is gone or older, this version
             has to exist.
+        reached: the highest number that this client has known the hint to have. The hint never goes back, so one
+            below that is of another table, or of none.
 
     Returns:
         The hint as it is now, as far as known.
@@ -299,10 +302,12 @@ async def move_hint(
         VanishedTableError: the hint is gone or older, and a version that this client has read is gone.
     """
     data = str(to).encode()
-    before = seen.number if seen is not None else -1
+    before = max(seen.number if seen is not None else -1, reached)
     if own is not None and parent is None:
         parent = own.version - 1
     try:
+        if seen is not None and seen.number < before:
+            await _check_hint(to, seen, own, parent, before, root)
         for attempt in range(HINT_TRIES):
             if (seen is None and not absent) or attempt:
                 seen = await read_hint()
