@@ -81,15 +81,16 @@ def _unescaped(text: str) -> str:
 
 def _without(text: str, values: Iterable[str]) -> str:
     for value in values:
-        for form in {value, _quoted(value)}:
-            if len(form) >= _CERTAIN:
-                text = text.replace(form, MASK)
-            else:
-                text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])", MASK, text)
+        form = "".join(map(_as_written, value))
+        if len(value) < _CERTAIN:
+            form = rf"(?<![A-Za-z0-9]){form}(?![A-Za-z0-9])"
+        text = re.sub(form, MASK, text)
     return text
 
 
-def _quoted(value: str) -> str:
-    from urllib.parse import quote
-
-    return quote(value, safe="")
+def _as_written(character: str) -> str:
+    """A pattern for a character as it is in a text, a URL or JSON, in those within others, too."""
+    if character.isascii() and character.isalnum():
+        return character
+    code = "".join(f"%(?:25)*{byte:02x}" for byte in character.encode(errors="replace"))
+    return rf"(?:\\*{re.escape(character)}|(?i:{code}|\\+u{ord(character):04x}))"

@@ -342,3 +342,13 @@ def test_a_scan_keeps_its_own_condition_and_limit_under_duckdb(warehouse: Wareho
     assert narrow.columns == ["b", "a"]
     assert narrow.fetchall() == [(0, 0), (2, 2), (1, 4)]
     assert narrow.filter("a >= 4").fetchall() == [(1, 4)]
+
+
+def test_a_name_is_inferred_as_it_is_or_refused(warehouse: Warehouse) -> None:
+    """In the stream of Arrow's C interface a name ends at its first NUL, and would be another one."""
+    rows = pa.table({"a\0b": [1]})
+    for data in (rows, rows.to_batches()[0], rows.to_reader()):
+        schema = Schema.infer(data)
+        assert schema.names == ["a\0b"]
+        with pytest.raises(ConfigurationError, match="control characters"):
+            warehouse.create_table("t", schema)

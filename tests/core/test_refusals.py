@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import pickle
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -337,3 +338,29 @@ def test_every_advice_can_be_given() -> None:
         for operation in ("get", "put"):
             error = meaning(Answer(code, 400, "words"), operation, "k", config_at("http://h", "auto"))
             assert code in str(error) and "{" not in str(error), str(error)
+
+
+TOKEN = 'FwoGZXIv/YXdz+EBYa=="&é|x'
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        TOKEN,
+        quote(TOKEN),
+        quote(TOKEN, safe=""),
+        re.sub("%..", lambda found: found[0].lower(), quote(TOKEN, safe="")),
+        quote(quote(TOKEN, safe=""), safe=""),
+        json.dumps(TOKEN),
+        json.dumps(TOKEN, ensure_ascii=False),
+        json.dumps(TOKEN).replace("/", r"\/"),
+        json.dumps(json.dumps(TOKEN)),
+        html.escape(TOKEN),
+        html.escape(html.escape(TOKEN)),
+    ],
+)
+def test_a_known_secret_is_masked_however_it_is_written(written: str) -> None:
+    """In words that no name stands before: S3's session tokens have slashes, plus and equals signs."""
+    told = clean(f"what was sent, {written}, is not valid", [TOKEN])
+    assert told.strip('"').replace('\\"', "").replace('"', "") == "what was sent, ***, is not valid"
+    assert "YXdz" not in told

@@ -59,6 +59,8 @@ def _fields_of_columns(data: Any) -> tuple[t.NestedField, ...]:
     try:
         if is_frame(data):
             schema = pa.Schema.from_pandas(with_index(data), preserve_index=False)
+        elif isinstance(data, (pa.Table, pa.RecordBatch, pa.RecordBatchReader)):
+            schema = data.schema  # in the stream of the C interface, names end at a NUL
         elif hasattr(data, "__arrow_c_stream__"):
             schema = pa.RecordBatchReader.from_stream(data).schema
         else:
