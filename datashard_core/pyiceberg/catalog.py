@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pyiceberg.catalog import Catalog, MetastoreCatalog, PropertiesUpdateSummary
+from pyiceberg.catalog import MetastoreCatalog, PropertiesUpdateSummary
 from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
@@ -32,6 +32,7 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import update_table_metadata
 
 from datashard_core import errors
+from datashard_core.arguments import shown
 from datashard_core.commit.append import deferred
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.state import TableState, Target
@@ -205,7 +206,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
 
     def list_tables(self, namespace: Any) -> list[tuple[str, ...]]:
         """The tables of a namespace; of none, for ``()``."""
-        if Catalog.identifier_to_tuple(namespace) in ((), ("",)):
+        if _parts_of(namespace, "namespace") in ((), ("",)):
             names = [name for name in self._warehouse.list_tables() if "." not in name]
         else:
             names = self._warehouse.list_tables(self._known(namespace))
@@ -213,7 +214,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
 
     def list_namespaces(self, namespace: Any = ()) -> list[tuple[str, ...]]:
         """The namespaces; there is one level of them."""
-        if Catalog.identifier_to_tuple(namespace) not in ((), ("",)):
+        if _parts_of(namespace, "namespace") not in ((), ("",)):
             self._known(namespace)
             return []
         return [(name,) for name in self._namespaces.names()]
@@ -307,7 +308,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
         return own
 
     def _name(self, identifier: Any, error: type[Exception] = ValueError) -> TableName:
-        parts = tuple(part for part in Catalog.identifier_to_tuple(identifier) if part)
+        parts = tuple(part for part in _parts_of(identifier, "identifier") if part)
         if len(parts) not in (1, 2) or not all(map(is_part, parts)):
             raise error(
                 f"{identifier!r} cannot be a table here: a name is [namespace.]table, each part of letters, digits, _ "
@@ -316,7 +317,7 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
         return TableName(None, parts[0]) if len(parts) == 1 else TableName(parts[0], parts[1])
 
     def _namespace(self, namespace: Any) -> str:
-        parts = Catalog.identifier_to_tuple(namespace)
+        parts = _parts_of(namespace, "namespace")
         if len(parts) != 1 or not is_part(parts[0]):
             raise NoSuchNamespaceError(
                 f"{namespace!r} cannot be a namespace here: there is one level of them, of letters, digits, _ and -"
@@ -355,6 +356,19 @@ class DataShardCatalog(MetastoreCatalog):  # type: ignore[misc]
     def _response(self, name: TableName, seen: TableState) -> CommitTableResponse:
         table = self._table(name, seen.body)
         return CommitTableResponse(metadata=table.metadata, metadata_location=table.metadata_location)
+
+
+def _parts_of(identifier: Any, argument: str) -> tuple[str, ...]:
+    """The parts of a name in PyIceberg's form.
+
+    Raises:
+        TypeError: it is neither text nor a tuple of texts.
+    """
+    if isinstance(identifier, str):
+        return tuple(identifier.split("."))
+    if isinstance(identifier, tuple) and all(isinstance(part, str) for part in identifier):
+        return identifier
+    raise TypeError(f"{argument}={shown(identifier)}: pass a name, as 'shop.events' or ('shop', 'events')")
 
 
 def _is_spelled(location: str, folder: str) -> bool:

@@ -17,6 +17,7 @@ from pyiceberg.table.update import (
     update_table_metadata,
 )
 
+from datashard_core.arguments import shown
 from datashard_core.commit.core.properties import check_settings
 from datashard_core.commit.core.recorded_ids import PROPERTY, PROTOCOL_PROPERTY
 from datashard_core.commit.core.version_file import VersionFile, version_key
@@ -98,6 +99,8 @@ def check_updates(updates: tuple[Any, ...], table: str) -> None:
 
 def check_properties(properties: Mapping[str, str], table: str) -> None:
     """Refuse properties that a table here cannot have; raises as :func:`check_updates` does."""
+    if not isinstance(properties, Mapping) or not all(isinstance(name, str) for name in properties):
+        raise TypeError(f"properties={shown(properties)}: pass a mapping of text to text")
     _check_kept(properties)
     if outside := ELSEWHERE & set(properties):
         raise ValueError(

@@ -14,7 +14,7 @@ import datashard_core as ds
 from datashard_core.commit.core import chain
 from datashard_core.commit.core import recorded_ids as n
 from datashard_core.commit.core.version_file import HINT_KEY, VersionFile, parse_version, version_key
-from datashard_core.errors import NoSuchTableError, StoreNotConditionalError
+from datashard_core.errors import NoSuchTableError, StorageError, StoreNotConditionalError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, Version
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
@@ -224,3 +224,26 @@ def test_a_process_that_held_a_table_over_a_restore_is_told_to_load_it_again() -
     loaded = Warehouse(storage).load_table("t")
     loaded.append([{"n": 4}])
     assert sorted(row["n"] for row in loaded.scan().to_records()) == [0, 4, 20, 21]
+
+
+@pytest.mark.parametrize(
+    "refusal", [PreconditionFailedError("412"), StorageError("400"), StorageError("403", reason="access-denied")]
+)
+def test_a_store_that_stops_to_take_etags_does_not_leave_the_hint_behind(
+    monkeypatch: pytest.MonkeyPatch, refusal: StorageError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A gateway in between was changed: what was learned of If-Match does not hold any more."""
+    table = Warehouse(MemoryStorage()).create_table("t", SCHEMA)
+    table.append([{"n": 0}])
+    tried: list[str] = []
+
+    def refuse(key: str, data: bytes, version: Version) -> Version:
+        tried.append(key)
+        raise refusal
+
+    monkeypatch.setattr(table._storage, "replace", refuse)
+    for number in (1, 2):
+        table.append([{"n": number}])
+        assert table._storage.get(HINT_KEY).body == str(table.version).encode()
+    assert tried == [HINT_KEY] * 2, "one refused PUT a commit"
+    assert "hint" not in caplog.text

@@ -306,3 +306,21 @@ def test_the_catalog_is_the_same_without_its_loader(catalog_properties: dict[str
         assert catalog.name == "lake"
     with pytest.raises(ConfigurationError, match="secret_key is missing"):
         DataShardCatalog("lake", warehouse="s3://some-bucket/w", **{"s3.access-key-id": "a"})
+
+
+@pytest.mark.parametrize("wrong", [None, 1, b"a.t", ["a", "t"], (1,), ("a", None), {"a": 1}])
+def test_a_name_of_another_type_is_an_error_that_names_the_argument(catalog: Catalog, wrong: Any) -> None:
+    schema = Schema(NestedField(1, "n", LongType(), required=False))
+    for call in (
+        catalog.load_table,
+        catalog.drop_table,
+        catalog.purge_table,
+        lambda v: catalog.create_table(v, schema),
+    ):
+        with pytest.raises(TypeError, match=r"identifier=.*pass a name"):
+            call(wrong)
+    for call in (catalog.list_tables, catalog.create_namespace, catalog.drop_namespace, catalog.list_namespaces):
+        with pytest.raises(TypeError, match=r"namespace=.*pass a name"):
+            call(wrong)
+    with pytest.raises(TypeError, match=r"properties=.*pass a mapping"):
+        catalog.create_table("t", schema, properties=[("a", wrong)])  # type: ignore[arg-type]

@@ -31,13 +31,15 @@ from datashard_core.effects.requests import Get, Head, ListPage, Now, Put, PutIf
 from datashard_core.effects.tasks import outcomes_of, result_of
 from datashard_core.errors import CorruptTableError, StorageError
 from datashard_core.format.json_text import whole_number
-from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, StoredObject, Version
+from datashard_core.storage.base import ObjectNotFoundError, StoredObject, Version
 
 log = logging.getLogger(__name__)
 
 MAX_STRIDE = 16
 MAX_GALLOP = 2**12
 HINT_TRIES = 5
+_OF_IF_MATCH = frozenset({"precondition-failed", "unsupported", "access-denied", "other"})
+"""Answers to a PUT with If-Match that may be due to that header, which a store need not always take."""
 TRUSTED = 1 / 30
 """Age up to which a hinted version is used, as a share of the retention of append ids: one day of 30."""
 VERSION_NAME = re.compile(r"metadata/v(\d{1,13})\.metadata\.json")
@@ -305,6 +307,7 @@ async def move_hint(
     before = max(seen.number if seen is not None else -1, reached)
     if own is not None and parent is None:
         parent = own.version - 1
+    refused: Version | None = None
     try:
         if seen is not None and seen.number < before:
             await _check_hint(to, seen, own, parent, before, root)
@@ -314,21 +317,17 @@ async def move_hint(
                 await _check_hint(to, seen, own, parent, before, root)
             if seen is not None and seen.number >= to:
                 return seen
+            if seen is not None and refused == seen.version:
+                # It is as it was when If-Match was refused, so that cannot be used: look, and write. Of two writers at
+                # once the slower may set the hint back; then it lags until the next commit, which moves it on.
+                return Hint(to, (await Put(HINT_KEY, data)))
             request: Any = PutIfAbsent(HINT_KEY, data) if seen is None else Replace(HINT_KEY, data, seen.version)
             try:
                 return Hint(to, (await request))
-            except PreconditionFailedError:
-                continue
             except StorageError as error:
-                if error.reason != "unsupported" or seen is None:
+                if error.reason not in _OF_IF_MATCH or (seen is None and error.reason != "precondition-failed"):
                     raise
-                seen = await read_hint()
-                await _check_hint(to, seen, own, parent, before, root)
-                if seen is not None and seen.number >= to:
-                    return seen
-                # Without If-Match, read and write. Of two writers the slower one may set the hint back; the next commit
-                # moves it forward again.
-                return Hint(to, (await Put(HINT_KEY, data)))
+                refused = seen.version if seen is not None else None
     except BrokenChainError:
         raise
     except StorageError as error:
