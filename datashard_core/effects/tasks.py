@@ -69,7 +69,7 @@ class Task(Generic[T]):
                 task._joins.append((self, join))
 
     def end(self, outcome: T | DataShardError) -> None:
-        """It has ended: whoever waited for it may go on."""
+        """Record the outcome, and let the tasks that wait for it go on."""
         self.done, self.outcome = True, outcome
         self._children.clear()
         self._tell()

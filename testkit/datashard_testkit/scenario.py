@@ -221,7 +221,7 @@ class Scenario:
         if isinstance(result, CorruptTableError) and not (calm or collected or self.mix.losers_of_nodes):
             self.errors.append(f"an append found the table damaged: {result}")
         if isinstance(result, CommitStateUnknownError):
-            if "not remembered any more" in str(result) and not self.mix.retention:
+            if "are no longer kept" in str(result) and not self.mix.retention:
                 self.errors.append(f"an append was told that it is forgotten, within the retention: {result}")
             told.unknown += 1
             self.counts["unknown, and said so"] += 1

@@ -161,7 +161,7 @@ async def _read(table: Table, seen: Any) -> Any:
 
 @pytest.mark.parametrize("knows", ["nothing", "the newest version", "an old version"])
 @pytest.mark.parametrize("call", [_append, _defer, _flush, _read], ids=lambda call: call.__name__[1:])
-@pytest.mark.parametrize("again", [False, True], ids=["dropped", "dropped and made again"])
+@pytest.mark.parametrize("again", [False, True], ids=["dropped", "dropped and created again"])
 def test_whoever_is_at_work_while_a_table_is_purged_learns_that_it_is_gone(
     call: Calls, knows: str, again: bool
 ) -> None:

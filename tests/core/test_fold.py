@@ -89,7 +89,7 @@ def test_an_id_all_of_whose_bodies_are_damaged_is_refused_and_a_flush_says_so(ta
     _stage(table, "a", 2, None)
     _stage(table, "b", 3, 7)
     before = table.version
-    with pytest.raises(AppendRefusedError, match=rf"table t.*1 of the appends.*decoded.*{id_digest('a')}"):
+    with pytest.raises(AppendRefusedError, match=rf"table t.*1 of the staged appends.*decoded.*{id_digest('a')}"):
         table.flush()
     assert _numbers(table) == [0, 7]
     assert _staged(table) == []

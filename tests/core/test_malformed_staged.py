@@ -245,7 +245,7 @@ def test_what_is_malformed_is_refused_once_and_named_and_never_committed(table: 
 def test_a_flush_names_what_it_refuses_and_commits_the_rest(table: Table, kind: str) -> None:
     put(table, MALFORMED[kind](table))
     table.append([{"n": 3}], commit="deferred")
-    with pytest.raises(AppendRefusedError, match=rf"table t.* 1 of the appends.*{id_digest('bad')}"):
+    with pytest.raises(AppendRefusedError, match=rf"table t.* 1 of the staged appends.*{id_digest('bad')}"):
         table.flush(timeout=10)
     assert (numbers(table), staged(table)) == ([0, 3], [])
     table.maintain()

@@ -183,7 +183,7 @@ def test_what_is_really_forgotten_is_still_said_to_be(monkeypatch: pytest.Monkey
     error, _ = _fails(table, "lost", 1)
     for number in range(600):
         table.append([{"n": number}])
-    with pytest.raises(CommitStateUnknownError, match="not remembered any more"):
+    with pytest.raises(CommitStateUnknownError, match="are no longer kept"):
         table.append([{"n": 1}], append_id=error.append_id, base=error.base)
 
 

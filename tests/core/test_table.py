@@ -157,7 +157,7 @@ def test_a_dropped_table_is_gone_and_its_name_can_be_used_again(any_warehouse: W
     made_again = any_warehouse.create_table("ops.t", EVENTS)
     assert (made_again.version, made_again.count()) == (3, 0)
     assert not made_again.append(ROWS, append_id="x").already_appended
-    with pytest.raises(ds.NoSuchTableError, match="made again"):
+    with pytest.raises(ds.NoSuchTableError, match="created again"):
         old.append(ROWS)
     assert made_again.refresh().scan().to_records() == ROWS
 

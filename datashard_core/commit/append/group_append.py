@@ -212,7 +212,7 @@ def check_deadline(group: Group, now: Instant) -> None:
     if group.sent:
         raise GaveUpError(group.cause)
     raise CommitTimeoutError(
-        f"table {group.target.name}: the deadline passed before a commit was sent. Nothing was appended. Call "
+        f"table {group.target.name}: the deadline passed before a commit was sent. Nothing was appended; call "
         "again, with a longer timeout if the store is slow."
     )
 

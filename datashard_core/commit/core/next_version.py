@@ -1,4 +1,4 @@
-"""What the next version of a table holds: pure functions from one version to the next."""
+"""Build the next version of a table from one version and the changes of a commit. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from datashard_core.format.types.schema import Schema
 
 OUR_PROPERTIES = {
     recorded_ids.PROTOCOL_PROPERTY: str(recorded_ids.PROTOCOL_VERSION),
-    # Names of versions are the commit points: a reader or engine that cleans up must leave them.
+    # The names of versions are the commit points: engines must not delete them.
     "write.metadata.delete-after-commit.enabled": "false",
 }
 
@@ -91,7 +91,7 @@ class NewManifest(Struct, frozen=True):
         )
 
     def read_back(self, sequence_number: int) -> tuple[ManifestEntry, ...]:
-        """Its entries as whoever reads them gets them: with the sequence number of the snapshot."""
+        """Its entries as a reader gets them, with the sequence number of the snapshot."""
         return tuple(
             entry
             if entry.status != ADDED
@@ -122,7 +122,7 @@ class NextVersion(Struct, frozen=True):
         manifest_list_key: key of its manifest list.
         manifest_list: the bytes of that; empty where the snapshot stays the parent's.
         manifests: what the list holds; None where the snapshot stays the parent's.
-        body: the version as whoever reads it gets it.
+        body: the version as a reader gets it.
         data: its bytes.
     """
 
@@ -217,7 +217,7 @@ def next_version(
         parent: the version that it is built on.
         snapshot: its new snapshot; None for a version whose files are those of the parent.
         commit_id: digest of this commit's own id.
-        names: the appends that it carries or refuses.
+        names: the appends that it commits or refuses.
         unique: 32 fresh hexadecimal characters, for the manifest list's name.
         now_ms: this client's wall clock; history never runs backwards whatever it says.
         properties: table properties to be set.
@@ -270,7 +270,7 @@ def next_version(
 
 
 def with_next(prepared: NextVersion, next_id: str, queue_length: int) -> NextVersion:
-    """The same version, saying whose turn it is after it, and how many wait."""
+    """The same version, with the id whose owner commits next, and the number of waiting appends."""
     assert prepared.body.names is not None
     names = replace(prepared.body.names, next=next_id, line=queue_length)
     table = prepared.body.table
@@ -280,7 +280,7 @@ def with_next(prepared: NextVersion, next_id: str, queue_length: int) -> NextVer
 
 
 def restored(properties: Mapping[str, str], names: CommitNames) -> dict[str, str]:
-    """Our properties, put back where another engine dropped them."""
+    """The table properties with those of this library, which another engine may have dropped."""
     return {**properties, **OUR_PROPERTIES, recorded_ids.PROPERTY: recorded_ids.encode(names)}
 
 
@@ -309,7 +309,7 @@ def first_version(
 
 
 def check_schema_still_fits(written: Schema, current: Schema, table_name: str) -> None:
-    """Rows encoded for one schema, committed under a newer one: only a stricter one contradicts.
+    """Check that rows written with one schema may be committed under a newer one: only a stricter one forbids it.
 
     Raises:
         InvalidRecordsError: the table's schema now demands what the rows do not have.

@@ -122,7 +122,7 @@ def check_settings(properties: Mapping[str, str], table: str) -> None:
 
     Raises:
         ConfigurationError: a value is not what the property takes, two contradict each other, or a
-            property of ours is not known.
+            property of this library is not known.
     """
     for name, text in properties.items():
         if name in _PROPERTIES:

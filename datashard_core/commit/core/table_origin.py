@@ -1,8 +1,8 @@
-"""Which version created a table, where the newest one does not tell because another engine wrote it.
+"""Find the version that created a table if another engine wrote the newest version without that number.
 
-A table that is made again under a name begins after the marker that dropped the one before, and its
-history ends there. An engine that drops our property drops that number as well; taken for 0, an id
-of the earlier table would count as committed in this one, and its rows would be lost.
+A table that is created again under a name begins after the marker that dropped the earlier one. Another engine may drop
+the property with the number of its first version. With 0 in its place, an append id of the earlier table would count as
+committed in this one, and its rows would be lost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AT_ONCE = 16
 
 
 async def with_first_version(newest: VersionFile, bodies: Mapping[int, VersionFile], root: str) -> VersionFile:
-    """The same version, knowing which one created its table.
+    """The same version with the number of the version that created its table.
 
     Args:
         newest: a version.
@@ -36,7 +36,7 @@ async def with_first_version(newest: VersionFile, bodies: Mapping[int, VersionFi
 
 
 def _known_first(newest: VersionFile, bodies: Mapping[int, VersionFile]) -> int | None:
-    """The number, as far as versions before this one tell."""
+    """The number from earlier versions already read; None if they do not have it."""
     for version in sorted(bodies, reverse=True):
         if version < newest.version and (first := _first_by(bodies[version], newest.table.table_uuid)) is not None:
             return first
@@ -44,7 +44,7 @@ def _known_first(newest: VersionFile, bodies: Mapping[int, VersionFile]) -> int 
 
 
 def _first_by(version_file: VersionFile, uuid: str) -> int | None:
-    """What one earlier body says of it; None if nothing."""
+    """The number from one earlier version; None if it does not have it."""
     if version_file.state == "dropped":
         return version_file.version + 1
     if version_file.metadata is None or version_file.metadata.table_uuid != uuid:
@@ -53,7 +53,7 @@ def _first_by(version_file: VersionFile, uuid: str) -> int | None:
 
 
 async def _read_back(newest: VersionFile, root: str) -> int:
-    """Read earlier versions until one tells; v0 beside the first, for most tables begin there."""
+    """Read earlier versions until one has the number; v0 along with the first, because most tables begin there."""
     uuid, wanted = newest.table.table_uuid, sorted({newest.version - 1, 0}, reverse=True)
     while wanted:
         outcomes = await outcomes_of([Get(version_key(version)) for version in wanted])

@@ -1,4 +1,4 @@
-"""A table whose folder or bucket vanished under a process that holds it, found when the hint is moved.
+"""Detect that the folder or bucket of a table vanished while a process has the table open, when the hint is moved.
 
 Names of versions are never deleted, and a hint that was there stays. An append on top of a version that is
 known reads no object that has to be there, so it cannot tell an empty folder from a quiet table until it moves

@@ -1,8 +1,8 @@
-"""One version of a table as its commit object holds it, and what is written over versions.
+"""One version of a table, ``vN.metadata.json``: bytes to values and back. Pure.
 
-Pure: bytes to values. A version is a table (Iceberg metadata), the marker of a drop, or a tombstone
-that maintenance wrote over a long-superseded version so that its name stays taken. Markers and
-tombstones have no ``format-version``, so every Iceberg reader fails on them clearly.
+A version is a table (Iceberg metadata), the marker of a drop, or a tombstone that maintenance wrote over a superseded
+version so that its name stays taken. Markers and tombstones have no ``format-version``, so every Iceberg reader rejects
+them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class VersionFile(Struct, frozen=True):
         version: its number.
         state: a live table, the marker of a drop, or a tombstone.
         metadata: the Iceberg metadata (only where ``state`` is "table").
-        names: the property ``datashard.commit`` found in it, whoever wrote it.
+        names: its property ``datashard.commit``, which another engine may have copied from an older version.
         origin: version that created this table, where the body itself does not tell and earlier ones did.
     """
 
@@ -56,17 +56,17 @@ class VersionFile(Struct, frozen=True):
 
     @property
     def named(self) -> Mapping[str, Record]:
-        """Appends that this very version committed or refused."""
+        """Appends that this version itself committed or refused."""
         return recorded_ids.recorded_by(self.version, self.names)
 
     @property
     def next(self) -> str:
-        """Digest of the append id whose owner is expected to commit next; empty if nobody is."""
+        """Digest of the append id whose owner is expected to commit next; empty if none is."""
         return self.names.next if self.names is not None and self.names.version == self.version else ""
 
     @property
     def queue_length(self) -> int:
-        """How many waited when this version was committed, as far as its committer saw."""
+        """Number of appends that waited when this version was committed, as its committer saw it."""
         return self.names.line if self.names is not None and self.next else 0
 
     @property
@@ -108,7 +108,7 @@ def parse_version(data: bytes, version: int, where: str) -> VersionFile:
 
     Raises:
         CorruptTableError: not JSON, or not what a version holds.
-        UnsupportedTableError: another format version, or a newer protocol of ours.
+        UnsupportedTableError: another format version, or a newer protocol version of this library.
     """
     raw = decode_object(data, where)
     if TOMBSTONE in raw:
