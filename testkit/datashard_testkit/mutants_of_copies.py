@@ -8,8 +8,8 @@ from unittest import mock
 
 from datashard_core.table import shared
 from datashard_testkit import copy_actor
+from datashard_testkit.faults import Faults
 from datashard_testkit.mutants import Tooth
-from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import Mix
 
 

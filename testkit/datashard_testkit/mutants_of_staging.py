@@ -23,8 +23,8 @@ from datashard_core.commit.staging import set_aside as aside
 from datashard_core.commit.staging.key import StagedName
 from datashard_core.commit.staging.set_aside import Aside
 from datashard_core.effects.tasks import gather
+from datashard_testkit.faults import Faults
 from datashard_testkit.mutants import Tooth
-from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import Mix
 
 

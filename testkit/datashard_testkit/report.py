@@ -87,7 +87,7 @@ class Report:
         latencies: seconds that each acknowledged append took.
         requests: by kind.
         ended_at: virtual seconds that the run took.
-        counts: how often each fault happened and each thing was done (:data:`ACTIONS`, ``simulation.FAULTS``).
+        counts: how often each fault happened and each thing was done (:data:`ACTIONS`, ``faults.FAULTS``).
     """
 
     seed: int

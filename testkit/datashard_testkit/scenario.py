@@ -17,10 +17,8 @@ from msgspec.structs import replace
 from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
 from datashard_core.commit.append.outcome import Result
 from datashard_core.commit.append.protocol import append
-from datashard_core.commit.append.staged_read import read_with_staged
 from datashard_core.commit.core.current_version import Found, find_current, find_hinted
 from datashard_core.commit.core.state import Append, Committed, TableState, Target
-from datashard_core.commit.core.version_file import version_key
 from datashard_core.commit.staging import set_aside as aside
 from datashard_core.commit.versions.lifecycle import Created, create
 from datashard_core.effects.requests import Now, Sleep
@@ -36,9 +34,11 @@ from datashard_core.format.rows.digest import id_digest
 from datashard_testkit.actors import start_others
 from datashard_testkit.appends import Written, encode_large, item_of, write_large
 from datashard_testkit.checker import classify
-from datashard_testkit.history import ROOT, Archive, Copied, tags_in
+from datashard_testkit.faults import Faults, Latency
+from datashard_testkit.history import ROOT, Archive, Copied
+from datashard_testkit.readers import missing, reader, rows_of, sure
 from datashard_testkit.report import Report, Told
-from datashard_testkit.simulation import Crashed, Faults, Latency, Process, Simulation
+from datashard_testkit.simulation import Crashed, Process, Simulation
 from datashard_testkit.staged_actors import is_of_crafted
 from datashard_testkit.workloads import Mix, scaled_to
 
@@ -112,7 +112,7 @@ class Scenario:
             name = f"writer {number}"
             self.launch(self._writer(number, name), name, again=partial(self._run_again, name))
         for number in range(mix.readers):
-            self.launch(self._reader(number), f"reader {number}")
+            self.launch(reader(self, number), f"reader {number}")
         start_others(self)
 
     def launch(
@@ -297,89 +297,20 @@ class Scenario:
             return seen  # what is staged stays staged
 
     async def _flush(self, seen: TableState) -> TableState:
-        sure = self._sure(seen.body.table.table_uuid, deferred=True)
+        expected = sure(self, seen.body.table.table_uuid, deferred=True)
         try:
             known = await flush(self.target_of(seen), seen, self.mix.give_up)
         except DataShardError:
             return seen  # what is staged stays staged
-        rows = self._rows(known)
+        rows = rows_of(self, known)
         self.counts["flush"] += 1
-        missing = self._missing(sure, rows)
-        self.errors += [f"append {tag} was staged before a flush that left it out" for tag in missing]
+        left_out = missing(self, expected, rows)
+        self.errors += [f"append {tag} was staged before a flush that left it out" for tag in left_out]
         return known
-
-    async def _reader(self, number: int) -> None:
-        """Reads the newest version, by turns with and without what is staged, and holds it against what is sure."""
-        choices = random.Random(self.choices.random())
-        seen = self.seen
-        for turn in range(self.mix.reads):
-            await Sleep(choices.expovariate(1.0))
-            staged = (number + turn) % 2 == 0
-            uuid = seen.body.table.table_uuid
-            sure = self._sure(uuid, deferred=staged)
-            try:
-                if staged:
-                    read = await read_with_staged(self.target_of(seen), seen)
-                    seen = read.seen
-                    rows = self._rows(seen)
-                    for table in read.rows:
-                        rows.update(table.column("tag").to_pylist())
-                    for file in read.files:
-                        rows += tags_in(self.store.kept[file.file_path.removeprefix(f"{ROOT}/")])
-                else:
-                    seen = await self.loaded()
-                    rows = self._rows(seen)
-            except NoSuchTableError:
-                seen = await self.loaded()
-                continue
-            except DataShardError:
-                continue
-            if seen.body.table.table_uuid != uuid:
-                continue
-            what = "with staged rows" if staged else "without staged rows"
-            self.counts[f"read {what}"] += 1
-            self.errors += [f"a reader {what} finds {key} gone" for key in self._gone(seen)]
-            self.errors += [f"a reader {what} misses append {tag}" for tag in self._missing(sure, rows)]
-            self.errors += [
-                f"a reader {what} sees append {tag} {n} times"
-                for tag, n in rows.items()
-                if n > 1 + self._named_again(tag) and not self.may_come_again(self.told[uuid][tag])
-            ]
-
-    def _named_again(self, tag: str) -> int:
-        """How often somebody has tried to name the file of an append once more."""
-        kept = self.store.kept
-        return sum(tags_in(kept[key])[tag] for keys in self.doubles.values() for key in keys)
 
     def may_come_again(self, told: Told) -> bool:
         """Whether an append may be in the table twice, its id having been forgotten in between."""
         return bool(self.mix.retention) and told.handed_in
-
-    def _sure(self, uuid: str, *, deferred: bool) -> list[str]:
-        """Appends that have to be in what is read from now on; what is staged may be hidden or damaged."""
-        deferred = deferred and not (self.mix.faults.stale_list or self.mix.faults.spoilt)
-        return [tag for tag, told in self.told[uuid].items() if told.committed or (deferred and told.deferred)]
-
-    def _missing(self, sure: Sequence[str], rows: Counter[str]) -> list[str]:
-        """Which appends are not in what was read, and were in no file that somebody has tried to delete."""
-        missing = [tag for tag in sure if not rows[tag]]
-        deleted = (tags_in(self.store.kept[key]) for key in self.deletes.values()) if missing else ()
-        gone = set().union(*deleted)
-        return [tag for tag in missing if tag not in gone]
-
-    def _gone(self, seen: TableState) -> list[str]:
-        """Files of a version that do not exist although it is the newest one at this moment."""
-        store, table = self.store, seen.body.table
-        if version_key(seen.body.version + 1) in store.objects or table.current_snapshot is None:
-            return []
-        keys = self.archive.files(table.location, table.current_snapshot)
-        return [key for key in keys if key not in store.objects]
-
-    def _rows(self, seen: TableState) -> Counter[str]:
-        table = seen.body.table
-        if table.current_snapshot is None:
-            return Counter()
-        return self.archive.rows(table.location, table.current_snapshot)
 
     # The end ---------------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ from datashard_core.commit.core.next_version import first_version
 from datashard_core.commit.maintenance import id_expiry as forget
 from datashard_core.commit.versions import metadata_expiry as sweep
 from datashard_core.commit.versions.lifecycle import FirstVersion
+from datashard_testkit.faults import Faults
 from datashard_testkit.history import ROOT, SCHEMA
-from datashard_testkit.simulation import Faults
 
 SHORT_LIVED = {
     settings.MAX_SNAPSHOTS: "3",

@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from datashard_testkit.faults import Faults
 from datashard_testkit.mutants import TEETH, Tooth
 from datashard_testkit.mutants_of_copies import COPIED, COPY_MUTANTS
 from datashard_testkit.mutants_of_id_retention import FORGETFUL, MEMORY_TEETH
@@ -23,7 +24,6 @@ from datashard_testkit.mutants_of_row_accounting import ACCOUNTING_TEETH
 from datashard_testkit.mutants_of_staging import STAGED_MUTANTS
 from datashard_testkit.mutants_of_upkeep import UPKEEP_TEETH
 from datashard_testkit.scenario import run_seed
-from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import Mix, mix_for
 
 from datashard_core.commit.core import chain
