@@ -29,8 +29,9 @@ from kit import start
 if __name__ == "__main__":
     start.enter("bench-core")
 
+from datashard_testkit.faults import Throttle
 from datashard_testkit.report import percentile
-from datashard_testkit.simulation import Process, Simulation, Throttle
+from datashard_testkit.simulation import Process, Simulation
 from kit.report import Report, markdown_table
 
 from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush

@@ -24,6 +24,14 @@ Runner = Callable[[Sequence[Append], float], dict[str, Result]]
 """Commits a group within a timeout; tells for each digest of append id how it ended."""
 
 
+def shared_by(root: str, uuid: str) -> tuple[str, str]:
+    """What the tables of one process have in common that share commits: their place and their uuid.
+
+    The place too, because a copy of a table's folder has the uuid of the original.
+    """
+    return root, uuid
+
+
 class _Ticket(Struct, eq=False):
     item: Append
     timeout: float

@@ -216,11 +216,10 @@ class Warehouse:
 
     def _table(self, storage: Storage, name: TableName, seen: TableState) -> Table:
         """A table object; those of one table share their commits, whichever thread holds them."""
-        from datashard_core.table.shared import SharedCommits
+        from datashard_core.table.shared import SharedCommits, shared_by
         from datashard_core.table.table import Table
 
-        # By its place too: a copy of a table's folder has the uuid of the original.
-        shared = self._shared.setdefault((storage.root, seen.body.table.table_uuid), SharedCommits())
+        shared = self._shared.setdefault(shared_by(storage.root, seen.body.table.table_uuid), SharedCommits())
         return Table(storage, str(name), seen, self._clock, shared)
 
     def _rows_of(self, name: str, at: At) -> Any:

@@ -21,6 +21,7 @@ from datashard_core.commit.versions.lifecycle import create, drop, list_own, pur
 from datashard_core.commit.versions.metadata_expiry import expire_all_metadata
 from datashard_core.effects.requests import Delete, Instant, ListPage, Now, Put, Sleep, Unique
 from datashard_core.errors import DataShardError
+from datashard_testkit.copy_actor import start_copiers
 from datashard_testkit.foreign import foreign_commit
 from datashard_testkit.history import ROOT, SCHEMA
 from datashard_testkit.other_committers import add_a_column, delete_a_file, name_again
@@ -55,6 +56,7 @@ def start_others(scenario: Scenario) -> None:
     for number in range(mix.keepers):
         scenario.launch(_keeper(scenario), f"keeper {number}")
     start_staged(scenario)
+    start_copiers(scenario)
 
 
 def _choices(scenario: Scenario) -> random.Random:

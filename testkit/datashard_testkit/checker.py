@@ -14,32 +14,32 @@ if TYPE_CHECKING:
     from datashard_testkit.scenario import Scenario
 
 
-def classify(scenario: Scenario, report: Report) -> None:
-    """Read the whole history, and hold it against what everybody was told.
+def classify(scenario: Scenario, report: Report) -> list[str]:
+    """Read the whole history, and hold it against what everybody was told; what is wrong.
 
     Raises:
         DataShardError: it cannot be read whole.
     """
-    history = History(scenario.simulation.store, scenario.archive, scenario.deletes, scenario.doubles)
-    report.versions = len(history.versions)
+    history = History(scenario.store, scenario.archive, scenario.deletes, scenario.doubles)
+    report.versions += len(history.versions)
     scenario.counts["tombstone of a version"] += 0 if scenario.mix.purge else history.tombstones
     scenario.counts["snapshot expired"] += history.expired
-    report.violations += history.violations
+    violations = list(history.violations)
     known = {era.uuid for era in history.eras}
-    report.violations += [f"appends went to table {uuid}, which never was" for uuid in scenario.told.keys() - known]
+    violations += [f"appends went to table {uuid}, which never was" for uuid in scenario.told.keys() - known]
     for era in history.eras:
-        _judge_era(scenario, era, history, report)
+        report.acknowledged += sum(bool(told.committed) for told in scenario.told[era.uuid].values())
+        _judge_era(scenario, era, history, violations)
+    return violations
 
 
-def _judge_era(scenario: Scenario, era: Era, history: History, report: Report) -> None:
-    rows = history.rows_at(era.last) + history.deleted(era)
-    rows.subtract(history.doubled(era))
+def _judge_era(scenario: Scenario, era: Era, history: History, violations: list[str]) -> None:
+    rows = history.appended(era)
     told_here = scenario.told[era.uuid]
     for tag, told in told_here.items():
         count = rows[tag]
-        report.acknowledged += bool(told.committed)
         if count > 1:
-            _judge_again(scenario, era, history, tag, told, count, report)
+            _judge_again(scenario, era, history, tag, told, count, violations)
         promised = (
             told.deferred
             and not era.dropped
@@ -48,22 +48,27 @@ def _judge_era(scenario: Scenario, era: Era, history: History, report: Report) -
         if promised and count == 0 and not told.committed and scenario.mix.retention and _is_staged(scenario, tag):
             scenario.counts["left alone, being forgotten"] += 1
         elif (told.committed or promised) and count == 0:
-            report.violations.append(f"append {tag} was acknowledged and is lost: {told}")
-        if told.surely_absent and count:
-            report.violations.append(f"append {tag} was reported as failed and is there: {told}")
+            violations.append(f"append {tag} was acknowledged and is lost: {told}")
+        if told.surely_absent and count > scenario.inherited[tag]:
+            violations.append(f"append {tag} was reported as failed and is there: {told}")
         for version in told.committed:
             if history.rows_at(version)[tag] != history.rows_at(version - 1)[tag] + 1:
-                report.violations.append(f"append {tag} is not what version {version} added")
+                violations.append(f"append {tag} is not what version {version} added")
     for tag, uuid in scenario.foreign_tags:
         if uuid == era.uuid and rows[tag] != 1:
-            report.violations.append(f"foreign append {tag} is in the table {rows[tag]} times")
-    report.violations += [
-        f"row {tag!r} comes from nowhere" for tag in rows if tag not in told_here and not tag.startswith("foreign ")
+            violations.append(f"foreign append {tag} is in the table {rows[tag]} times")
+    violations += [
+        f"row {tag!r} comes from nowhere"
+        for tag, count in rows.items()
+        if tag not in told_here and not tag.startswith("foreign ") and count > scenario.inherited[tag]
+    ]
+    violations += [
+        f"row {tag!r} was copied and is lost" for tag, count in scenario.inherited.items() if rows[tag] < count
     ]
 
 
 def _judge_again(
-    scenario: Scenario, era: Era, history: History, tag: str, told: Told, count: int, report: Report
+    scenario: Scenario, era: Era, history: History, tag: str, told: Told, count: int, violations: list[str]
 ) -> None:
     """An append that is there more than once: never within the retention of a caller's id, and no other."""
     commits = history.commits(era, id_digest(f"id of {tag}"))
@@ -73,9 +78,9 @@ def _judge_again(
     if scenario.may_come_again(told) and forgotten:
         scenario.counts["appended again, being forgotten"] += 1
     else:
-        report.violations.append(f"append {tag} is in the table {count} times, by versions {commits}: {told}")
+        violations.append(f"append {tag} is in the table {count} times, by versions {commits}: {told}")
 
 
 def _is_staged(scenario: Scenario, tag: str) -> bool:
     own = id_digest(f"id of {tag}")
-    return any(f"-{own}-" in key for key in scenario.simulation.store.objects if key.startswith(STAGED))
+    return any(f"-{own}-" in key for key in scenario.store.objects if key.startswith(STAGED))

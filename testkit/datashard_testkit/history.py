@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from datashard_core.commit.core.paths import key_of
 from datashard_core.commit.core.recorded_ids import Refusal
+from datashard_core.commit.core.state import TableState
 from datashard_core.commit.core.version_file import VersionFile, parse_version, version_key
 from datashard_core.format.manifests.manifest import DELETED, ManifestFile, decode_manifest, decode_manifest_list
 from datashard_core.format.metadata.snapshot import Snapshot
@@ -32,6 +33,15 @@ class Era:
     first: int
     last: int
     dropped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A table that is a copy of the simulated one: where it is, what is there, and a version that both have."""
+
+    root: str
+    store: ModelStore
+    seen: TableState
 
 
 _NOTHING = Refusal("")
@@ -176,6 +186,12 @@ class History:
         snapshots = (self.versions[version].table.current_snapshot_id for version in self._changes(era))
         keys = (key for snapshot in snapshots for key in self.doubles.get(snapshot or 0, ()))
         return sum((tags_in(self.store.kept[key]) for key in keys), Counter())
+
+    def appended(self, era: Era) -> Counter[str]:
+        """How often each append's row was appended to a table, whatever others did with its file."""
+        rows = self.rows_at(era.last) + self.deleted(era)
+        rows.subtract(self.doubled(era))
+        return rows
 
     def _changes(self, era: Era) -> list[int]:
         """The versions of a table that have another snapshot than their parents."""

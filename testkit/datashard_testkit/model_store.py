@@ -42,6 +42,7 @@ class ModelStore:
         deleted: keys that were ever deleted.
         kept: the first body of every object below ``metadata/`` and ``data/``, whatever became of it:
             a judge wants to know the whole history.
+        hints: what the version hint held, and since when by the simulation's clock.
     """
 
     conditional: bool = True
@@ -50,6 +51,7 @@ class ModelStore:
     writes: int = 0
     deleted: set[str] = field(default_factory=set)
     kept: dict[str, bytes] = field(default_factory=dict)
+    hints: list[tuple[float, StoredObject]] = field(default_factory=list)
     _keys: list[str] = field(default_factory=list)
 
     def perform(self, request: Request[Any], now: float) -> Any:

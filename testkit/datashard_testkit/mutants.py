@@ -23,7 +23,7 @@ from datashard_core.commit.staging.key import Classified, StagedName
 from datashard_core.effects.requests import Delete
 from datashard_core.effects.tasks import gather, join, outcomes_of
 from datashard_testkit import mutants_of_history
-from datashard_testkit.simulation import Faults
+from datashard_testkit.faults import Faults
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 

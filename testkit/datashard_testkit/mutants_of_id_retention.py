@@ -13,8 +13,8 @@ from datashard_core.commit.append_ids import lookup
 from datashard_core.commit.append_ids.segment import SegmentName
 from datashard_core.commit.maintenance import id_expiry
 from datashard_core.effects.tasks import gather
+from datashard_testkit.faults import Faults
 from datashard_testkit.mutants import Mutant
-from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 

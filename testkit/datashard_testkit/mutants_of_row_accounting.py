@@ -20,8 +20,8 @@ from datashard_core.commit.core.manifest_merge import as_existing
 from datashard_core.commit.core.next_version import manifest_of, snapshot_id_from
 from datashard_core.commit.maintenance import compact
 from datashard_core.format.manifests.manifest import ADDED, DELETED, ManifestEntry
+from datashard_testkit.faults import Faults
 from datashard_testkit.mutants import Mutant
-from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 

@@ -20,8 +20,8 @@ from datashard_core.commit.staging import key as staging_key
 from datashard_core.commit.staging.key import StagedName
 from datashard_core.commit.staging.set_aside import Aside
 from datashard_core.effects.tasks import gather
+from datashard_testkit.faults import Faults
 from datashard_testkit.mutants import Mutant
-from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import Mix
 
 

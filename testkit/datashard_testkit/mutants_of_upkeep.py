@@ -19,9 +19,9 @@ from datashard_core.commit.versions import metadata_expiry
 from datashard_core.effects.requests import Delete, Head, Put
 from datashard_core.effects.tasks import gather, outcomes_of
 from datashard_core.format.manifests.manifest import DELETED
+from datashard_testkit.faults import Faults
 from datashard_testkit.mutants import Mutant
 from datashard_testkit.mutants_of_row_accounting import nobody_counts
-from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import SHORT_LIVED, Mix
 
 

@@ -49,6 +49,10 @@ ACTIONS = (
     "staged before its schema was known",
     "flush that tells of what was crafted",
     "abandoned object removed",
+    "folder copied beside writers",
+    "folder copied at one instant",
+    "append to a copy",
+    "append of a process that holds both",
 )
 """What is done, as :attr:`Report.counts` names it; a mix that never does one of these proves nothing about it."""
 
@@ -83,7 +87,7 @@ class Report:
         latencies: seconds that each acknowledged append took.
         requests: by kind.
         ended_at: virtual seconds that the run took.
-        counts: how often each fault happened and each thing was done (:data:`ACTIONS`, ``simulation.FAULTS``).
+        counts: how often each fault happened and each thing was done (:data:`ACTIONS`, ``faults.FAULTS``).
     """
 
     seed: int

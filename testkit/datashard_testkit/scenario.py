@@ -15,13 +15,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from datashard_core.commit.append.deferred import Deferred, commit_backlog, defer, flush
+from datashard_core.commit.append.outcome import Result
 from datashard_core.commit.append.protocol import append
-from datashard_core.commit.append.staged_read import read_with_staged
 from datashard_core.commit.core.current_version import Found, find_current, find_hinted
-from datashard_core.commit.core.state import Committed, TableState, Target
-from datashard_core.commit.core.version_file import version_key
+from datashard_core.commit.core.state import Append, Committed, TableState, Target
 from datashard_core.commit.staging import set_aside
-from datashard_core.commit.versions.lifecycle import create
+from datashard_core.commit.versions.lifecycle import Created, create
 from datashard_core.effects.requests import Now, Sleep
 from datashard_core.errors import (
     AppendIdConflictError,
@@ -35,11 +34,19 @@ from datashard_core.format.rows.digest import id_digest
 from datashard_testkit.actors import start_others
 from datashard_testkit.appends import Written, encode_large, item_of, write_large
 from datashard_testkit.checker import classify
-from datashard_testkit.history import ROOT, Archive, tags_in
+from datashard_testkit.faults import Faults, Latency
+from datashard_testkit.history import ROOT, Archive, Copied
+from datashard_testkit.readers import missing, reader, rows_of, sure
 from datashard_testkit.report import Report, Told
-from datashard_testkit.simulation import Crashed, Faults, Latency, Process, Simulation
+from datashard_testkit.simulation import Crashed, Process, Simulation
 from datashard_testkit.staged_actors import is_of_crafted
 from datashard_testkit.workloads import Mix, scaled_to
+
+Commit = Callable[
+    [Sequence[Append], Target, TableState | None, float],
+    Coroutine[Any, Any, tuple[dict[str, Result], TableState | None]],
+]
+"""How appends are committed: :func:`append`, or together with those of other threads."""
 
 CALM = 3600.0
 PATIENT = 30.0
@@ -49,9 +56,12 @@ PATIENT = 30.0
 class Scenario:
     """One table in one simulation, with the record of what everybody was told."""
 
-    def __init__(self, simulation: Simulation, mix: Mix) -> None:
+    def __init__(self, simulation: Simulation, mix: Mix, copied: Copied | None = None) -> None:
         self.simulation = simulation
         self.mix = mix
+        self.root = ROOT if copied is None else copied.root
+        self.store = simulation.store if copied is None else copied.store
+        self.own_ids = "" if copied is None else "copy "  # what ids begin with that the library makes
         self.told: defaultdict[str, defaultdict[str, Told]] = defaultdict(lambda: defaultdict(Told))
         self.latencies: list[float] = []
         self.errors: list[str] = []
@@ -64,27 +74,32 @@ class Scenario:
         self.doubles: dict[int, list[str]] = {}
         self.crafted: dict[str, str] = {}
         self.calm_at = 0.0
-        self.archive = Archive(simulation.store)
-        simulation_faults, simulation.faults = simulation.faults, Faults()
-        self.seen: TableState = self._at_once(create(ROOT, "t", mix.first, 60.0)).state
-        simulation.faults = simulation_faults
+        self.copies: list[Scenario] = []
+        self.inherited: Counter[str] = Counter()
+        self.archive = Archive(self.store)
+        self.seen: TableState = self._created() if copied is None else copied.seen
         self.target = self.target_of(self.seen)
         # Whether an id may be refused: a damaged copy alone does nothing, for the good body counts.
         hidden = mix.faults.stale_list or mix.drops
         self.spoils = bool(mix.faults.spoilt or (mix.spoilers and hidden))
 
-    @staticmethod
-    def target_of(seen: TableState) -> Target:
-        return Target(ROOT, "t", seen.body.table.table_uuid)
+    def _created(self) -> TableState:
+        faults, self.simulation.faults = self.simulation.faults, Faults()
+        made: Created = self._at_once(create(self.root, "t", self.mix.first, 60.0))
+        self.simulation.faults = faults
+        return made.state
 
-    def _process(self, name: str) -> Process:
+    def target_of(self, seen: TableState) -> Target:
+        return Target(self.root, "t", seen.body.table.table_uuid)
+
+    def process(self, name: str) -> Process:
         process = self.simulation.process(name)
         self.processes.append(process)
         return process
 
     def _at_once(self, steps: Coroutine[Any, Any, Any]) -> Any:
         results: list[Any] = []
-        self.simulation.start(steps, self._process("alone"), results.append)
+        self.simulation.start(steps, self.process("alone"), results.append, self.store)
         self.simulation.run()
         return results[0]
 
@@ -97,10 +112,16 @@ class Scenario:
             name = f"writer {number}"
             self.launch(self._writer(number, name), name, again=partial(self._run_again, name))
         for number in range(mix.readers):
-            self.launch(self._reader(number), f"reader {number}")
+            self.launch(reader(self, number), f"reader {number}")
         start_others(self)
 
-    def launch(self, steps: Coroutine[Any, Any, None], name: str, again: Callable[[], None] | None = None) -> None:
+    def launch(
+        self,
+        steps: Coroutine[Any, Any, None],
+        name: str,
+        again: Callable[[], None] | None = None,
+        process: Process | None = None,
+    ) -> None:
         def ended(result: Any) -> None:
             if isinstance(result, Crashed):
                 if again is not None:
@@ -108,7 +129,7 @@ class Scenario:
             elif isinstance(result, DataShardError):
                 self.errors.append(f"{name} ended with {type(result).__name__}: {result}")
 
-        self.simulation.start(steps, self._process(name), ended)
+        self.simulation.start(steps, process or self.process(name), ended, self.store)
 
     async def _writer(self, number: int, name: str) -> None:
         mix, choices = self.mix, random.Random(self.choices.random())
@@ -118,6 +139,8 @@ class Scenario:
             count = 3 if choices.random() < mix.grouped else 1
             tags = [f"{number}/{turn}" + (f"+{index}" if index else "") for index in range(count)]
             handed_in = choices.random() < mix.handed_in
+            if not handed_in:
+                tags = [f"{self.own_ids}{tag}" for tag in tags]
             fresh = choices.random() < mix.fresh
             if fresh:
                 seen = await self.loaded()
@@ -130,7 +153,7 @@ class Scenario:
                 seen = await self._defer(tags[0], handed_in, seen, choices)
             else:
                 large = choices.random() < mix.large
-                seen = await self._append(tags, handed_in, large, seen, choices)
+                seen = await self.append_tags(tags, handed_in, large, seen, choices)
             if choices.random() < mix.flushes:
                 seen = await self._flush(seen)
 
@@ -138,7 +161,7 @@ class Scenario:
         """Open the table as a new process does, patiently."""
         while True:
             try:
-                found = await find(ROOT)
+                found = await find(self.root)
             except DataShardError:
                 found = None
             if found is not None and found.newest.state == "table":
@@ -160,10 +183,16 @@ class Scenario:
         seen = await self.loaded()
         running = self.told[seen.body.table.table_uuid][tags[0]].running
         self.counts["run by another process while the first lives"] += bool(running)
-        await self._append(tags, True, False, seen, random.Random(tags[0]))
+        await self.append_tags(tags, True, False, seen, random.Random(tags[0]))
 
-    async def _append(
-        self, tags: Sequence[str], handed_in: bool, large: bool, seen: TableState, choices: random.Random
+    async def append_tags(
+        self,
+        tags: Sequence[str],
+        handed_in: bool,
+        large: bool,
+        seen: TableState,
+        choices: random.Random,
+        commit: Commit = append,
     ) -> TableState:
         target = self.target_of(seen)
         bases: dict[str, int | None] = dict.fromkeys(tags, None if handed_in else seen.body.version)
@@ -183,7 +212,8 @@ class Scenario:
             self.counts["file sent beside the first look"] += sum(bool(item.unsent) for item in items.values())
             self.counts["large append" if large else "direct append"] += len(items)
             self.counts["grouped append"] += len(items) > 1
-            results, known = await append(list(items.values()), target, seen, self.mix.give_up)
+            self.counts["append to a copy"] += len(items) * (self.root != ROOT)
+            results, known = await commit(list(items.values()), target, seen, self.mix.give_up)
             seen = known or seen
             took = (await Now()).monotonic - begun
             for tag, item in items.items():
@@ -267,89 +297,20 @@ class Scenario:
             return seen  # what is staged stays staged
 
     async def _flush(self, seen: TableState) -> TableState:
-        sure = self._sure(seen.body.table.table_uuid, deferred=True)
+        expected = sure(self, seen.body.table.table_uuid, deferred=True)
         try:
             known = await flush(self.target_of(seen), seen, self.mix.give_up)
         except DataShardError:
             return seen  # what is staged stays staged
-        rows = self._rows(known)
+        rows = rows_of(self, known)
         self.counts["flush"] += 1
-        missing = self._missing(sure, rows)
-        self.errors += [f"append {tag} was staged before a flush that left it out" for tag in missing]
+        left_out = missing(self, expected, rows)
+        self.errors += [f"append {tag} was staged before a flush that left it out" for tag in left_out]
         return known
-
-    async def _reader(self, number: int) -> None:
-        """Reads the newest version, by turns with and without what is staged, and holds it against what is sure."""
-        choices = random.Random(self.choices.random())
-        seen = self.seen
-        for turn in range(self.mix.reads):
-            await Sleep(choices.expovariate(1.0))
-            staged = (number + turn) % 2 == 0
-            uuid = seen.body.table.table_uuid
-            sure = self._sure(uuid, deferred=staged)
-            try:
-                if staged:
-                    read = await read_with_staged(self.target_of(seen), seen)
-                    seen = read.state
-                    rows = self._rows(seen)
-                    for table in read.rows:
-                        rows.update(table.column("tag").to_pylist())
-                    for file in read.files:
-                        rows += tags_in(self.simulation.store.kept[file.file_path.removeprefix(f"{ROOT}/")])
-                else:
-                    seen = await self.loaded()
-                    rows = self._rows(seen)
-            except NoSuchTableError:
-                seen = await self.loaded()
-                continue
-            except DataShardError:
-                continue
-            if seen.body.table.table_uuid != uuid:
-                continue
-            what = "with staged rows" if staged else "without staged rows"
-            self.counts[f"read {what}"] += 1
-            self.errors += [f"a reader {what} finds {key} gone" for key in self._gone(seen)]
-            self.errors += [f"a reader {what} misses append {tag}" for tag in self._missing(sure, rows)]
-            self.errors += [
-                f"a reader {what} sees append {tag} {n} times"
-                for tag, n in rows.items()
-                if n > 1 + self._named_again(tag) and not self.may_come_again(self.told[uuid][tag])
-            ]
-
-    def _named_again(self, tag: str) -> int:
-        """How often somebody has tried to name the file of an append once more."""
-        kept = self.simulation.store.kept
-        return sum(tags_in(kept[key])[tag] for keys in self.doubles.values() for key in keys)
 
     def may_come_again(self, told: Told) -> bool:
         """Whether an append may be in the table twice, its id having been forgotten in between."""
         return bool(self.mix.retention) and told.handed_in
-
-    def _sure(self, uuid: str, *, deferred: bool) -> list[str]:
-        """Appends that have to be in what is read from now on; what is staged may be hidden or damaged."""
-        deferred = deferred and not (self.mix.faults.stale_list or self.mix.faults.spoilt)
-        return [tag for tag, told in self.told[uuid].items() if told.committed or (deferred and told.deferred)]
-
-    def _missing(self, sure: Sequence[str], rows: Counter[str]) -> list[str]:
-        """Which appends are not in what was read, and were in no file that somebody has tried to delete."""
-        missing = [tag for tag in sure if not rows[tag]]
-        deleted = (tags_in(self.simulation.store.kept[key]) for key in self.deletes.values()) if missing else ()
-        gone = set().union(*deleted)
-        return [tag for tag in missing if tag not in gone]
-
-    def _gone(self, seen: TableState) -> list[str]:
-        """Files of a version that do not exist although it is the newest one at this moment."""
-        store, table = self.simulation.store, seen.body.table
-        if version_key(seen.body.version + 1) in store.objects or table.current_snapshot is None:
-            return []
-        keys = self.archive.files(table.location, table.current_snapshot)
-        return [key for key in keys if key not in store.objects]
-
-    def _rows(self, seen: TableState) -> Counter[str]:
-        table = seen.body.table
-        if table.current_snapshot is None:
-            return Counter()
-        return self.archive.rows(table.location, table.current_snapshot)
 
     # The end ---------------------------------------------------------------------------------
 
@@ -360,13 +321,20 @@ class Scenario:
         self.calm_at = calm_at
         self.start()
         simulation.run()
-        for process in self.processes:
+        for process in [process for one in (self, *self.copies) for process in one.processes]:
             process.suspended_until = 0.0
         simulation.calm_after(0.0)
+        report = Report(simulation.seed, latencies=self.latencies)
+        for one in (self, *self.copies):
+            one._end(report)
+        report.counts = self.counts + simulation.counts
+        return report
+
+    def _end(self, report: Report) -> None:
+        """What a table comes to, now that everybody is done with it."""
         self._run_again_long_after()
-        report = Report(simulation.seed, latencies=self.latencies, ended_at=simulation.now)
+        report.ended_at = self.simulation.now
         ended = self._at_once(self._last_flush())
-        report.violations += self.errors
         for process in self.processes:
             report.requests.update(process.requests)
         if isinstance(ended, AppendRefusedError) and (self.spoils or self._were_collected(ended)):
@@ -376,13 +344,13 @@ class Scenario:
         elif isinstance(ended, CommitStateUnknownError) and self.mix.retention:
             self.counts["flush that tells of what is forgotten"] += 1
         elif isinstance(ended, DataShardError):
-            report.violations.append(f"the last flush failed: {ended!r}")
+            self.errors.append(f"the last flush failed: {ended!r}")
         try:
-            classify(self, report)
+            self.errors += classify(self, report)
         except DataShardError as error:
-            report.violations.append(f"the history cannot be read whole: {error}")
-        report.counts = self.counts + simulation.counts
-        return report
+            self.errors.append(f"the history cannot be read whole: {error}")
+        where = "" if self.root == ROOT else "in the copy: "
+        report.violations += [f"{where}{error}" for error in self.errors]
 
     def _were_collected(self, refused: AppendRefusedError) -> bool:
         """Whether refusals are of appends whose files were removed before they were staged, and nobody was told else.
@@ -390,7 +358,7 @@ class Scenario:
         The grace period of the simulated upkeep is seconds, so a large append that waits out a burst of 503,
         or whose staged body lands late, is one that slept for longer than an hour.
         """
-        owners = self.told[self._at_once(find_current(ROOT)).newest.table.table_uuid]
+        owners = self.told[self._at_once(find_current(self.root)).newest.table.table_uuid]
         promised = {id_digest(f"id of {tag}") for tag, told in owners.items() if told.committed or told.deferred}
         ours = "that the staged body describes is gone" in str(refused)
         return self.mix.keepers > 0 and ours and not any(own in str(refused) for own in promised)
@@ -398,7 +366,7 @@ class Scenario:
     def _run_again_long_after(self) -> None:
         """An orchestrator's tasks are cleared and run again, under the same ids: nothing may be doubled."""
         self.calm_at = self.simulation.now
-        found: Found | DataShardError = self._at_once(find_current(ROOT))
+        found: Found | DataShardError = self._at_once(find_current(self.root))
         if isinstance(found, DataShardError) or found.newest.metadata is None:
             return  # what is wrong with it, the judge finds out
         told = self.told[found.newest.table.table_uuid]
@@ -409,7 +377,7 @@ class Scenario:
         self.simulation.run()
 
     async def _last_flush(self) -> TableState:
-        made = await create(ROOT, "t", self.mix.first, CALM)  # a dropper may have died half way
+        made = await create(self.root, "t", self.mix.first, CALM)  # a dropper may have died half way
         return await flush(self.target_of(made.state), None, CALM)
 
 

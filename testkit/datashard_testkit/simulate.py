@@ -17,9 +17,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from datashard_testkit.faults import FAULTS
 from datashard_testkit.report import ACTIONS, Report
 from datashard_testkit.scenario import Scenario, run_seed
-from datashard_testkit.simulation import FAULTS
 from datashard_testkit.workloads import mix_for
 
 CHUNK = 25

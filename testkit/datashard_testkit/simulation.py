@@ -43,77 +43,11 @@ from datashard_core.effects.scheduler import Scheduler
 from datashard_core.effects.tasks import Task
 from datashard_core.errors import DataShardError, StorageError
 from datashard_core.storage.base import OutcomeUnknownError, PreconditionFailedError, StoredObject
+from datashard_testkit.faults import Faults, Latency, Throttle
 from datashard_testkit.model_store import ModelStore
 
 START_MS = 1_700_000_000_000
 SIGMA = 0.35
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Median seconds of each kind of request (S3 Standard, roughly); lognormal around it."""
-
-    get: float = 0.030
-    put: float = 0.060
-    list: float = 0.045
-    delete: float = 0.030
-
-    def of(self, request: Request[Any]) -> float:
-        """The median for a request."""
-        if isinstance(request, (Get, Head)):
-            return self.get
-        if isinstance(request, ListPage):
-            return self.list
-        return self.delete if isinstance(request, Delete) else self.put
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """Probabilities, per request unless said otherwise."""
-
-    before: float = 0.0
-    after: float = 0.0
-    late: float = 0.0
-    late_seconds: float = 900.0
-    twice: float = 0.0
-    check_then_write: float = 0.0
-    """A name that is absent when the store checks is written later, whatever is there by then."""
-    conflict: float = 0.0
-    stale_hint: float = 0.0
-    stale_list: float = 0.0
-    stale_seconds: float = 2.0
-    lost_delete: float = 0.0
-    """A delete that the store acknowledges and never carries out."""
-    late_delete: float = 0.0
-    """A delete that is answered in time and carried out later."""
-    spoilt: float = 0.0
-    """A staged body that is damaged on its way."""
-    crash: float = 0.0
-    suspend: float = 0.0
-    suspend_seconds: float = 4 * 3600.0
-    skew_seconds: float = 0.0
-    burst: float = 0.0
-    """Probability, per simulated second, that a burst of 503 begins; it lasts a second."""
-
-
-FAULTS = (
-    "fails before its effect",
-    "reply lost",
-    "lands late",
-    "deleted late",
-    "sent twice",
-    "taken by oneself",
-    "409",
-    "503",
-    "stale hint",
-    "stale listing",
-    "delete lost",
-    "staged body damaged on its way",
-    "process crashes",
-    "process suspended for an hour or more",
-    "clock off by a second or more",
-)
-"""What can go wrong, as :attr:`Simulation.counts` names it."""
 
 
 class Crashed(DataShardError):
@@ -136,6 +70,7 @@ class Process:
 class _Running:
     scheduler: Scheduler[Any]
     process: Process
+    store: ModelStore
     done: Callable[[Any], None]
     over: bool = False
 
@@ -181,7 +116,6 @@ class Simulation:
         self.throttle = throttle
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._hints: list[tuple[float, StoredObject]] = []
         self._bursts_until = 0.0
         self._calm_after = math.inf
         self.trace: list[str] | None = None
@@ -206,9 +140,18 @@ class Simulation:
         """Do something at a time."""
         heapq.heappush(self._events, (max(when, self.now), next(self._order), action))
 
-    def start(self, steps: Coroutine[Any, Any, Any], process: Process, done: Callable[[Any], None]) -> None:
-        """Begin to run a generator in a process; ``done`` gets its result, its error or a Crashed."""
-        self._advance(_Running(Scheduler(steps), process, done), None)
+    def start(
+        self,
+        steps: Coroutine[Any, Any, Any],
+        process: Process,
+        done: Callable[[Any], None],
+        store: ModelStore | None = None,
+    ) -> None:
+        """Begin to run a coroutine in a process; ``done`` gets its result, its error or a Crashed.
+
+        A process may run several at once, as threads, and each of them may speak to another store.
+        """
+        self._advance(_Running(Scheduler(steps), process, store or self.store, done), None)
 
     def run(self, until: float = math.inf) -> None:
         """Let time pass until nothing is left to happen, or until then."""
@@ -257,7 +200,7 @@ class Simulation:
 
     def _send(self, batch: _Sent, index: int, request: Request[Any]) -> None:
         process = batch.running.process
-        local = self._local(request, process)
+        local = self._local(request, batch.running)
         if local is not _REMOTE:
             self._answer(batch, index, local, self.now)
             return
@@ -274,20 +217,21 @@ class Simulation:
         took = self._sample(request)
         self._fate(batch, index, request, process.cpu_free, took)
 
-    def _local(self, request: Request[Any], process: Process) -> Any:
+    def _local(self, request: Request[Any], running: _Running) -> Any:
         if isinstance(request, Now):
-            return Instant(int(START_MS + (self.now + process.skew) * 1000), self.now)
+            return Instant(int(START_MS + (self.now + running.process.skew) * 1000), self.now)
         if isinstance(request, Unique):
             return f"{self.random.getrandbits(128):032x}"
         if isinstance(request, Random):
             return self.random.random()
         if isinstance(request, KeepsVersions):
-            return self.store.keeps_versions
+            return running.store.keeps_versions
         return _REMOTE
 
     def _fate(self, batch: _Sent, index: int, request: Request[Any], sent: float, took: float) -> None:
         """Decide what becomes of a request, and schedule its effect and its answer."""
         faults, effect, reply = self.faults, sent + took * 0.5, sent + took
+        store = batch.running.store
         if (self.throttle is not None and not self.throttle.admits(request, effect)) or self._in_burst(effect):
             self.counts["503"] += 1
             self._answer(batch, index, _failed(request, "503 SlowDown", throttled=True), reply)
@@ -299,37 +243,40 @@ class Simulation:
             self._answer(batch, index, OutcomeUnknownError(f"409 on {request.key}", key=request.key), reply)
         elif self._happens(faults.after):
             self.counts["reply lost"] += 1
-            self.at(effect, lambda: self._apply(request, None))
+            self.at(effect, lambda: self._apply(store, request, None))
             self._answer(batch, index, _failed(request, "reply lost"), reply)
         elif self._happens(faults.late) and not isinstance(request, (Get, Head, ListPage)):
             self.counts["lands late"] += 1
             late = effect + self.random.uniform(0.1, faults.late_seconds)
-            self.at(late, lambda: self._apply(request, None))
+            self.at(late, lambda: self._apply(store, request, None))
             self._answer(batch, index, _failed(request, "time-out"), reply + 1.0)
         elif isinstance(request, PutIfAbsent) and self._happens(faults.check_then_write):
             self.at(sent, lambda: self._check_then_write(batch, index, request, effect, reply))
         elif self._happens(faults.twice) and isinstance(request, (PutIfAbsent, Delete, Replace)):
-            self.at(effect, lambda: self._apply(request, None))
+            self.at(effect, lambda: self._apply(store, request, None))
             self.counts["sent twice"] += 1
             second = effect + self.random.uniform(0.0, 2.0)
-            self.at(second, lambda: self._apply(request, (batch, index, second + took * 0.5), again=True))
+            self.at(second, lambda: self._apply(store, request, (batch, index, second + took * 0.5), again=True))
         else:
-            self.at(effect, lambda: self._apply(request, (batch, index, reply)))
+            self.at(effect, lambda: self._apply(store, request, (batch, index, reply)))
 
     def _check_then_write(self, batch: _Sent, index: int, request: PutIfAbsent, effect: float, reply: float) -> None:
         """A store that is not atomic: two that check before either has written are both told that they created it."""
-        if request.key in self.store.objects:
+        store = batch.running.store
+        if request.key in store.objects:
             self._answer(batch, index, PreconditionFailedError(f"{request.key} is taken", key=request.key), reply)
             return
 
         def write() -> None:
-            self.counts["created twice"] += request.key in self.store.objects
-            self._apply(Put(request.key, request.data), (batch, index, reply))
+            self.counts["created twice"] += request.key in store.objects
+            self._apply(store, Put(request.key, request.data), (batch, index, reply))
 
         self.at(effect, write)
 
-    def _apply(self, request: Request[Any], answer: tuple[_Sent, int, float] | None, *, again: bool = False) -> None:
-        outcome = self._perform(request)
+    def _apply(
+        self, store: ModelStore, request: Request[Any], answer: tuple[_Sent, int, float] | None, *, again: bool = False
+    ) -> None:
+        outcome = self._perform(store, request)
         self.counts["taken by oneself"] += again and isinstance(outcome, PreconditionFailedError)
         if self.trace is not None:
             self.trace.append(f"{self.now:.4f} {_short(request)} -> {_short(outcome)}")
@@ -337,33 +284,33 @@ class Simulation:
             batch, index, reply = answer
             self._answer(batch, index, outcome, reply)
 
-    def _perform(self, request: Request[Any]) -> Any:
+    def _perform(self, store: ModelStore, request: Request[Any]) -> Any:
         if isinstance(request, Delete) and self._happens(self.faults.lost_delete):
             self.counts["delete lost"] += 1
             return None
         if isinstance(request, Delete) and self._happens(self.faults.late_delete):
             self.counts["deleted late"] += 1
             late = self.now + self.random.uniform(0.1, self.faults.late_seconds)
-            self.at(late, lambda: self.store.perform(request, self.store_now))
+            self.at(late, lambda: store.perform(request, self.store_now))
             return None
         if isinstance(request, Put) and request.key.startswith(STAGED) and self._happens(self.faults.spoilt):
             self.counts["staged body damaged on its way"] += 1
-            return self.store.perform(Put(request.key, request.data[: len(request.data) // 2]), self.store_now)
+            return store.perform(Put(request.key, request.data[: len(request.data) // 2]), self.store_now)
         if isinstance(request, Get) and request.key == HINT_KEY and self._happens(self.faults.stale_hint):
-            older = [held for when, held in self._hints if when >= self.now - 60.0]
+            older = [held for when, held in store.hints if when >= self.now - 60.0]
             if older:
                 stale = self.random.choice(older)
                 self.counts["stale hint"] += stale is not older[-1]
                 return stale
         if isinstance(request, ListPage) and self._happens(self.faults.stale_list):
             since = self.store_now - self.random.uniform(0.0, self.faults.stale_seconds)
-            fresh = frozenset(key for key, held in self.store.objects.items() if held.last_modified > since)
+            fresh = frozenset(key for key, held in store.objects.items() if held.last_modified > since)
             self.counts["stale listing"] += any(key.startswith(request.prefix) for key in fresh)
-            return self.store.page(request, fresh)
-        outcome = self.store.perform(request, self.store_now)
+            return store.page(request, fresh)
+        outcome = store.perform(request, self.store_now)
         if not isinstance(outcome, DataShardError) and getattr(request, "key", None) == HINT_KEY:
-            held = self.store.objects[HINT_KEY]
-            self._hints.append((self.now, StoredObject(held.body, held.version, held.last_modified)))
+            held = store.objects[HINT_KEY]
+            store.hints.append((self.now, StoredObject(held.body, held.version, held.last_modified)))
         return outcome
 
     def _answer(self, batch: _Sent, index: int, outcome: Any, when: float) -> None:
@@ -394,32 +341,6 @@ class Simulation:
         if self._happens(self.faults.burst / 100.0):
             self._bursts_until = when + 1.0
         return False
-
-
-@dataclass(slots=True)
-class Throttle:
-    """Requests a second that one prefix of the store takes before it answers 503.
-
-    Attributes:
-        puts: PUT, POST, LIST and DELETE requests a second.
-        gets: GET and HEAD requests a second.
-    """
-
-    puts: float = 3500.0
-    gets: float = 5500.0
-    refused: int = 0
-    _level: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def admits(self, request: Request[Any], when: float) -> bool:
-        """Whether a token bucket of one second has room for the request at that time."""
-        kind, rate = ("get", self.gets) if isinstance(request, (Get, Head)) else ("put", self.puts)
-        level, last = self._level.get(kind, (0.0, when))
-        level = max(0.0, level - max(0.0, when - last) * rate)
-        if level + 1.0 > rate:
-            self.refused += 1
-            return False
-        self._level[kind] = (level + 1.0, max(when, last))
-        return True
 
 
 _REMOTE = object()

@@ -18,8 +18,8 @@ from datashard_core.commit.core.next_version import first_version
 from datashard_core.commit.maintenance import id_expiry
 from datashard_core.commit.versions import metadata_expiry
 from datashard_core.commit.versions.lifecycle import FirstVersion
+from datashard_testkit.faults import Faults
 from datashard_testkit.history import ROOT, SCHEMA
-from datashard_testkit.simulation import Faults
 
 SHORT_LIVED = {
     settings.MAX_SNAPSHOTS: "3",
@@ -63,6 +63,7 @@ class Mix:
         keepers: processes that remove orphans, compact, expire snapshots and make tombstones.
         crafters: processes that stage malformed objects.
         newcomers: processes that stage what only a newer writer could have, or that the committers know later.
+        copiers: processes that each copy the table's folder once; writers go on in both.
         turns: pieces of upkeep that each of them does.
         grace: their grace period in seconds; a commit copies a described file that is half as old.
         age: seconds after which an old version becomes a tombstone.
@@ -102,6 +103,7 @@ class Mix:
     keepers: int = 0
     crafters: int = 0
     newcomers: int = 0
+    copiers: int = 0
     turns: int = 4
     grace: float = 4.0
     age: float = 3.0
@@ -142,7 +144,9 @@ def mix_for(seed: int) -> Mix:
         spoilt=now_and_then(0.3, 0.4),
     )
     staged = random.Random(f"staged {seed}")  # its own dice, so that other choices stay what they were
+    copied = random.Random(f"copied {seed}")
     return Mix(
+        copiers=copied.choice([0, 0, 0, 1]),
         crafters=staged.choice([0, 0, 1, 2]),
         newcomers=staged.choice([0, 0, 1, 2]),
         writers=dice.choice([1, 2, 3, 5, 8]),

@@ -10,18 +10,20 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from datashard_testkit.faults import Faults
 from datashard_testkit.mutants import MUTANTS, Mutant
+from datashard_testkit.mutants_of_copies import COPIED, COPY_MUTANTS
 from datashard_testkit.mutants_of_id_retention import FORGETFUL, ID_RETENTION_MUTANTS
 from datashard_testkit.mutants_of_row_accounting import ROW_ACCOUNTING_MUTANTS
 from datashard_testkit.mutants_of_staging import STAGED_MUTANTS
 from datashard_testkit.mutants_of_upkeep import UPKEEP_MUTANTS
 from datashard_testkit.scenario import run_seed
-from datashard_testkit.simulation import Faults
 from datashard_testkit.workloads import Mix, mix_for
 
 from datashard_core.commit.core import chain, current_version
@@ -65,8 +67,8 @@ def test_no_seed_violates_an_invariant_and_nothing_is_left_out(tmp_path: Path) -
 @pytest.mark.thorough
 @pytest.mark.parametrize("seed", FAILED_ONCE)
 def test_a_seed_that_failed_once_stays_mended(seed: int) -> None:
-    # Smaller properties came to the mixes later, and would make other runs of these.
-    assert run_seed(seed, replace(mix_for(seed), room=MAX_PROPERTY_BYTES)).violations == []
+    # Smaller properties and copies came to the mixes later, and would make other runs of these.
+    assert run_seed(seed, replace(mix_for(seed), room=MAX_PROPERTY_BYTES, copiers=0)).violations == []
 
 
 @pytest.mark.thorough
@@ -107,8 +109,24 @@ def test_an_id_is_appended_again_once_it_is_forgotten_and_never_before() -> None
     assert remembered.counts["appended again, being forgotten"] == 0
 
 
-def test_a_seed_replays_exactly() -> None:
-    first, second = (run_seed(7, mix_for(7)) for _ in range(2))
+@pytest.mark.parametrize("keepers", (0, 1), ids=("copied beside writers", "copied at one instant"))
+def test_a_table_and_its_copy_go_on_apart(keepers: int) -> None:
+    """The copy has what the original had, each has its own appends from then on, and processes hold both."""
+    counts: Counter[str] = Counter()
+    for seed in range(4):
+        report = run_seed(seed, replace(COPIED, keepers=keepers))
+        assert report.violations == []
+        counts += report.counts
+    assert counts["folder copied at one instant" if keepers else "folder copied beside writers"] > 0
+    assert counts["append to a copy"] > 40
+    assert counts["append of a process that holds both"] > 40
+    assert counts["found to be appended already"] > 0
+
+
+@pytest.mark.parametrize("seed", (7, 9))
+def test_a_seed_replays_exactly(seed: int) -> None:
+    mix = replace(mix_for(seed), copiers=seed == 9)
+    first, second = (run_seed(seed, mix) for _ in range(2))
     assert (first.latencies, first.requests, first.ended_at) == (second.latencies, second.requests, second.ended_at)
     assert first.versions == second.versions > 1
 
@@ -116,7 +134,7 @@ def test_a_seed_replays_exactly() -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "mutant",
-    (*MUTANTS, *UPKEEP_MUTANTS, *ID_RETENTION_MUTANTS, *ROW_ACCOUNTING_MUTANTS, *STAGED_MUTANTS),
+    (*MUTANTS, *UPKEEP_MUTANTS, *ID_RETENTION_MUTANTS, *ROW_ACCOUNTING_MUTANTS, *STAGED_MUTANTS, *COPY_MUTANTS),
     ids=lambda mutant: mutant.rule,
 )
 def test_the_harness_notices_the_absence_of_a_rule(mutant: Mutant) -> None:
