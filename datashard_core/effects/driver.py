@@ -163,11 +163,12 @@ def _drive(scheduler: Scheduler[Any], storage: Storage, clock: Clock, until: flo
 
 def _step(scheduler: Scheduler[Any], flight: _Flight, waiting: Waiting) -> Waiting:
     """Carry out a batch that needs no waiting, or wait for the next answers; what is asked for after that."""
-    quick = next((one for one in waiting if all(isinstance(request, LOCAL) for request in one[1])), None)
-    if quick is not None:
-        waiting.remove(quick)
-        task, batch = quick
-        return waiting + scheduler.resume(task, flight.perform_here(batch))
+    quick = [one for one in waiting if all(isinstance(request, LOCAL) for request in one[1])]
+    if quick:
+        for task, batch in waiting:
+            if (task, batch) not in quick:
+                flight.send(task, batch)
+        return [one for task, batch in quick for one in scheduler.resume(task, flight.perform_here(batch))]
     if len(waiting) == 1 and not flight.under_way and flight.stays(waiting[0][1]):
         task, batch = waiting[0]
         return scheduler.resume(task, flight.perform_here(batch))

@@ -7,7 +7,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -94,17 +93,6 @@ def test_an_answer_at_the_deadline_is_taken_once(store: Hanging, monkeypatch: py
 
     expected = ["body", "ObjectNotFoundError"]
     assert run(gather(asks(), asks(), asks()), store, timeout=0.05) == [expected] * 3
-
-
-def test_an_answer_that_comes_as_the_wait_ends_is_the_answer(store: Hanging) -> None:
-    class AtLast(Future[str]):
-        def result(self, timeout: float | None = None) -> str:
-            if not self.done():
-                self.set_result("answer")
-                raise TimeoutError
-            return super().result(timeout)
-
-    assert driver._awaited(AtLast(), Get("x"), store, driver.SYSTEM_CLOCK, 0.0) == "answer"
 
 
 @pytest.mark.usefixtures("few_threads")
