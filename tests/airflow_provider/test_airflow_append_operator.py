@@ -163,8 +163,8 @@ def arrow_table() -> Any:
     return pa.table({"n": [1, 2], "text": ["one", None]})
 
 
-async def arrow_batches() -> Any:
-    await arrow_table().to_batches()
+def arrow_batches() -> Any:
+    yield from arrow_table().to_batches()
 
 
 def arrow_stream() -> Any:
@@ -175,8 +175,8 @@ def pandas_frame() -> Any:
     return arrow_table().to_pandas()
 
 
-async def generated() -> Any:
-    await ROWS
+def generated() -> Any:
+    yield from ROWS
 
 
 @pytest.mark.parametrize("source", [arrow_table, arrow_batches, arrow_stream, pandas_frame, generated])
