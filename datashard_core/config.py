@@ -143,7 +143,8 @@ class S3Config(Struct, frozen=True):
     def _check_place(self) -> None:
         if not isinstance(self.bucket, str) or not _BUCKET.fullmatch(self.bucket):
             given = _without_secrets(self.bucket) if isinstance(self.bucket, str) else self.bucket
-            keys = "; keys go into access_key= and secret_key=" if given != self.bucket else ""
+            changed = isinstance(self.bucket, str) and given != self.bucket
+            keys = "; keys go into access_key= and secret_key=" if changed else ""
             raise ConfigurationError(
                 f"bucket={shown(given)} cannot be the name of a bucket: 3 to 63 of a-z 0-9 . - alone{keys}"
             )

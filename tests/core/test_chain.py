@@ -14,7 +14,7 @@ import datashard_core as ds
 from datashard_core.commit.core import chain
 from datashard_core.commit.core import recorded_ids as n
 from datashard_core.commit.core.version_file import HINT_KEY, VersionFile, parse_version, version_key
-from datashard_core.errors import NoSuchTableError, StorageError, StoreNotConditionalError
+from datashard_core.errors import CorruptTableError, StorageError, StoreNotConditionalError
 from datashard_core.storage.base import ObjectNotFoundError, PreconditionFailedError, Version
 from datashard_core.storage.memory import MemoryStorage
 from datashard_core.table.table import Table
@@ -202,7 +202,7 @@ def test_a_folder_that_was_removed_and_made_again_is_another_table_and_no_broken
     for number in range(3):
         again.append([{"n": number}])
     for ask in (held.refresh, lambda: held.append([{"n": 9}]), held.flush):
-        with pytest.raises(NoSuchTableError, match=r"was dropped and made again .* load it again"):
+        with pytest.raises(CorruptTableError, match=r"removed and made again .* load it again"):
             ask()
     assert Warehouse(storage).load_table("t").count() == 3
 

@@ -35,16 +35,13 @@ def is_broken(parent: VersionFile, child: VersionFile) -> bool:
     return names.parent != token_of(parent)
 
 
-def check_neighbours(
-    bodies: Mapping[int, VersionFile], version: int, root: str, remembered: VersionFile | None = None
-) -> None:
+def check_neighbours(bodies: Mapping[int, VersionFile], version: int, root: str) -> None:
     """Compare a version with the known ones before and after it.
 
     Args:
         bodies: the versions that are known.
         version: the one that was read.
         root: URI of the table, for messages.
-        remembered: one of ``bodies`` that was read earlier.
 
     Raises:
         BrokenChainError: they do not match.
@@ -52,25 +49,21 @@ def check_neighbours(
     for number in (version, version + 1):
         parent, child = bodies.get(number - 1), bodies.get(number)
         if parent is not None and child is not None:
-            check_link(parent, child, root, remembered is not None and parent is remembered)
+            check_link(parent, child, root)
 
 
-def check_link(parent: VersionFile, child: VersionFile, root: str, remembered: bool = False) -> None:
+def check_link(parent: VersionFile, child: VersionFile, root: str) -> None:
     """Compare a version with the one after it.
 
     Args:
         parent: the version.
         child: the one after it, as it was just read.
         root: URI of the table, for messages.
-        remembered: the version was read earlier. If the one after it belongs to another table, the folder was removed
-            and the table was made again meanwhile: that is no contradiction, and who asked compares the uuids.
 
     Raises:
         BrokenChainError: they do not match.
         CorruptTableError: they are of two tables, the first of which was not dropped.
     """
-    if remembered and parent.uuid and child.uuid and parent.uuid != child.uuid:
-        return
     if parent.state == child.state == "table" and parent.uuid != child.uuid:
         raise CorruptTableError(
             f"{root}/{version_key(child.version)} is of the table with uuid {child.uuid}, and the version before it of "

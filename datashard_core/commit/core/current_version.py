@@ -63,13 +63,12 @@ class Found(Struct, frozen=True):
 class _Search(Struct):
     root: str
     bodies: dict[int, VersionFile] = field(default_factory=dict)
-    remembered: VersionFile | None = None
 
     def keep(self, version: int, stored: StoredObject) -> None:
         body = parse_version(stored.body, version, f"{self.root}/{version_key(version)}")
         warn_if_clock_ahead(self.root, body, stored.last_modified)
         self.bodies[version] = body
-        check_neighbours(self.bodies, version, self.root, self.remembered)
+        check_neighbours(self.bodies, version, self.root)
 
     @property
     def highest(self) -> int:
@@ -91,7 +90,7 @@ async def find_current(root: str, known: VersionFile | None = None) -> Found | N
         StorageError: a read failed; that never counts as an absent version.
         StoreNotConditionalError: a version was built on another one than was read or is known here.
     """
-    search = _Search(root, remembered=known)
+    search = _Search(root)
     hint: Hint | None = None
     if known is not None:
         search.bodies[known.version] = known
@@ -144,7 +143,7 @@ async def read_next(root: str, known: VersionFile) -> Found | None:
     if not search.bodies:
         return None
     following = search.bodies[search.highest]
-    check_link(known, following, root, remembered=True)
+    check_link(known, following, root)
     if following.state == "tombstone":  # this process was suspended for days
         return await find_current(root, known)
     following = await with_first_version(following, {known.version: known}, root)
