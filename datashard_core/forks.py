@@ -1,7 +1,7 @@
 """What a forked child must not inherit: locks that a thread of its parent held, and queues that it served.
 
 Threads do not survive a fork. A lock that one of them held stays locked in the child for ever, and work that
-was handed to one is never done there. Whoever holds such a thing registers here, and the child begins afresh.
+was handed to one is never done there. An object with such a lock or queue registers here and is renewed in the child.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Pool:
                 return
             try:
                 result = work(*arguments)
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks the future
+            except BaseException as error:  # noqa: BLE001 - the future raises it
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -96,7 +96,7 @@ class Pool:
     def _start_one(self) -> None:
         with self._lock:
             if self._threads == self._most:
-                return  # whoever is done first takes it
+                return  # the first thread that is free takes it
             self._threads += 1
         threading.Thread(target=self._serve, name="datashard", daemon=True).start()
 
@@ -190,8 +190,8 @@ class _Flight:
     def stays(self, batch: Batch) -> bool:
         """Whether the only batch is carried out by this thread.
 
-        That is one hand-over fewer. A sleep can be interrupted here; a request may take as long as its client has
-        patience, and this thread may be no one that an interrupt is for.
+        That saves a hand-over. A sleep can be interrupted in any thread. A request cannot, so only a thread that
+        gets no interrupts, and has no deadline, carries one out itself.
         """
         return len(batch) == 1 and (isinstance(batch[0], Sleep) or (self._until is None and not _is_main()))
 
@@ -320,7 +320,7 @@ def _is_main() -> bool:
 
 
 def _perform(request: Request[Any], storage: Storage, clock: Clock) -> Any:
-    """The result of one request, or the error of ours that it ended with (as a value)."""
+    """The result of one request, or the library's error that it ended with (as a value)."""
     try:
         return _HANDLERS[type(request)](request, storage, clock)
     except DataShardError as error:
@@ -355,7 +355,7 @@ def shared_pool() -> Pool:
 def decoding_pool() -> Pool:
     """A few threads for work that never waits: every thread that ever decoded rows keeps some of their memory.
 
-    Whoever waits for that work takes part in it, so they are one fewer than there are processors.
+    A thread that waits for that work takes part in it, so there is one fewer than there are processors.
     """
     with _Shared.lock:
         if _Shared.decoders is None:
